@@ -1,0 +1,105 @@
+//! `spin-bench`: scores of the models of a run, and their table.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use spin_bench::error::is_bad_input;
+use spin_bench::{report, stage};
+use spin_cli::{Exit, Progress, RunArgs, say};
+use spin_store::Store;
+use spin_store::graph::{Graph, ModelId};
+use spin_store::run::RunFile;
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Score the models of a run",
+    after_help = spin_cli::EXIT_CODES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    score: Option<Score>,
+}
+
+#[derive(Args)]
+struct Score {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Score the model that entered this iteration
+    #[arg(long, required_unless_present = "baseline")]
+    iteration: Option<usize>,
+    /// Score a [[baseline]] of the run file
+    #[arg(long, conflicts_with = "iteration")]
+    baseline: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the stored scores of all models of a run
+    Table {
+        #[command(flatten)]
+        run: RunArgs,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// Aligned columns
+    Text,
+    /// For programs
+    Json,
+    /// For a README
+    Markdown,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    spin_cli::run(is_bad_input, || match (cli.command, cli.score) {
+        (Some(Command::Table { run, format }), _) => table(&run, format),
+        (None, Some(args)) => score(&args),
+        (None, None) => bail!("give a run file and --iteration N, or `table RUN.toml`"),
+    })
+}
+
+fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
+    let run = RunFile::load(&args.run, &args.set)?;
+    let store = Store::open(&run.store_dir())?;
+    let table = report::Table::read(&Graph::new(&run, &store))?;
+    let format = match format {
+        Format::Text => report::Format::Text,
+        Format::Json => report::Format::Json,
+        Format::Markdown => report::Format::Markdown,
+    };
+    std::io::stdout().write_all(table.render(format).as_bytes())?;
+    Ok(Exit::Done)
+}
+
+fn score(args: &Score) -> anyhow::Result<Exit> {
+    let run = RunFile::load(&args.run.run, &args.run.set)?;
+    let store = Store::open(&run.store_dir())?;
+    let id = match (&args.baseline, args.iteration) {
+        (Some(name), _) => ModelId::Baseline(name.clone()),
+        (None, t) => ModelId::Iteration(t.unwrap_or(0)),
+    };
+    let mut bar: Option<Progress> = None;
+    let result = stage::run(&Graph::new(&run, &store), &id, spin_cli::environment(), &mut |done, total| {
+        bar.get_or_insert_with(|| Progress::new(format!("scores/{}/{id}", run.run), "rows", 0, total)).set(done, "");
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    let (artifact, made) = result?;
+    let headline = report::headline(&artifact.manifest.facts["results"]);
+    let cost = if made { format!(", {}", spin_cli::cost()) } else { String::new() };
+    say(&format!("{} {}: {headline}{cost}", if made { "made" } else { "already there:" }, artifact.reference()));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,70 @@
+//! The stage: score one model of the run on the tasks of `[bench]`.
+
+use candle_core::{DType, Device};
+use serde_json::{Map, Value, json};
+use spin_model::CausalLm;
+use spin_store::graph::{Decoding, Graph, ModelId, Split};
+use spin_store::schema::{Demonstration, Row, Sample, ScoreRow};
+use spin_store::{Artifact, StoreError, table};
+
+use crate::error::Result;
+use crate::report;
+use crate::tasks;
+
+/// Scores a model; the flag is false when the scores were there.
+///
+/// # Errors
+/// Missing inputs, rows that cannot be scored, a full disk.
+pub fn run(
+    graph: &Graph<'_>,
+    id: &ModelId,
+    environment: Map<String, Value>,
+    on_progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Artifact, bool)> {
+    let recipe = graph.scores_recipe(id)?;
+    if let Some(found) = graph.store.find(&recipe)? {
+        return Ok((found, false));
+    }
+    let bench = &graph.run.bench;
+    let wants = |task: &str| bench.tasks.iter().any(|t| t == task);
+    let artifact = graph.demonstrations(Split::Test)?;
+    let rows = Demonstration::read_all(&artifact)?;
+    let mut scores: Vec<ScoreRow> = Vec::new();
+    if wants("gsm8k") {
+        for decoding in [Decoding::Sampled, Decoding::Greedy] {
+            let samples = Sample::read_all(&graph.bench_samples(id, decoding)?)?;
+            scores.extend(tasks::gsm8k(&rows, &samples, decoding, &artifact.reference())?);
+        }
+    }
+    if wants("nll") || wants("preference") {
+        let model_artifact = graph.model(id)?;
+        model_artifact.verify()?;
+        let codec = spin_text::codec_of(graph, &model_artifact.dir)?;
+        let model = CausalLm::load(&model_artifact.dir, &Device::Cpu, DType::F32)?;
+        codec.check_vocab(model.config().vocab_size)?;
+        let generated = match wants("preference") {
+            true => Sample::read_all(&graph.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?)?,
+            false => Vec::new(),
+        };
+        let (mut done, total) = (0, (rows.len() + generated.len()) as u64);
+        let mut advance = |n: u64| {
+            done += n;
+            on_progress(done, total);
+        };
+        let (nll, real) = tasks::nll(&model, &codec, &rows, bench.batch_size, &mut advance)?;
+        if wants("nll") {
+            scores.extend(nll);
+        }
+        scores.extend(tasks::preference(&model, &real, &generated, bench.batch_size, &mut advance)?);
+    }
+    let staged = graph.store.staging()?;
+    ScoreRow::write_part(&staged.path().join(table::part_name(0)), &scores, &recipe.identity(), 0)?;
+    let results = report::summarise(&scores);
+    let path = staged.path().join("results.json");
+    let text = serde_json::to_string_pretty(&json!({"model": id.to_string(), "results": results}))
+        .expect("results are plain numbers");
+    std::fs::write(&path, text + "\n").map_err(StoreError::io("write", &path))?;
+    let mut facts = Map::new();
+    facts.insert("results".into(), results);
+    Ok((graph.store.publish(staged, &recipe, facts, environment)?, true))
+}

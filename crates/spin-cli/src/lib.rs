@@ -1,0 +1,159 @@
+//! What the programs share towards people: flags, exit codes, messages,
+//! progress, signals, and the facts about a process that go into a manifest.
+//!
+//! Libraries never print and never read the environment; the programs do it
+//! here, in one way. Data goes to standard output, words for people to
+//! standard error.
+
+mod progress;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+pub use progress::Progress;
+
+/// How a program ends. The numbers are a promise to schedulers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything is done.
+    Done,
+    /// Something failed that is not the input's fault.
+    Failed,
+    /// An input is missing or wrong.
+    BadInput,
+    /// An audit found a difference.
+    AuditMismatch,
+    /// Stopped by a signal with the work so far kept: run it again.
+    Again,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::BadInput => 3,
+            Exit::AuditMismatch => 4,
+            Exit::Again => 75,
+        }
+    }
+}
+
+/// The exit codes, for `--help`.
+pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 audit mismatch, \
+75 stopped by a signal with the work kept (run it again)";
+
+/// Flags of every stage.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// The run file
+    #[arg(value_name = "RUN.toml")]
+    pub run: PathBuf,
+    /// Override a key of the run file, e.g. --set sample.temperature=0.7
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Runs a program's body and turns its result into an exit code and, on an
+/// error, one message with its causes. `is_bad_input` tells for an error of
+/// the chain whether the input is to blame.
+pub fn run(is_bad_input: fn(&(dyn Error + 'static)) -> bool, body: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+    started();
+    match body() {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            let broken_pipe = |e: &(dyn Error + 'static)| {
+                e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+            };
+            if error.chain().any(broken_pipe) {
+                return ExitCode::SUCCESS;
+            }
+            say(&format!("error: {error:#}"));
+            let exit = if error.chain().any(is_bad_input) { Exit::BadInput } else { Exit::Failed };
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+/// A line for people, on standard error.
+#[expect(clippy::print_stderr, reason = "the one place that speaks to people")]
+pub fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// A flag that becomes true on SIGTERM, SIGINT or SIGUSR2 (which schedulers
+/// send ahead of a time limit; SIGUSR1 is left to NCCL). A second signal of
+/// the first two kinds ends the process at once.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(Exit::Again.code()), flag.clone())?;
+    }
+    for signal in [SIGTERM, SIGINT, SIGUSR2] {
+        signal_hook::flag::register(signal, flag.clone())?;
+    }
+    Ok(flag)
+}
+
+/// Whether a stop was asked for.
+pub fn stopping(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Relaxed)
+}
+
+fn started() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
+
+/// Seconds since the program started.
+pub fn elapsed_seconds() -> f64 {
+    started().elapsed().as_secs_f64()
+}
+
+/// Largest resident memory of this process so far, in MiB, where the system
+/// tells.
+pub fn peak_memory_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+/// Facts about this process for a manifest's `environment`.
+pub fn environment() -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("finished_at".into(), json!(chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)));
+    map.insert("seconds".into(), json!((elapsed_seconds() * 10.0).round() / 10.0));
+    map.insert("commit".into(), json!(env!("SPIN_COMMIT")));
+    map.insert("package_version".into(), json!(env!("CARGO_PKG_VERSION")));
+    map.insert("target".into(), json!(format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)));
+    map.insert("threads".into(), json!(std::thread::available_parallelism().map_or(1, usize::from)));
+    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        map.insert("host".into(), json!(host.trim()));
+    }
+    if let Some(mib) = peak_memory_mib() {
+        map.insert("peak_memory_mib".into(), json!(mib));
+    }
+    for (key, variable) in [("slurm_job_id", "SLURM_JOB_ID"), ("slurm_array_task_id", "SLURM_ARRAY_TASK_ID")] {
+        if let Ok(value) = std::env::var(variable) {
+            map.insert(key.into(), json!(value));
+        }
+    }
+    map
+}
+
+/// `1.2 s` and `340 MiB`, for a stage's last line.
+pub fn cost() -> String {
+    let memory = peak_memory_mib().map_or_else(String::new, |mib| format!(", peak memory {mib} MiB"));
+    format!("{:.1} s{memory}", elapsed_seconds())
+}

@@ -1,0 +1,89 @@
+//! The error type of the crate.
+
+use spin_store::StoreError;
+use spin_text::TextError;
+
+use crate::optim::OptimError;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = FitError> = std::result::Result<T, E>;
+
+/// What can go wrong while training.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FitError {
+    /// From the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// From the tokenizer or the template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// From the model.
+    #[error(transparent)]
+    Model(#[from] spin_model::Error),
+    /// From the optimiser.
+    #[error(transparent)]
+    Optim(#[from] OptimError),
+    /// From candle.
+    #[error("a tensor operation failed: {0}")]
+    Candle(#[from] candle_core::Error),
+    /// A row cannot be trained on.
+    #[error("row {row_id:?} of {table}: {problem}; {remedy}")]
+    Row {
+        /// The demonstration's id.
+        row_id: String,
+        /// The table.
+        table: String,
+        /// What is wrong.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// There is nothing to train on.
+    #[error("{table} has no row to train on ({why}); {remedy}")]
+    NoRows {
+        /// The table.
+        table: String,
+        /// Where they went.
+        why: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// The loss or the gradient is NaN or infinite.
+    #[error(
+        "the {what} is {value} at update {update} (rows {rows}); training stopped, the checkpoint of update {kept} is kept in {checkpoint}. \
+         Lower fit.learning_rate or raise its warm-up, and look at those rows"
+    )]
+    NotFinite {
+        /// `loss` or `norm of the gradient`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The update that failed, from 1.
+        update: usize,
+        /// Ids of the rows in it.
+        rows: String,
+        /// The last good update.
+        kept: usize,
+        /// Where it is kept.
+        checkpoint: String,
+    },
+    /// The checkpoint does not belong here.
+    #[error("{path}: {problem}; delete it to train from the start")]
+    Checkpoint {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// For a program's exit code: whether the input is to blame.
+pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<FitError>() {
+        Some(FitError::Store(e)) => e.is_bad_input(),
+        Some(FitError::Text(_) | FitError::Model(_) | FitError::Row { .. } | FitError::NoRows { .. }) => true,
+        Some(_) => false,
+        None => spin_store::error::is_bad_input(error),
+    }
+}

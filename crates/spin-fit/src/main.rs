@@ -1,0 +1,109 @@
+//! `spin-fit`: train the main player, θ0, or a baseline.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::{Map, Value};
+use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_fit::error::is_bad_input;
+use spin_fit::stage::{self, Outcome, Watch};
+use spin_fit::trainer::UpdateLog;
+use spin_store::Store;
+use spin_store::graph::{Graph, ModelId};
+use spin_store::run::RunFile;
+
+#[derive(Parser)]
+#[command(version, about = "Train the main player", after_help = spin_cli::EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    run: spin_cli::RunArgs,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// Train the main player of this iteration
+    #[arg(long)]
+    iteration: Option<usize>,
+    /// Train θ0 by supervised fine-tuning
+    #[arg(long)]
+    sft: bool,
+    /// Train a [[baseline]] of the run file
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
+}
+
+#[derive(Default)]
+struct Screen {
+    label: String,
+    bar: Option<Progress>,
+    reference: Option<Progress>,
+}
+
+impl Watch for Screen {
+    fn reference(&mut self, done: u64, total: u64) {
+        let bar = self.reference.get_or_insert_with(|| Progress::new("reference", "pairs", done, total));
+        bar.set(done, "");
+    }
+
+    fn update(&mut self, entry: &UpdateLog, scheduled: usize) {
+        if let Some(bar) = self.reference.take() {
+            bar.finish();
+        }
+        let (done, total) = (entry.update as u64, scheduled as u64);
+        let bar = self.bar.get_or_insert_with(|| Progress::new(&self.label, "updates", done.saturating_sub(1), total));
+        let margin = entry.rewards_margins.map_or_else(String::new, |m| format!(" margin {m:.3}"));
+        bar.set(done, &format!("loss {:.4}{margin} |g| {:.2}", entry.loss, entry.grad_norm));
+        if let Some(eval) = entry.eval_loss {
+            bar.say(&format!("{}: update {done}, held-out loss {eval:.4} nats per token", self.label));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        say(&format!("{}: {text}", self.label));
+    }
+
+    fn environment(&self) -> Map<String, Value> {
+        spin_cli::environment()
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    spin_cli::run(is_bad_input, || body(&cli))
+}
+
+fn body(cli: &Cli) -> anyhow::Result<Exit> {
+    let run = RunFile::load(&cli.run.run, &cli.run.set)?;
+    let store = Store::open(&run.store_dir())?;
+    let graph = Graph::new(&run, &store);
+    let id = match (&cli.target.baseline, cli.target.iteration) {
+        (Some(name), _) => ModelId::Baseline(name.clone()),
+        (None, Some(t)) => ModelId::Iteration(t + 1),
+        (None, None) => ModelId::Iteration(0),
+    };
+    let stop = stop_flag()?;
+    let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
+    let outcome = stage::run(&graph, &id, &stop, &mut screen);
+    if let Some(bar) = screen.bar.take() {
+        bar.finish();
+    }
+    match outcome? {
+        Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
+        Outcome::Made(artifact) => {
+            let facts = &artifact.manifest.facts;
+            let best = facts.get("best_eval_loss").map_or_else(String::new, |l| {
+                format!(", best held-out loss {:.4} at update {}", l.as_f64().unwrap_or(f64::NAN), facts["kept_update"])
+            });
+            let (updates, cost) = (&facts["updates"], spin_cli::cost());
+            say(&format!("made {}: {updates} updates{best}, {cost}", artifact.reference()));
+        }
+        Outcome::Stopped(place) => {
+            say(&format!("{}: stopped {place}, checkpointed; run it again", screen.label));
+            return Ok(Exit::Again);
+        }
+    }
+    Ok(Exit::Done)
+}

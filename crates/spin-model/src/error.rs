@@ -1,0 +1,67 @@
+//! What can go wrong, in words that name the file and the remedy.
+
+use std::path::PathBuf;
+
+/// The result of this crate's fallible functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error(
+        "cannot read {path}: {source}; a model directory holds config.json and \
+         model.safetensors, or shards listed in model.safetensors.index.json"
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A configuration is malformed or asks for what is not implemented.
+    #[error("{origin}: {message}")]
+    Config {
+        /// The file, or where else the configuration came from.
+        origin: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A file of weights is malformed.
+    #[error("{path}: {message}")]
+    WeightsFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A tensor is missing, unexpected or of the wrong shape or type.
+    #[error("{path}: tensor `{tensor}`: {message}")]
+    Tensor {
+        /// The file, or where else the tensors came from.
+        path: String,
+        /// The tensor's Hugging Face name.
+        tensor: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A batch breaks a rule.
+    #[error("sequence {sequence} of the batch: {message}")]
+    Batch {
+        /// Position of the sequence in the batch.
+        sequence: usize,
+        /// Which rule.
+        message: String,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

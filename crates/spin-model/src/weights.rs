@@ -1,0 +1,214 @@
+//! Named tensors in and out of safetensors files, single or sharded.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// The largest file of weights that [`crate::CausalLm::save`] writes: 5 GB, as
+/// transformers does.
+pub const DEFAULT_MAX_SHARD_BYTES: usize = 5_000_000_000;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Reads exactly the tensors `wanted` (names and shapes) from a directory.
+///
+/// `ignorable` decides which other tensors may be present without being read.
+pub(crate) fn read_dir(
+    dir: &Path,
+    wanted: &[(String, Vec<usize>)],
+    ignorable: impl Fn(&str) -> bool,
+    device: &Device,
+    dtype: DType,
+) -> Result<BTreeMap<String, Tensor>> {
+    let shapes: BTreeMap<&str, &[usize]> =
+        wanted.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+    let (listing, files) = weight_files(dir)?;
+    let mut tensors = BTreeMap::new();
+    for file in files {
+        let bytes = std::fs::read(&file).map_err(|source| Error::Read { path: file.clone(), source })?;
+        let parsed = SafeTensors::deserialize(&bytes).map_err(|error| Error::WeightsFile {
+            path: file.clone(),
+            message: format!("not a safetensors file ({error}); fetch it again"),
+        })?;
+        let problem = |tensor: &str, message: String| Error::Tensor {
+            path: file.display().to_string(),
+            tensor: tensor.to_owned(),
+            message,
+        };
+        for (name, view) in parsed.iter() {
+            let Some(shape) = shapes.get(name) else {
+                if ignorable(name) {
+                    continue;
+                }
+                return Err(problem(
+                    name,
+                    "config.json describes no such tensor; the configuration does not \
+                     belong to these weights"
+                        .to_owned(),
+                ));
+            };
+            if view.shape() != *shape {
+                return Err(problem(
+                    name,
+                    format!("has shape {:?} where config.json asks for {shape:?}", view.shape()),
+                ));
+            }
+            let tensor = decode(&view, device, dtype)?.ok_or_else(|| {
+                problem(name, format!("has type {:?}; only F32, F16 and BF16 are read", view.dtype()))
+            })?;
+            if tensors.insert(name.to_owned(), tensor).is_some() {
+                return Err(problem(name, "is in more than one file".to_owned()));
+            }
+        }
+    }
+    for (name, _) in wanted {
+        if !tensors.contains_key(name) {
+            return Err(Error::Tensor {
+                path: listing.display().to_string(),
+                tensor: name.clone(),
+                message: "is missing; config.json asks for it".to_owned(),
+            });
+        }
+    }
+    Ok(tensors)
+}
+
+/// The file that says what there is, and the files of weights.
+fn weight_files(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let single = dir.join(SINGLE);
+    let index = dir.join(INDEX);
+    if single.exists() || !index.exists() {
+        return Ok((single.clone(), vec![single]));
+    }
+    let bytes = std::fs::read(&index).map_err(|source| Error::Read { path: index.clone(), source })?;
+    let files = serde_json::from_slice::<Value>(&bytes)
+        .ok()
+        .as_ref()
+        .and_then(|value| value.get("weight_map"))
+        .and_then(Value::as_object)
+        .map(|map| map.values().filter_map(Value::as_str).map(|name| dir.join(name)).collect::<BTreeSet<_>>())
+        .ok_or_else(|| Error::WeightsFile {
+            path: index.clone(),
+            message: "has no `weight_map` from tensor names to file names".to_owned(),
+        })?;
+    Ok((index, files.into_iter().collect()))
+}
+
+/// `None` if the stored type is not one of the float types models come in.
+fn decode(view: &TensorView<'_>, device: &Device, dtype: DType) -> Result<Option<Tensor>> {
+    let stored = match view.dtype() {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        _ => return Ok(None),
+    };
+    // Converted before the transfer: not every device has every conversion.
+    let tensor = Tensor::from_raw_buffer(view.data(), stored, view.shape(), &Device::Cpu)?;
+    Ok(Some(tensor.to_dtype(dtype)?.to_device(device)?))
+}
+
+/// The name of a data type in config.json.
+pub(crate) fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::F64 => "float64",
+        _ => "float32",
+    }
+}
+
+/// Writes tensors as `model.safetensors`, or as numbered shards with an index
+/// if they need more than `max_shard_bytes`. Equal tensors give equal bytes.
+pub(crate) fn write_dir<'a>(
+    dir: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    max_shard_bytes: usize,
+) -> Result<()> {
+    let tensors: Vec<(&str, &Tensor)> = tensors.into_iter().collect();
+    let bytes_of = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+    let mut shards: Vec<Vec<(&str, &Tensor)>> = vec![Vec::new()];
+    let mut used = 0;
+    for (name, tensor) in tensors.iter().copied() {
+        let bytes = bytes_of(tensor);
+        let current = shards.last_mut().expect("there is always one shard");
+        if used + bytes > max_shard_bytes && !current.is_empty() {
+            shards.push(vec![(name, tensor)]);
+            used = bytes;
+        } else {
+            current.push((name, tensor));
+            used += bytes;
+        }
+    }
+    if let [shard] = shards.as_slice() {
+        return write_file(&dir.join(SINGLE), shard);
+    }
+    let mut weight_map = BTreeMap::new();
+    for (number, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
+        write_file(&dir.join(&file), shard)?;
+        weight_map.extend(shard.iter().map(|(name, _)| (*name, file.clone())));
+    }
+    let total: usize = tensors.iter().map(|(_, tensor)| bytes_of(tensor)).sum();
+    let index = serde_json::json!({
+        "metadata": { "total_size": total },
+        "weight_map": weight_map,
+    });
+    write_bytes(&dir.join(INDEX), format!("{index:#}\n").as_bytes())
+}
+
+fn write_file(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
+    let mut buffers = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let dtype = match tensor.dtype() {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            other => {
+                return Err(Error::Tensor {
+                    path: path.display().to_string(),
+                    tensor: (*name).to_owned(),
+                    message: format!("has type {other:?}; only F32, F16 and BF16 are written"),
+                });
+            }
+        };
+        buffers.push((*name, dtype, tensor.dims().to_vec(), little_endian(tensor)?));
+    }
+    let malformed = |error: safetensors::SafeTensorError| Error::WeightsFile {
+        path: path.to_path_buf(),
+        message: format!("cannot be laid out: {error}"),
+    };
+    let mut views = Vec::with_capacity(buffers.len());
+    for (name, dtype, shape, bytes) in &buffers {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(malformed)?;
+        views.push((*name, view));
+    }
+    // Older transformers refuse files without this entry.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(malformed)?;
+    write_bytes(path, &bytes)
+}
+
+fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {
+    let flat = tensor.flatten_all()?.to_device(&Device::Cpu)?;
+    // 16-bit floats are exact in f32, so one path through f32 serves them all.
+    let wide = flat.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    Ok(match tensor.dtype() {
+        DType::F16 => bytes16(&wide, |x| half::f16::from_f32(x).to_bits()),
+        DType::BF16 => bytes16(&wide, |x| half::bf16::from_f32(x).to_bits()),
+        _ => wide.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    })
+}
+
+fn bytes16(values: &[f32], bits: impl Fn(f32) -> u16) -> Vec<u8> {
+    values.iter().flat_map(|x| bits(*x).to_le_bytes()).collect()
+}
+
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_path_buf(), source })
+}

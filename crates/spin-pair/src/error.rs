@@ -1,0 +1,50 @@
+//! The error type of the crate.
+
+use spin_store::StoreError;
+use spin_text::TextError;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = PairError> = std::result::Result<T, E>;
+
+/// What can go wrong while pairing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PairError {
+    /// From the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// From the tokenizer or the template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// From polars.
+    #[error("the join failed: {0}")]
+    Polars(#[from] polars::error::PolarsError),
+    /// The tables do not belong together.
+    #[error("{table}: {problem}; {remedy}")]
+    Mismatch {
+        /// The table at fault.
+        table: String,
+        /// What is wrong.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// Nothing is left.
+    #[error("no pair is left of {samples} samples ({drops}): there is nothing to learn from this opponent")]
+    NothingLeft {
+        /// Samples looked at.
+        samples: u64,
+        /// Counts by reason.
+        drops: String,
+    },
+}
+
+/// For a program's exit code: whether the input is to blame.
+pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<PairError>() {
+        Some(PairError::Store(e)) => e.is_bad_input(),
+        Some(PairError::Polars(_)) => false,
+        Some(_) => true,
+        None => spin_store::error::is_bad_input(error),
+    }
+}

@@ -1,0 +1,12 @@
+//! Pairing: demonstrations joined with the samples of a window of iterations.
+//!
+//! What cannot teach is dropped and *counted by reason*: an answer without
+//! tokens of its own, an answer identical to the human's (its gradient is
+//! zero), a pair over the length limit. The table work is polars'; this crate
+//! never sees a tensor.
+
+pub mod error;
+pub mod join;
+pub mod stage;
+
+pub use error::{PairError, Result};

@@ -1,0 +1,83 @@
+//! The stage: tokenise the demonstrations, join, publish.
+
+use serde_json::{Map, Value, json};
+use spin_store::graph::{Graph, ModelId, Split};
+use spin_store::run::Overlong;
+use spin_store::schema::{Demonstration, Message, Pair, Row};
+use spin_store::{Artifact, table};
+
+use crate::error::{PairError, Result};
+use crate::join::{self, Joined, RealAnswer, SampleTable};
+
+/// Rows per part.
+const ROWS_PER_PART: usize = 65_536;
+
+/// Makes the pairs of iteration `t`; the flag is false when they were there.
+///
+/// # Errors
+/// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
+pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Result<(Artifact, bool)> {
+    let recipe = graph.pairs_recipe(t)?;
+    if let Some(found) = graph.store.find(&recipe)? {
+        return Ok((found, false));
+    }
+    let model = graph.model(&ModelId::Iteration(t))?;
+    let codec = spin_text::codec_of(graph, &model.dir)?;
+    let demonstrations = Demonstration::read_all(&graph.demonstrations(Split::Train)?)?;
+    let mut tables = Vec::new();
+    for i in graph.window(t)? {
+        let samples = graph.samples(i)?;
+        samples.verify()?;
+        let iteration = u32::try_from(i).expect("few iterations");
+        tables.push(SampleTable { iteration, reference: samples.reference(), parts: samples.parts() });
+    }
+    let template = &graph.run.template;
+    let mut real = Vec::with_capacity(demonstrations.len());
+    let mut overlong_prompts = 0u64;
+    for row in &demonstrations {
+        let prompt_ids = codec.prompt_ids(&row.prompt)?;
+        if template.overlong == Overlong::Drop && prompt_ids.len() > template.max_prompt_length {
+            overlong_prompts += 1;
+        }
+        let real_ids = codec.response_ids(&row.prompt, &row.response)?;
+        real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });
+    }
+    let joined = join::join(&real, &tables, codec.eos_ids(), template.max_length)?;
+    let samples: u64 = joined.counts.values().sum();
+    if joined.pairs.is_empty() {
+        let drops: Vec<String> = joined.counts.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        return Err(PairError::NothingLeft { samples, drops: drops.join(", ") });
+    }
+
+    let staged = graph.store.staging()?;
+    for (i, chunk) in joined.pairs.chunks(ROWS_PER_PART).enumerate() {
+        let rows: Vec<Pair> = chunk.iter().map(|j| pair(j, &real[j.row], &demonstrations[j.row])).collect();
+        Pair::write_part(&staged.path().join(table::part_name(i)), &rows, &recipe.identity(), i)?;
+    }
+    let mut facts = Map::new();
+    facts.insert("samples".into(), json!(samples));
+    facts.insert("fates".into(), json!(joined.counts));
+    facts.insert("demonstrations_without_sample_prompt_overlong".into(), json!(overlong_prompts));
+    // The natural stopping signal of the game: an opponent that says what the
+    // human said leaves nothing to tell apart.
+    facts.insert("identical_share".into(), json!(joined.counts["identical"] as f64 / samples.max(1) as f64));
+    Ok((graph.store.publish(staged, &recipe, facts, environment)?, true))
+}
+
+fn pair(joined: &Joined, real: &RealAnswer, demonstration: &Demonstration) -> Pair {
+    let with = |answer: &str| {
+        let mut messages = demonstration.prompt.clone();
+        messages.push(Message::new("assistant", answer));
+        messages
+    };
+    Pair {
+        row_id: real.row_id.clone(),
+        iteration: joined.iteration,
+        sample_index: joined.sample_index,
+        real: with(&demonstration.response),
+        generated: with(&joined.response),
+        prompt_ids: real.prompt_ids.clone(),
+        real_ids: real.real_ids.clone(),
+        generated_ids: joined.generated_ids.clone(),
+    }
+}

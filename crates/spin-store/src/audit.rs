@@ -1,0 +1,155 @@
+//! Verifying a store and drawing where an artifact came from.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::error::{Result, StoreError};
+use crate::store::{Artifact, Store};
+
+/// A problem found by [`verify`].
+#[derive(Debug)]
+pub struct Finding {
+    /// The artifact as `kind/name@vN`, or `store`.
+    pub artifact: String,
+    /// What is wrong.
+    pub error: StoreError,
+}
+
+/// Checks the whole store: its layout file, every manifest and its seal, the
+/// digest of every file, and that every parent is there with the content its
+/// child was made from. Returns the number of artifacts and all findings.
+///
+/// # Errors
+/// When the directory tree itself cannot be read.
+pub fn verify(store: &Store) -> Result<(usize, Vec<Finding>)> {
+    let mut findings = Vec::new();
+    if let Err(error) = store.check_layout() {
+        findings.push(Finding { artifact: "store".into(), error });
+    }
+    let listed = store.list()?;
+    for entry in &listed {
+        let name = format!("{}/{}@v{}", entry.0, entry.1, entry.2);
+        match store.load_listed(entry) {
+            Err(error) => findings.push(Finding { artifact: name, error }),
+            Ok(artifact) => {
+                let mut errors = artifact.problems()?;
+                errors.extend(parent_problems(store, &artifact));
+                findings.extend(errors.into_iter().map(|error| Finding { artifact: name.clone(), error }));
+            }
+        }
+    }
+    Ok((listed.len(), findings))
+}
+
+/// Parents that are absent or no longer what the child was made from.
+pub fn parent_problems(store: &Store, artifact: &Artifact) -> Vec<StoreError> {
+    let manifest = artifact.dir.join(crate::manifest::FILE_NAME);
+    let mut problems = Vec::new();
+    for parent in artifact.manifest.parents.iter().filter(|p| !p.reference.starts_with("file:")) {
+        let found = parent.reference.parse().and_then(|r| store.get(&r));
+        match found {
+            Err(e) => problems.push(StoreError::corrupt(
+                &manifest,
+                format!("its parent {} is not there ({e})", parent.reference),
+                "restore the parent, or treat this artifact as unproven",
+            )),
+            Ok(p) if p.manifest.content != parent.content => problems.push(StoreError::corrupt(
+                &manifest,
+                format!("its parent {} has other content than it was made from", parent.reference),
+                "restore the parent, or make this artifact again",
+            )),
+            Ok(_) => {}
+        }
+    }
+    problems
+}
+
+/// A node of a lineage tree.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lineage {
+    /// The role it played for its child; empty at the root.
+    pub role: String,
+    /// `kind/name@vN` or `file:NAME`.
+    pub reference: String,
+    /// Content digest.
+    pub content: String,
+    /// The stage that made it, with its behaviour version; empty for a file.
+    pub stage: String,
+    /// The seed in its parameters, if it has one.
+    pub seed: Option<u64>,
+    /// Whether it was already drawn elsewhere, its inputs left out here.
+    pub seen: bool,
+    /// Its inputs.
+    pub parents: Vec<Lineage>,
+}
+
+/// The tree of inputs of an artifact, down to outside files and seeds.
+///
+/// # Errors
+/// When an ancestor is absent, damaged, or not what its child was made from.
+pub fn lineage(store: &Store, artifact: &Artifact) -> Result<Lineage> {
+    node(store, artifact, "", &mut BTreeSet::new())
+}
+
+fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<String>) -> Result<Lineage> {
+    let m = &artifact.manifest;
+    let mut lineage = Lineage {
+        role: role.into(),
+        reference: m.reference(),
+        content: m.content.clone(),
+        stage: format!("{} {}", m.stage.name, m.stage.version),
+        seed: m.params["seed"].as_u64(),
+        seen: !seen.insert(m.reference()),
+        parents: Vec::new(),
+    };
+    if lineage.seen {
+        return Ok(lineage);
+    }
+    if let Some(problem) = parent_problems(store, artifact).into_iter().next() {
+        return Err(problem);
+    }
+    for parent in &m.parents {
+        lineage.parents.push(if parent.reference.starts_with("file:") {
+            Lineage {
+                role: parent.role.clone(),
+                reference: parent.reference.clone(),
+                content: parent.content.clone(),
+                stage: String::new(),
+                seed: None,
+                seen: false,
+                parents: Vec::new(),
+            }
+        } else {
+            node(store, &store.get(&parent.reference.parse()?)?, &parent.role, seen)?
+        });
+    }
+    Ok(lineage)
+}
+
+impl Lineage {
+    /// The tree as indented text, one line per artifact.
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        self.draw(0, &mut out);
+        out
+    }
+
+    fn draw(&self, depth: usize, out: &mut String) {
+        let role = if self.role.is_empty() { String::new() } else { format!("{}: ", self.role) };
+        out.push_str(&format!("{}{role}{}  {}", "   ".repeat(depth), self.reference, &self.content[..12]));
+        if !self.stage.is_empty() {
+            out.push_str(&format!("  by {}", self.stage));
+        }
+        if let Some(seed) = self.seed {
+            out.push_str(&format!("  seed {seed}"));
+        }
+        if self.seen {
+            out.push_str("  (above)");
+        }
+        out.push('\n');
+        for parent in &self.parents {
+            parent.draw(depth + 1, out);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The one error type of the crate.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What can go wrong with a store, a table or a run file. Each message names
+/// the file (and row) and says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refused something.
+    #[error("failed to {action} {path}: {source}")]
+    Io {
+        /// What was tried, in the infinitive.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be: truncated, altered, of another type.
+    #[error("{path}: {problem}; {remedy}")]
+    Corrupt {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// A row of a table or of an imported file breaks a rule.
+    #[error("{path}, row {row}: {problem}; {remedy}")]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Row number, counted from 1 for text files and from 0 in Parquet.
+        row: usize,
+        /// What is wrong with it.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// The store was written by a newer program.
+    #[error("{path} has layout version {found}, this program reads up to {known}; use a newer release of it")]
+    TooNew {
+        /// The file that carries the version.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The newest version this program knows.
+        known: u32,
+    },
+    /// A reference names nothing in the store.
+    #[error("no artifact {reference} in {store}; {remedy}")]
+    Missing {
+        /// The reference asked for.
+        reference: String,
+        /// The root of the store.
+        store: PathBuf,
+        /// What the user can do, e.g. which stage makes it.
+        remedy: String,
+    },
+    /// A reference cannot be read.
+    #[error("{reference:?} is not a reference; write kind/name, kind/name@v3, kind/name@latest or kind/name@<digest prefix>, with one of the kinds {kinds}")]
+    BadReference {
+        /// What was given.
+        reference: String,
+        /// The kinds, for the message.
+        kinds: String,
+    },
+    /// The run file, or a `--set`, is wrong.
+    #[error("{path}: {problem}")]
+    Run {
+        /// The run file.
+        path: PathBuf,
+        /// The problem with its remedy.
+        problem: String,
+    },
+    /// Another process is at the same work.
+    #[error("{path} is locked by {holder}; wait for it or stop it, then run this again")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// What the holder wrote about itself.
+        holder: String,
+    },
+}
+
+impl StoreError {
+    /// For `map_err` on an I/O result: `.map_err(StoreError::io("read", path))`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| StoreError::Io { action, path, source }
+    }
+
+    /// A damaged or foreign file.
+    pub fn corrupt(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        StoreError::Corrupt { path: path.into(), problem: problem.into(), remedy: remedy.into() }
+    }
+
+    /// A bad row.
+    pub fn row(path: &Path, row: usize, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        StoreError::Row { path: path.into(), row, problem: problem.into(), remedy: remedy.into() }
+    }
+
+    /// A bad run file.
+    pub fn run(path: &Path, problem: impl Into<String>) -> Self {
+        StoreError::Run { path: path.into(), problem: problem.into() }
+    }
+
+    /// Whether the input is to blame, rather than the machine: exit code 3
+    /// instead of 1.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, StoreError::Io { .. } | StoreError::Locked { .. })
+            || matches!(self, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// For a program's exit code: whether an error of a chain is a
+/// [`StoreError`] that blames the input.
+pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_bad_input)
+}

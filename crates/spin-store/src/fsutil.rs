@@ -1,0 +1,64 @@
+//! Durable file operations: nothing half-written is ever visible under its
+//! final name, and what is visible survives a power cut.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Result, StoreError};
+
+/// Flushes a directory's entries to disk.
+///
+/// # Errors
+/// When the directory cannot be opened or synced.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::io("sync", dir))
+}
+
+/// Flushes a file's bytes to disk.
+///
+/// # Errors
+/// When the file cannot be opened or synced.
+pub fn sync_file(path: &Path) -> Result<()> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path))
+}
+
+/// Creates a directory and its parents.
+///
+/// # Errors
+/// When it cannot be created.
+pub fn create_dir_all(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(StoreError::io("create", dir))
+}
+
+/// Writes a file so that a reader sees either the old or the new bytes, and
+/// durably: temporary file in the same directory, sync, rename, sync of the
+/// directory.
+///
+/// # Errors
+/// When any step fails (a full disk, say); the old file is then untouched.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // The library's default of 0600 would hide artifacts from colleagues.
+    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
+    let mut tmp = tempfile::Builder::new()
+        .prefix(".tmp-")
+        .permissions(mode)
+        .tempfile_in(dir)
+        .map_err(StoreError::io("create a temporary file in", dir))?;
+    tmp.write_all(bytes).map_err(StoreError::io("write", path))?;
+    tmp.as_file().sync_all().map_err(StoreError::io("sync", path))?;
+    tmp.persist(path).map_err(|e| StoreError::Io { action: "rename into", path: path.into(), source: e.error })?;
+    sync_dir(dir)
+}
+
+/// Removes a directory tree if it exists.
+///
+/// # Errors
+/// When it exists and cannot be removed.
+pub fn remove_dir_all(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", dir)(e)),
+        _ => Ok(()),
+    }
+}

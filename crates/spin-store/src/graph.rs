@@ -1,0 +1,502 @@
+//! The artifacts that a run file stands for, and what each is made from.
+//!
+//! Stages never pass anything to each other: each asks this graph for the
+//! artifact it needs. The graph walks from the imported data along the
+//! recipes, so a stage can only ever find what belongs to *this* run file,
+//! whatever else lies in the store under the same name, and an absent
+//! artifact is answered with the command that makes it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::digest;
+use crate::error::{Result, StoreError};
+use crate::import;
+use crate::kind::Kind;
+use crate::manifest::StageId;
+use crate::run::{FitConfig, RunFile, SampleConfig, as_params};
+use crate::store::{Artifact, Recipe, Store};
+
+/// Behaviour versions: raise one when a stage makes something else of the
+/// same inputs.
+pub mod stage_version {
+    /// `spin-sample`.
+    pub const SAMPLE: u32 = 1;
+    /// `spin-pair`.
+    pub const PAIR: u32 = 1;
+    /// `spin-fit`.
+    pub const FIT: u32 = 1;
+    /// The reference pass of `spin-fit`.
+    pub const REFERENCE: u32 = 1;
+    /// `spin-bench`.
+    pub const BENCH: u32 = 1;
+}
+
+/// A model of the run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ModelId {
+    /// The model that enters iteration `t`; `Iteration(0)` is θ0.
+    Iteration(usize),
+    /// A `[[baseline]]`.
+    Baseline(String),
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelId::Iteration(t) => write!(f, "iter-{t}"),
+            ModelId::Baseline(name) => f.write_str(name),
+        }
+    }
+}
+
+impl ModelId {
+    /// The flags that select it on a stage's command line.
+    pub fn flags(&self) -> Vec<String> {
+        match self {
+            ModelId::Iteration(t) => vec!["--iteration".into(), t.to_string()],
+            ModelId::Baseline(name) => vec!["--baseline".into(), name.clone()],
+        }
+    }
+}
+
+/// Which demonstrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Trained on.
+    Train,
+    /// Scored on.
+    Test,
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Test => "test",
+        }
+    }
+}
+
+/// How answers for scoring are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoding {
+    /// The likeliest token at each step.
+    Greedy,
+    /// Sampled at temperature 1.
+    Sampled,
+}
+
+impl Decoding {
+    /// Its name in artifacts and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Decoding::Greedy => "greedy",
+            Decoding::Sampled => "sampled",
+        }
+    }
+}
+
+/// A run file seen against a store.
+#[derive(Debug)]
+pub struct Graph<'a> {
+    /// The run.
+    pub run: &'a RunFile,
+    /// Where its artifacts are.
+    pub store: &'a Store,
+    /// What was found already: each artifact is asked for by all that follow.
+    known: RefCell<BTreeMap<String, Artifact>>,
+}
+
+/// `params` of a training stage without what cannot change the result.
+fn fit_params(fit: &FitConfig) -> Value {
+    let mut params = as_params(fit);
+    params.as_object_mut().expect("a table").remove("checkpoint_every");
+    params
+}
+
+impl<'a> Graph<'a> {
+    /// A graph.
+    pub fn new(run: &'a RunFile, store: &'a Store) -> Self {
+        Graph { run, store, known: RefCell::default() }
+    }
+
+    fn name(&self, rest: impl fmt::Display) -> String {
+        format!("{}/{rest}", self.run.run)
+    }
+
+    fn stage(name: &str, version: u32) -> StageId {
+        StageId { name: name.into(), version }
+    }
+
+    /// The command that a user of this run file types for a stage.
+    pub fn command(&self, program: &str, rest: &[String]) -> String {
+        let mut words = vec![program.to_owned(), self.run.path.display().to_string()];
+        words.extend_from_slice(rest);
+        words.join(" ")
+    }
+
+    /// The artifact of a recipe, looked up once per `key`.
+    fn found(&self, key: String, recipe: impl FnOnce() -> Result<Recipe>, command: String) -> Result<Artifact> {
+        if let Some(artifact) = self.known.borrow().get(&key) {
+            return Ok(artifact.clone());
+        }
+        let recipe = recipe()?;
+        let artifact = self.store.find(&recipe)?.ok_or_else(|| StoreError::Missing {
+            reference: format!("{}/{} of this run file", recipe.kind, recipe.name),
+            store: self.store.root().to_path_buf(),
+            remedy: format!("make it with `{command}` (and the same --set, if any)"),
+        })?;
+        self.known.borrow_mut().insert(key, artifact.clone());
+        Ok(artifact)
+    }
+
+    fn import_command(&self) -> String {
+        format!("spin-store import {}", self.run.path.display())
+    }
+
+    /// Configuration and path of a split's source.
+    pub fn source(&self, split: Split) -> (&'a crate::run::SourceConfig, PathBuf) {
+        let source = match split {
+            Split::Train => &self.run.data.train,
+            Split::Test => &self.run.data.test,
+        };
+        (source, self.run.resolve(&source.path))
+    }
+
+    /// Recipe of a split's demonstrations.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn demonstrations_recipe(&self, split: Split) -> Result<Recipe> {
+        let (source, path) = self.source(split);
+        import::demonstrations_recipe(&self.name(split.name()), source, &path)
+    }
+
+    /// A split's demonstrations.
+    ///
+    /// # Errors
+    /// When they are not imported.
+    pub fn demonstrations(&self, split: Split) -> Result<Artifact> {
+        self.found(split.name().into(), || self.demonstrations_recipe(split), self.import_command())
+    }
+
+    /// Recipe of the imported base model.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    pub fn base_recipe(&self) -> Result<Recipe> {
+        import::model_recipe(self.store, &self.name("base"), &self.run.resolve(&self.run.model.path))
+    }
+
+    /// The imported base model.
+    ///
+    /// # Errors
+    /// When it is not imported.
+    pub fn base(&self) -> Result<Artifact> {
+        self.found("base".into(), || self.base_recipe(), self.import_command())
+    }
+
+    /// Template parameters; a template file counts by its text.
+    fn template_params(&self) -> Result<Value> {
+        let mut params = as_params(&self.run.template);
+        if let Some(path) = self.template_file() {
+            params["chat"] = json!(format!("file:{}", digest::of_file(&path)?.0));
+        }
+        Ok(params)
+    }
+
+    /// The Jinja file of `template.chat`, when it names one.
+    pub fn template_file(&self) -> Option<PathBuf> {
+        match self.run.template.chat.as_str() {
+            "model" | "alpaca" => None,
+            path => Some(self.run.resolve(path.as_ref())),
+        }
+    }
+
+    /// Recipe of a model; `None` when it is the base model as it is.
+    ///
+    /// # Errors
+    /// When something it is made from is missing.
+    pub fn model_recipe(&self, model: &ModelId) -> Result<Option<Recipe>> {
+        let mut params = json!({"seed": self.run.seed, "template": self.template_params()?});
+        let parents = match model {
+            ModelId::Iteration(0) => {
+                let Some(sft) = &self.run.sft else { return Ok(None) };
+                params["fit"] = fit_params(sft);
+                params["init"] = as_params(&self.run.model.init);
+                vec![self.base()?.as_parent("model"), self.demonstrations(Split::Train)?.as_parent("demonstrations")]
+            }
+            ModelId::Iteration(next) => {
+                let t = next - 1;
+                params["fit"] = fit_params(&self.run.fit_at(t)?);
+                vec![
+                    self.model(&ModelId::Iteration(t))?.as_parent("model"),
+                    self.pairs(t)?.as_parent("pairs"),
+                    self.reference(t)?.as_parent("reference"),
+                ]
+            }
+            ModelId::Baseline(name) => {
+                let baseline = self.run.baseline_named(name)?;
+                params["fit"] = fit_params(&self.run.baseline_fit(baseline)?);
+                params["updates"] = json!(self.matched_updates(baseline.match_iterations)?);
+                vec![
+                    self.model(&ModelId::Iteration(baseline.from))?.as_parent("model"),
+                    self.demonstrations(Split::Train)?.as_parent("demonstrations"),
+                ]
+            }
+        };
+        Ok(Some(Recipe {
+            kind: Kind::Model,
+            name: self.name(model),
+            stage: Self::stage("spin-fit", stage_version::FIT),
+            params,
+            parents,
+        }))
+    }
+
+    /// Updates that the first `rounds` iterations made together; 0 for none.
+    fn matched_updates(&self, rounds: usize) -> Result<u64> {
+        (1..=rounds)
+            .map(|t| Ok(self.model(&ModelId::Iteration(t))?.manifest.facts["updates"].as_u64().unwrap_or(0)))
+            .sum()
+    }
+
+    /// A model of the run.
+    ///
+    /// # Errors
+    /// When it, or something before it, is missing.
+    pub fn model(&self, model: &ModelId) -> Result<Artifact> {
+        if *model == ModelId::Iteration(0) && self.run.sft.is_none() {
+            return self.base();
+        }
+        let recipe = || Ok(self.model_recipe(model)?.expect("only θ0 without SFT has no recipe"));
+        self.found(format!("model {model}"), recipe, self.fit_command(model))
+    }
+
+    fn fit_command(&self, model: &ModelId) -> String {
+        let flags = match model {
+            ModelId::Iteration(0) => vec!["--sft".to_owned()],
+            ModelId::Iteration(next) => ModelId::Iteration(next - 1).flags(),
+            baseline => baseline.flags(),
+        };
+        self.command("spin-fit", &flags)
+    }
+
+    fn samples_recipe_of(
+        &self,
+        name: String,
+        model: &Artifact,
+        split: Split,
+        config: &SampleConfig,
+        stream: &str,
+    ) -> Result<Recipe> {
+        Ok(Recipe {
+            kind: Kind::Samples,
+            name,
+            stage: Self::stage("spin-sample", stage_version::SAMPLE),
+            params: json!({
+                "seed": self.run.seed,
+                "stream": stream,
+                "sample": as_params(config),
+                "template": self.template_params()?,
+            }),
+            parents: vec![model.as_parent("model"), self.demonstrations(split)?.as_parent("demonstrations")],
+        })
+    }
+
+    /// Recipe of the opponent's answers of iteration `t`.
+    ///
+    /// # Errors
+    /// When the opponent or the demonstrations are missing.
+    pub fn samples_recipe(&self, t: usize) -> Result<Recipe> {
+        let config = self.run.sample_at(t)?;
+        let iteration = format!("iter-{t}");
+        let model = self.model(&ModelId::Iteration(t))?;
+        self.samples_recipe_of(self.name(&iteration), &model, Split::Train, &config, &iteration)
+    }
+
+    /// The opponent's answers of iteration `t`.
+    ///
+    /// # Errors
+    /// When they, or something before them, are missing.
+    pub fn samples(&self, t: usize) -> Result<Artifact> {
+        let command = self.command("spin-sample", &ModelId::Iteration(t).flags());
+        self.found(format!("samples {t}"), || self.samples_recipe(t), command)
+    }
+
+    /// Recipe of a model's answers to the held-out prompts. The noise does
+    /// not depend on the model, so that models are compared on common random
+    /// numbers.
+    ///
+    /// # Errors
+    /// When the model or the demonstrations are missing.
+    pub fn bench_samples_recipe(&self, model: &ModelId, decoding: Decoding) -> Result<Recipe> {
+        let config = self.run.bench_sample(decoding == Decoding::Greedy);
+        let name = self.name(format!("bench/{model}/{}", decoding.name()));
+        self.samples_recipe_of(name, &self.model(model)?, Split::Test, &config, "bench")
+    }
+
+    /// A model's answers to the held-out prompts.
+    ///
+    /// # Errors
+    /// When they, or something before them, are missing.
+    pub fn bench_samples(&self, model: &ModelId, decoding: Decoding) -> Result<Artifact> {
+        let mut flags = model.flags();
+        flags.push("--bench".into());
+        let command = self.command("spin-sample", &flags);
+        let key = format!("bench {model} {}", decoding.name());
+        self.found(key, || self.bench_samples_recipe(model, decoding), command)
+    }
+
+    /// The iterations whose samples are mixed into the pairs of `t`, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// When the iteration does not exist.
+    pub fn window(&self, t: usize) -> Result<std::ops::RangeInclusive<usize>> {
+        let window = self.run.pair_at(t)?.window as usize;
+        Ok((t + 1).saturating_sub(window)..=t)
+    }
+
+    /// Recipe of the pairs of iteration `t`.
+    ///
+    /// # Errors
+    /// When samples or demonstrations are missing.
+    pub fn pairs_recipe(&self, t: usize) -> Result<Recipe> {
+        let mut parents = vec![
+            self.demonstrations(Split::Train)?.as_parent("demonstrations"),
+            self.model(&ModelId::Iteration(t))?.as_parent("tokenizer"),
+        ];
+        for i in self.window(t)? {
+            parents.push(self.samples(i)?.as_parent(&format!("samples iter-{i}")));
+        }
+        Ok(Recipe {
+            kind: Kind::Pairs,
+            name: self.name(ModelId::Iteration(t)),
+            stage: Self::stage("spin-pair", stage_version::PAIR),
+            params: json!({"pair": as_params(&self.run.pair_at(t)?), "template": self.template_params()?}),
+            parents,
+        })
+    }
+
+    /// The pairs of iteration `t`.
+    ///
+    /// # Errors
+    /// When they, or something before them, are missing.
+    pub fn pairs(&self, t: usize) -> Result<Artifact> {
+        let command = self.command("spin-pair", &ModelId::Iteration(t).flags());
+        self.found(format!("pairs {t}"), || self.pairs_recipe(t), command)
+    }
+
+    /// Recipe of the opponent's log-probabilities of the pairs of `t`.
+    ///
+    /// # Errors
+    /// When the opponent or the pairs are missing.
+    pub fn reference_recipe(&self, t: usize) -> Result<Recipe> {
+        let micro_batch = self.run.fit_at(t)?.micro_batch_size;
+        Ok(Recipe {
+            kind: Kind::Reference,
+            name: self.name(ModelId::Iteration(t)),
+            stage: Self::stage("spin-fit reference", stage_version::REFERENCE),
+            params: json!({"dtype": "f32", "micro_batch_size": micro_batch}),
+            parents: vec![
+                self.model(&ModelId::Iteration(t))?.as_parent("model"),
+                self.pairs(t)?.as_parent("pairs"),
+            ],
+        })
+    }
+
+    /// The opponent's log-probabilities of the pairs of `t`.
+    ///
+    /// # Errors
+    /// When they, or something before them, are missing.
+    pub fn reference(&self, t: usize) -> Result<Artifact> {
+        let command = self.command("spin-fit", &ModelId::Iteration(t).flags());
+        self.found(format!("reference {t}"), || self.reference_recipe(t), command)
+    }
+
+    /// Recipe of a model's scores. The held-out pairs of the preference task
+    /// are θ0's sampled answers, the same for every model.
+    ///
+    /// # Errors
+    /// When the model or its answers are missing.
+    pub fn scores_recipe(&self, model: &ModelId) -> Result<Recipe> {
+        let mut parents = vec![
+            self.model(model)?.as_parent("model"),
+            self.demonstrations(Split::Test)?.as_parent("demonstrations"),
+        ];
+        let tasks = &self.run.bench.tasks;
+        if tasks.iter().any(|t| t == "gsm8k") {
+            parents.push(self.bench_samples(model, Decoding::Sampled)?.as_parent("samples sampled"));
+            parents.push(self.bench_samples(model, Decoding::Greedy)?.as_parent("samples greedy"));
+        }
+        if tasks.iter().any(|t| t == "preference") {
+            let opponent = self.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?;
+            parents.push(opponent.as_parent("generated"));
+        }
+        Ok(Recipe {
+            kind: Kind::Scores,
+            name: self.name(model),
+            stage: Self::stage("spin-bench", stage_version::BENCH),
+            params: json!({"bench": as_params(&self.run.bench), "template": self.template_params()?}),
+            parents,
+        })
+    }
+
+    /// A model's scores.
+    ///
+    /// # Errors
+    /// When they, or something before them, are missing.
+    pub fn scores(&self, model: &ModelId) -> Result<Artifact> {
+        let command = self.command("spin-bench", &model.flags());
+        self.found(format!("scores {model}"), || self.scores_recipe(model), command)
+    }
+
+    /// All models of the run that are scored: θ0, each iteration, baselines.
+    pub fn models(&self) -> Vec<ModelId> {
+        let iterations = (0..=self.run.rounds()).map(ModelId::Iteration);
+        let baselines = self.run.baseline.iter().map(|b| ModelId::Baseline(b.name.clone()));
+        iterations.chain(baselines).collect()
+    }
+
+    /// The commands of the whole run in order, each a program with its
+    /// arguments, without `--set`.
+    pub fn plan(&self) -> Vec<Vec<String>> {
+        let file = self.run.path.display().to_string();
+        let mut plan = Vec::new();
+        let mut push = |program: &[&str], flags: Vec<String>| {
+            let mut words: Vec<String> = program.iter().map(|w| (*w).to_owned()).collect();
+            words.push(file.clone());
+            words.extend(flags);
+            plan.push(words);
+        };
+        push(&["spin-store", "import"], vec![]);
+        if self.run.sft.is_some() {
+            push(&["spin-fit"], vec!["--sft".into()]);
+        }
+        for t in 0..self.run.rounds() {
+            let flags = ModelId::Iteration(t).flags();
+            for program in ["spin-sample", "spin-pair", "spin-fit"] {
+                push(&[program], flags.clone());
+            }
+        }
+        for baseline in &self.run.baseline {
+            push(&["spin-fit"], ModelId::Baseline(baseline.name.clone()).flags());
+        }
+        for model in self.models() {
+            let mut flags = model.flags();
+            if self.run.bench.tasks.iter().any(|t| t != "nll") {
+                flags.push("--bench".into());
+                push(&["spin-sample"], flags);
+            }
+            push(&["spin-bench"], model.flags());
+        }
+        push(&["spin-bench", "table"], vec![]);
+        plan
+    }
+}

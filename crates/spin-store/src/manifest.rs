@@ -1,0 +1,189 @@
+//! The record of an artifact: `manifest.json`, written last.
+//!
+//! Two identities are kept apart. `identity` is a digest of the *inputs*
+//! (stage, its behaviour version, parameters, contents of the parents): it
+//! decides whether finished work can be reused. `content` is a digest of the
+//! *files*: it decides integrity. Time, host, paths and durations live in
+//! `environment`, outside both. `seal` covers the whole record, so that a
+//! change to any field is found too.
+//!
+//! Compatibility: readers refuse a `layout` above [`LAYOUT`]. A new field
+//! means a new layout number, because an old reader would not know what it
+//! leaves out.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::digest;
+use crate::error::{Result, StoreError};
+use crate::kind::Kind;
+
+/// The newest layout this program reads, and the one it writes.
+pub const LAYOUT: u32 = 1;
+
+/// The file's name inside an artifact.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// Which program made an artifact, and the version of its behaviour: raised
+/// whenever the same inputs would give another output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageId {
+    /// For example `spin-sample`.
+    pub name: String,
+    /// Behaviour version.
+    pub version: u32,
+}
+
+/// An input of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// What it was used as, e.g. `model` or `samples`.
+    pub role: String,
+    /// `kind/name@vN`, or `file:NAME` for a file outside the store.
+    pub reference: String,
+    /// Its `content` digest, or the digest of the outside file.
+    pub content: String,
+}
+
+/// A file of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Path relative to the artifact, with `/`.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes.
+    pub blake3: String,
+    /// Number of rows of a Parquet part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Digest over the values of a Parquet part, independent of its encoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_digest: Option<String>,
+}
+
+/// The record of an artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Layout version of this record.
+    pub layout: u32,
+    /// Kind of artifact.
+    pub kind: Kind,
+    /// Name below the kind, may hold `/`.
+    pub name: String,
+    /// Version number, from 1.
+    pub version: u32,
+    /// Digest of the inputs.
+    pub identity: String,
+    /// Digest of the files.
+    pub content: String,
+    /// Who made it.
+    pub stage: StageId,
+    /// The stage's resolved configuration.
+    pub params: Value,
+    /// The inputs.
+    pub parents: Vec<Parent>,
+    /// The files, sorted by path.
+    pub files: Vec<FileEntry>,
+    /// What the stage counted or measured about the content.
+    pub facts: Map<String, Value>,
+    /// When, where and by which build: outside both identities.
+    pub environment: Map<String, Value>,
+    /// Digest of all the above.
+    pub seal: String,
+}
+
+/// The identity that follows from a stage, its parameters and its parents.
+pub fn identity_of(stage: &StageId, kind: Kind, params: &Value, parents: &[Parent]) -> String {
+    let parents: Vec<Value> = parents.iter().map(|p| json!([p.role, p.content])).collect();
+    digest::of_json(&json!({
+        "kind": kind.dir(),
+        "stage": stage.name,
+        "stage_version": stage.version,
+        "params": params,
+        "parents": parents,
+    }))
+}
+
+/// The content digest of a list of files.
+pub fn content_of(files: &[FileEntry]) -> String {
+    let list: Vec<Value> = files.iter().map(|f| json!([f.path, f.bytes, f.blake3])).collect();
+    digest::of_json(&Value::Array(list))
+}
+
+impl Manifest {
+    /// `kind/name@vN`.
+    pub fn reference(&self) -> String {
+        format!("{}/{}@v{}", self.kind, self.name, self.version)
+    }
+
+    /// Total rows of its Parquet parts.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().filter_map(|f| f.rows).sum()
+    }
+
+    /// Total size of its files in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// The seal that belongs to the other fields.
+    fn computed_seal(&self) -> String {
+        let bare = Manifest { seal: String::new(), ..self.clone() };
+        digest::of_json(&serde_json::to_value(bare).expect("a manifest is plain JSON"))
+    }
+
+    /// Sets the seal. Call it last.
+    pub fn sealed(mut self) -> Self {
+        self.seal = self.computed_seal();
+        self
+    }
+
+    /// The text on disk.
+    pub fn to_text(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a manifest is plain JSON");
+        text.push('\n');
+        text
+    }
+
+    /// Reads and checks `dir/manifest.json`: layout, seal, and that the bytes
+    /// are exactly what this program would write.
+    ///
+    /// # Errors
+    /// When it is absent, newer than [`LAYOUT`], or altered in any byte.
+    pub fn read(dir: &Path) -> Result<Manifest> {
+        let path = dir.join(FILE_NAME);
+        let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let remedy = "restore it from a copy, or delete this version and run the stage that made it again";
+        let corrupt = |problem: String| StoreError::corrupt(&path, problem, remedy);
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|e| corrupt(format!("is not valid JSON ({e})")))?;
+        if let Some(found) = value.get("layout").and_then(Value::as_u64)
+            && found > u64::from(LAYOUT)
+        {
+            return Err(StoreError::TooNew {
+                path,
+                found: u32::try_from(found).unwrap_or(u32::MAX),
+                known: LAYOUT,
+            });
+        }
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|e| corrupt(format!("is not a manifest ({e})")))?;
+        if manifest.computed_seal() != manifest.seal || manifest.to_text().as_bytes() != bytes {
+            return Err(corrupt("was altered after it was sealed".into()));
+        }
+        if content_of(&manifest.files) != manifest.content {
+            return Err(corrupt("lists files that do not give its content digest".into()));
+        }
+        if identity_of(&manifest.stage, manifest.kind, &manifest.params, &manifest.parents) != manifest.identity {
+            return Err(corrupt("names inputs that do not give its identity".into()));
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,487 @@
+//! The run file: the complete configuration of a run, read by every stage.
+//!
+//! `[sample]`, `[pair]` and `[fit]` hold for every iteration; the tables of
+//! `[[iteration]]` override single keys of them, which is how the paper's
+//! ladder of learning rate and beta is written. Relative paths are relative
+//! to the run file. Unknown keys are errors that name the nearest valid key.
+
+mod parse;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Result, StoreError};
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// Name of the run: the first part of the name of each artifact it makes.
+    pub run: String,
+    /// Seed of everything random in the run.
+    pub seed: u64,
+    /// The store's directory.
+    #[serde(default = "default_store")]
+    pub store: PathBuf,
+    /// The model that θ0 is made from.
+    pub model: ModelConfig,
+    /// Demonstrations to train on and to score on.
+    pub data: DataConfig,
+    /// From messages to token ids.
+    #[serde(default)]
+    pub template: TemplateConfig,
+    /// Supervised training of θ0; without it θ0 is the model as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sft: Option<FitConfig>,
+    /// Generation of the opponent's answers.
+    #[serde(default)]
+    pub sample: SampleConfig,
+    /// Pairing.
+    #[serde(default)]
+    pub pair: PairConfig,
+    /// Training of the main player.
+    #[serde(default)]
+    pub fit: FitConfig,
+    /// Scoring.
+    #[serde(default)]
+    pub bench: BenchConfig,
+    /// One table per round of self-play, with what differs from the above.
+    #[serde(default)]
+    pub iteration: Vec<IterationConfig>,
+    /// Models trained for comparison.
+    #[serde(default)]
+    pub baseline: Vec<BaselineConfig>,
+    /// Where it was read from; not a key.
+    #[serde(skip)]
+    pub path: PathBuf,
+}
+
+/// `[model]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A Hugging Face directory.
+    pub path: PathBuf,
+    /// Whether its weights are used, or drawn at random from the run's seed.
+    #[serde(default)]
+    pub init: Init,
+}
+
+/// Where the first weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// The weights in the directory.
+    #[default]
+    Pretrained,
+    /// Drawn from the seed, of the shape in its `config.json`.
+    Random,
+}
+
+/// `[data]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Demonstrations to train on.
+    pub train: SourceConfig,
+    /// Demonstrations to score on.
+    pub test: SourceConfig,
+}
+
+/// A file of demonstrations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// `.jsonl`, `.json` or `.parquet`.
+    pub path: PathBuf,
+    /// Layout of its rows.
+    #[serde(default)]
+    pub format: SourceFormat,
+    /// Use the first rows only; 0 for all.
+    #[serde(default)]
+    pub limit: usize,
+}
+
+/// Layout of a row of demonstrations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceFormat {
+    /// Told from the first row's keys.
+    #[default]
+    Auto,
+    /// `messages`: a list of `{role, content}`; the first user turn and the
+    /// answer to it are used, as in the original code.
+    Chat,
+    /// `prompt` and `response` (or `completion`).
+    Prompt,
+    /// `question` and `answer`, as GSM8K.
+    Question,
+    /// `instruction`, `input`, `output`, as alpaca.
+    Alpaca,
+}
+
+/// `[template]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TemplateConfig {
+    /// `model` for the chat template in the model's directory, `alpaca` for
+    /// the paper's `### Instruction: … ### Response: `, or a path to a Jinja
+    /// file.
+    pub chat: String,
+    /// Longest prompt in tokens; longer rows are refused or dropped, see
+    /// `overlong`.
+    pub max_prompt_length: usize,
+    /// Longest prompt and response together, in tokens.
+    pub max_length: usize,
+    /// What to do with a row whose prompt is too long.
+    pub overlong: Overlong,
+}
+
+impl Default for TemplateConfig {
+    fn default() -> Self {
+        TemplateConfig { chat: "model".into(), max_prompt_length: 512, max_length: 1024, overlong: Overlong::Error }
+    }
+}
+
+/// What to do with a row whose prompt exceeds `max_prompt_length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// Stop and name the row.
+    #[default]
+    Error,
+    /// Leave it out and count it.
+    Drop,
+}
+
+/// `[sample]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// 0 is greedy; 1 samples from the model's distribution as it is.
+    pub temperature: f64,
+    /// Keep the k most likely tokens; 0 for all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens with this probability; 1 for all.
+    pub top_p: f64,
+    /// Longest answer in tokens.
+    pub max_new_tokens: usize,
+    /// Answers per prompt.
+    pub samples_per_prompt: u32,
+    /// Most sequences generated at once.
+    pub batch_size: usize,
+    /// Answers per published part.
+    pub rows_per_part: usize,
+    /// Element type of weights and activations: `f32`, `bf16` or `f16`.
+    pub dtype: String,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        SampleConfig {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            max_new_tokens: 256,
+            samples_per_prompt: 1,
+            batch_size: 64,
+            rows_per_part: 1024,
+            dtype: "f32".into(),
+        }
+    }
+}
+
+/// `[pair]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairConfig {
+    /// How many iterations' samples are mixed: 2 in the paper (this one's and
+    /// the previous one's).
+    pub window: u32,
+}
+
+impl Default for PairConfig {
+    fn default() -> Self {
+        PairConfig { window: 2 }
+    }
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// The paper's loss with the logistic function.
+    #[default]
+    Spin,
+    /// Negative log-likelihood of the human answer.
+    Sft,
+}
+
+/// Which optimiser, with PyTorch's meaning and defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// `torch.optim.RMSprop`.
+    #[default]
+    Rmsprop,
+    /// `torch.optim.AdamW`.
+    Adamw,
+}
+
+/// How the learning rate moves, with transformers' meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchedulerKind {
+    /// Warm-up, then constant.
+    Constant,
+    /// Warm-up, then linear to 0.
+    #[default]
+    Linear,
+    /// Warm-up, then half a cosine to 0.
+    Cosine,
+}
+
+/// `[fit]`, `[sft]` and the `fit` of a baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FitConfig {
+    /// What is minimised.
+    pub objective: Objective,
+    /// The paper's λ (`spin` only).
+    pub beta: f64,
+    /// Weight of the mean negative log-likelihood per token of the human
+    /// answer, added to the loss (`spin` only; 0 in the paper).
+    pub nll_weight: f64,
+    /// Share of each target spread evenly over the vocabulary, as torch's
+    /// `cross_entropy(label_smoothing=…)` (`sft` only).
+    pub label_smoothing: f64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Shape of the schedule.
+    pub lr_scheduler: SchedulerKind,
+    /// Share of the schedule's updates spent warming up.
+    pub warmup_ratio: f64,
+    /// Epochs over which the schedule runs to its end.
+    pub schedule_epochs: f64,
+    /// Epoch after which training stops; at most `schedule_epochs`.
+    pub stop_epoch: f64,
+    /// Optimiser.
+    pub optimizer: OptimizerKind,
+    /// Decay constant of RMSProp's squared average.
+    pub alpha: f64,
+    /// AdamW's decay constants.
+    pub betas: [f64; 2],
+    /// The optimiser's ε.
+    pub eps: f64,
+    /// Decoupled weight decay (AdamW), L2 (RMSProp).
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Rows (pairs) per update.
+    pub batch_size: usize,
+    /// Rows per forward pass; gradients are accumulated up to `batch_size`.
+    pub micro_batch_size: usize,
+    /// Updates between checkpoints.
+    pub checkpoint_every: usize,
+    /// Updates between evaluations on held-out demonstrations (`sft` only);
+    /// 0 for none.
+    pub eval_every: usize,
+    /// Rows of the held-out part, taken from the end of the training set and
+    /// not trained on (`sft` with `eval_every` only).
+    pub eval_rows: usize,
+    /// Stop after this many evaluations without a lower held-out loss and
+    /// keep the best weights; 0 to train to the end.
+    pub patience: usize,
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        FitConfig {
+            objective: Objective::Spin,
+            beta: 0.1,
+            nll_weight: 0.0,
+            label_smoothing: 0.0,
+            learning_rate: 5e-7,
+            lr_scheduler: SchedulerKind::Linear,
+            warmup_ratio: 0.1,
+            schedule_epochs: 1.0,
+            stop_epoch: 1.0,
+            optimizer: OptimizerKind::Rmsprop,
+            alpha: 0.99,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            batch_size: 64,
+            micro_batch_size: 64,
+            checkpoint_every: 50,
+            eval_every: 0,
+            eval_rows: 0,
+            patience: 0,
+        }
+    }
+}
+
+/// `[bench]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BenchConfig {
+    /// What to measure: `gsm8k` (exact match of the final number, greedy and
+    /// sampled), `nll`, `preference`.
+    pub tasks: Vec<String>,
+    /// Longest answer in tokens.
+    pub max_new_tokens: usize,
+    /// Rows per forward pass.
+    pub batch_size: usize,
+}
+
+impl Default for BenchConfig {
+    fn default() -> Self {
+        BenchConfig {
+            tasks: vec!["gsm8k".into(), "nll".into(), "preference".into()],
+            max_new_tokens: 256,
+            batch_size: 64,
+        }
+    }
+}
+
+/// `[[iteration]]`: overrides of single keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IterationConfig {
+    /// Keys of `[sample]`.
+    pub sample: toml::Table,
+    /// Keys of `[pair]`.
+    pub pair: toml::Table,
+    /// Keys of `[fit]`.
+    pub fit: toml::Table,
+}
+
+/// `[[baseline]]`: a model trained for comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineConfig {
+    /// Its name in tables and in the store.
+    pub name: String,
+    /// The iteration whose entering model it starts from.
+    #[serde(default)]
+    pub from: usize,
+    /// Train for exactly as many updates as these iterations of self-play
+    /// made together; 0 to go by epochs.
+    #[serde(default)]
+    pub match_iterations: usize,
+    /// Keys that differ from `[fit]`; `objective` is `sft` unless given.
+    #[serde(default)]
+    pub fit: toml::Table,
+}
+
+fn default_store() -> PathBuf {
+    PathBuf::from("../data")
+}
+
+impl RunFile {
+    /// Reads a run file and applies `--set key=value` overrides in order.
+    ///
+    /// # Errors
+    /// Unknown keys, wrong types, bad overrides, impossible values.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<RunFile> {
+        parse::load(path, overrides)
+    }
+
+    /// A path in the file, seen from the process.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let base = self.path.parent().unwrap_or(Path::new("."));
+        base.join(path)
+    }
+
+    /// The store's directory.
+    pub fn store_dir(&self) -> PathBuf {
+        self.resolve(&self.store)
+    }
+
+    /// Number of rounds of self-play.
+    pub fn rounds(&self) -> usize {
+        self.iteration.len()
+    }
+
+    /// Checks that there is an iteration `t` to work on.
+    ///
+    /// # Errors
+    /// When the file has fewer.
+    pub fn check_iteration(&self, t: usize) -> Result<()> {
+        if t < self.rounds() {
+            return Ok(());
+        }
+        Err(StoreError::run(
+            &self.path,
+            format!("has {} [[iteration]] tables, so no iteration {t}; add a table or give a smaller number", self.rounds()),
+        ))
+    }
+
+    /// `[sample]` with the overrides of iteration `t`.
+    ///
+    /// # Errors
+    /// When the iteration does not exist or its overrides do not fit.
+    pub fn sample_at(&self, t: usize) -> Result<SampleConfig> {
+        self.check_iteration(t)?;
+        parse::merged(self, &self.sample, &self.iteration[t].sample, &format!("iteration.{t}.sample"))
+    }
+
+    /// `[pair]` with the overrides of iteration `t`.
+    ///
+    /// # Errors
+    /// As [`RunFile::sample_at`].
+    pub fn pair_at(&self, t: usize) -> Result<PairConfig> {
+        self.check_iteration(t)?;
+        parse::merged(self, &self.pair, &self.iteration[t].pair, &format!("iteration.{t}.pair"))
+    }
+
+    /// `[fit]` with the overrides of iteration `t`.
+    ///
+    /// # Errors
+    /// As [`RunFile::sample_at`].
+    pub fn fit_at(&self, t: usize) -> Result<FitConfig> {
+        self.check_iteration(t)?;
+        parse::merged(self, &self.fit, &self.iteration[t].fit, &format!("iteration.{t}.fit"))
+    }
+
+    /// The training configuration of a baseline.
+    ///
+    /// # Errors
+    /// When its overrides do not fit.
+    pub fn baseline_fit(&self, baseline: &BaselineConfig) -> Result<FitConfig> {
+        let base = FitConfig { objective: Objective::Sft, ..self.fit.clone() };
+        parse::merged(self, &base, &baseline.fit, &format!("baseline.{}.fit", baseline.name))
+    }
+
+    /// The baseline of a name.
+    ///
+    /// # Errors
+    /// When there is none; the message lists those there are.
+    pub fn baseline_named(&self, name: &str) -> Result<&BaselineConfig> {
+        self.baseline.iter().find(|b| b.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.baseline.iter().map(|b| b.name.as_str()).collect();
+            StoreError::run(&self.path, format!("has no [[baseline]] {name:?}; it has: {}", names.join(", ")))
+        })
+    }
+
+    /// How bench generations are made: `[sample]` of the run with one answer
+    /// per prompt, at temperature 1 or greedy, of `[bench]`'s length.
+    pub fn bench_sample(&self, greedy: bool) -> SampleConfig {
+        SampleConfig {
+            temperature: if greedy { 0.0 } else { 1.0 },
+            top_k: 0,
+            top_p: 1.0,
+            max_new_tokens: self.bench.max_new_tokens,
+            samples_per_prompt: 1,
+            ..self.sample.clone()
+        }
+    }
+}
+
+/// A configuration as JSON, for a manifest.
+pub fn as_params<T: Serialize>(config: &T) -> Value {
+    serde_json::to_value(config).expect("configurations are plain data")
+}

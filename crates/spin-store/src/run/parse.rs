@@ -1,0 +1,269 @@
+//! Reading the run file: overrides, unknown keys, impossible values.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::{FitConfig, Objective, RunFile, SampleConfig};
+use crate::error::{Result, StoreError};
+use crate::store::is_name;
+
+pub(super) fn load(path: &Path, overrides: &[String]) -> Result<RunFile> {
+    let text = std::fs::read_to_string(path).map_err(StoreError::io("read the run file", path))?;
+    let mut run: RunFile = if overrides.is_empty() {
+        // Straight from the text, so that a message points at line and column.
+        toml::from_str(&text).map_err(|e| explain(path, &e))?
+    } else {
+        let mut table: Table = toml::from_str(&text).map_err(|e| explain(path, &e))?;
+        for assignment in overrides {
+            set(&mut table, assignment).map_err(|problem| StoreError::run(path, problem))?;
+        }
+        table.try_into().map_err(|e| explain(path, &e))?
+    };
+    run.path = path.to_path_buf();
+    check(&run)?;
+    Ok(run)
+}
+
+/// `base` with the keys of `overrides` replaced.
+pub(super) fn merged<T: Serialize + DeserializeOwned>(
+    run: &RunFile,
+    base: &T,
+    overrides: &Table,
+    place: &str,
+) -> Result<T> {
+    let mut table = Table::try_from(base).expect("configurations are plain tables");
+    for (key, value) in overrides {
+        table.insert(key.clone(), value.clone());
+    }
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| StoreError::run(&run.path, format!("in [{place}]: {}", with_hint(e.message()))))
+}
+
+/// Applies one `--set key.path=value`. Numbers in the path index arrays of
+/// tables; the value is read as TOML, or as a string when it is not.
+fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
+    let (path, text) =
+        assignment.split_once('=').ok_or_else(|| format!("--set {assignment:?} has no `=`; write key.path=value"))?;
+    let value = toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.into()));
+    let keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    let (last, parents) = keys.split_last().expect("split gives at least one");
+    let mut current = table;
+    let mut steps = parents.iter();
+    while let Some(key) = steps.next() {
+        let entry = current.entry((*key).to_owned()).or_insert_with(|| Value::Table(Table::new()));
+        current = match entry {
+            Value::Table(t) => t,
+            Value::Array(items) => {
+                let count = items.len();
+                let index = steps.next().and_then(|i| i.parse::<usize>().ok());
+                match index.and_then(|i| items.get_mut(i)) {
+                    Some(Value::Table(t)) => t,
+                    _ => return Err(format!("--set {path}: {key:?} is a list of {count} tables; write {key}.N.…")),
+                }
+            }
+            _ => return Err(format!("--set {path}: {key:?} is a value, not a table")),
+        };
+    }
+    current.insert((*last).to_owned(), value);
+    Ok(())
+}
+
+fn explain(path: &Path, error: &toml::de::Error) -> StoreError {
+    let text = error.to_string();
+    StoreError::run(path, with_hint(text.trim_end()))
+}
+
+/// Adds the nearest valid key to serde's message about an unknown one.
+fn with_hint(message: &str) -> String {
+    let Some(rest) = message.split("unknown field `").nth(1).or_else(|| message.split("unknown variant `").nth(1))
+    else {
+        return message.to_owned();
+    };
+    let Some((unknown, rest)) = rest.split_once('`') else { return message.to_owned() };
+    let nearest = rest
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
+    match nearest {
+        Some(nearest) => format!("{message}\nhint: did you mean `{nearest}`?"),
+        None => message.to_owned(),
+    }
+}
+
+/// Values that no stage could work with, found before any work is done.
+fn check(run: &RunFile) -> Result<()> {
+    let bad = |problem: String| Err(StoreError::run(&run.path, problem));
+    if !is_name(&run.run) || run.run.contains('/') {
+        return bad(format!("run = {:?} is not a name; use letters, digits, `-`, `_` and `.`", run.run));
+    }
+    let template = &run.template;
+    if template.max_prompt_length >= template.max_length {
+        return bad(format!(
+            "template.max_prompt_length = {} leaves no room for an answer in template.max_length = {}",
+            template.max_prompt_length, template.max_length
+        ));
+    }
+    if let Some(sft) = &run.sft {
+        if sft.objective != Objective::Sft {
+            return bad("[sft] needs objective = \"sft\"".into());
+        }
+        check_fit(run, sft, "sft")?;
+    }
+    if run.model.init == super::Init::Random && run.sft.is_none() {
+        return bad("model.init = \"random\" needs an [sft] table: a random model cannot play".into());
+    }
+    check_sample(run, &run.sample, "sample")?;
+    check_fit(run, &run.fit, "fit")?;
+    for t in 0..run.rounds() {
+        check_sample(run, &run.sample_at(t)?, &format!("iteration.{t}.sample"))?;
+        check_fit(run, &run.fit_at(t)?, &format!("iteration.{t}.fit"))?;
+        if run.pair_at(t)?.window == 0 {
+            return bad(format!("iteration.{t}: pair.window must be at least 1"));
+        }
+    }
+    for (i, b) in run.baseline.iter().enumerate() {
+        if !is_name(&b.name) || b.name.contains('/') || b.name.starts_with("iter-") || b.name == "base" {
+            return bad(format!("baseline name {:?} is not usable; take a word other than base and iter-N", b.name));
+        }
+        if run.baseline[..i].iter().any(|other| other.name == b.name) {
+            return bad(format!("two baselines are called {:?}", b.name));
+        }
+        if b.from > run.rounds() || b.match_iterations > run.rounds() {
+            return bad(format!("baseline {:?} refers to an iteration beyond the {} there are", b.name, run.rounds()));
+        }
+        let fit = run.baseline_fit(b)?;
+        if fit.objective != Objective::Sft {
+            return bad(format!("baseline {:?}: only objective = \"sft\" can be a baseline", b.name));
+        }
+        check_fit(run, &fit, &format!("baseline.{}.fit", b.name))?;
+    }
+    for task in &run.bench.tasks {
+        let known = ["gsm8k", "nll", "preference"];
+        if !known.contains(&task.as_str()) {
+            return bad(format!("bench.tasks has {task:?}; the tasks are {}", known.join(", ")));
+        }
+    }
+    if run.bench.batch_size == 0 || run.bench.max_new_tokens == 0 {
+        return bad("[bench]: batch_size and max_new_tokens must be at least 1".into());
+    }
+    Ok(())
+}
+
+fn check_sample(run: &RunFile, s: &SampleConfig, place: &str) -> Result<()> {
+    let bad = |problem: &str| Err(StoreError::run(&run.path, format!("in [{place}]: {problem}")));
+    if !(s.temperature >= 0.0 && s.temperature.is_finite()) {
+        return bad("temperature must be 0 (greedy) or more");
+    }
+    if !(s.top_p > 0.0 && s.top_p <= 1.0) {
+        return bad("top_p must be above 0 and at most 1");
+    }
+    if s.max_new_tokens == 0 || s.samples_per_prompt == 0 || s.batch_size == 0 || s.rows_per_part == 0 {
+        return bad("max_new_tokens, samples_per_prompt, batch_size and rows_per_part must be at least 1");
+    }
+    if !["f32", "bf16", "f16"].contains(&s.dtype.as_str()) {
+        return bad("dtype must be f32, bf16 or f16");
+    }
+    Ok(())
+}
+
+fn check_fit(run: &RunFile, f: &FitConfig, place: &str) -> Result<()> {
+    let bad = |problem: String| Err(StoreError::run(&run.path, format!("in [{place}]: {problem}")));
+    if f.batch_size == 0 || f.micro_batch_size == 0 || f.checkpoint_every == 0 {
+        return bad("batch_size, micro_batch_size and checkpoint_every must be at least 1".into());
+    }
+    if !(f.stop_epoch > 0.0 && f.stop_epoch <= f.schedule_epochs && f.schedule_epochs.is_finite()) {
+        return bad(format!(
+            "stop_epoch = {} must be above 0 and at most schedule_epochs = {}",
+            f.stop_epoch, f.schedule_epochs
+        ));
+    }
+    if !(0.0..=1.0).contains(&f.warmup_ratio) {
+        return bad(format!("warmup_ratio = {} must lie between 0 and 1", f.warmup_ratio));
+    }
+    if !(0.0..1.0).contains(&f.label_smoothing) || (f.label_smoothing > 0.0 && f.objective != Objective::Sft) {
+        return bad("label_smoothing must lie between 0 and 1, and is for objective = \"sft\"".into());
+    }
+    let finite = [f.learning_rate, f.beta, f.nll_weight, f.eps, f.weight_decay, f.max_grad_norm];
+    if finite.iter().any(|v| !v.is_finite() || *v < 0.0) {
+        return bad("learning_rate, beta, nll_weight, eps, weight_decay and max_grad_norm must be 0 or more".into());
+    }
+    if f.patience > 0 && f.eval_every == 0 || f.eval_every > 0 && f.eval_rows == 0 {
+        return bad("patience needs eval_every, and eval_every needs eval_rows".into());
+    }
+    if f.eval_every > 0 && f.objective != Objective::Sft {
+        return bad("eval_every is for objective = \"sft\"".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::OptimizerKind;
+
+    const SMALL: &str = r#"
+run = "t"
+seed = 1
+[model]
+path = "m"
+[data]
+train = { path = "a.jsonl" }
+test = { path = "b.jsonl" }
+[fit]
+learning_rate = 5e-7
+[[iteration]]
+[[iteration]]
+fit = { learning_rate = 1e-7, beta = 5.0 }
+[[baseline]]
+name = "sft-more"
+fit = { optimizer = "adamw" }
+"#;
+
+    fn load_text(text: &str, overrides: &[&str]) -> Result<RunFile> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        load(&path, &overrides)
+    }
+
+    #[test]
+    fn ladder_overrides_single_keys() {
+        let run = load_text(SMALL, &[]).unwrap();
+        assert_eq!(run.fit_at(0).unwrap().beta, 0.1);
+        let second = run.fit_at(1).unwrap();
+        assert_eq!((second.learning_rate, second.beta, second.batch_size), (1e-7, 5.0, 64));
+        assert!(run.fit_at(2).unwrap_err().to_string().contains("2 [[iteration]] tables"));
+        let baseline = run.baseline_fit(&run.baseline[0]).unwrap();
+        assert_eq!((baseline.objective, baseline.optimizer), (Objective::Sft, OptimizerKind::Adamw));
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        let error = load_text(&SMALL.replace("learning_rate = 5e-7", "learning_rte = 1.0"), &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("run.toml") && text.contains("did you mean `learning_rate`?"), "{text}");
+        let error = load_text(SMALL, &["sample.temprature=0.7"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `temperature`?"), "{error}");
+        let error = load_text(&SMALL.replace("beta = 5.0", "betta = 5.0"), &[]).unwrap_err().to_string();
+        assert!(error.contains("iteration.1.fit") && error.contains("did you mean `beta`?"), "{error}");
+    }
+
+    #[test]
+    fn set_reaches_everything() {
+        let run = load_text(SMALL, &["seed=7", "iteration.1.fit.beta=2", "data.train.limit=500", "run=other"]).unwrap();
+        assert_eq!((run.seed, run.fit_at(1).unwrap().beta, run.run.as_str()), (7, 2.0, "other"));
+        assert_eq!(run.data.train.limit, 500);
+        for bad in ["seed", "iteration.9.fit.beta=1", "seed.x=1", "seed=-1", "template.max_length=10"] {
+            assert!(load_text(SMALL, &[bad]).is_err(), "{bad} was accepted");
+        }
+    }
+}

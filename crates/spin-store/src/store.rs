@@ -1,0 +1,490 @@
+//! Finding, listing and publishing artifacts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+use walkdir::WalkDir;
+
+use crate::digest;
+use crate::error::{Result, StoreError};
+use crate::fsutil;
+use crate::kind::Kind;
+use crate::manifest::{self, FileEntry, LAYOUT, Manifest, Parent, StageId};
+use crate::table;
+use crate::work::WorkDir;
+
+const STORE_FILE: &str = "STORE.json";
+const STAGING: &str = ".staging";
+const WORK: &str = ".work";
+
+/// A store: a directory with a `STORE.json`.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// Everything that decides what an artifact will hold. Equal recipes give
+/// equal identities, and equal identities are reused instead of made again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Kind to make.
+    pub kind: Kind,
+    /// Name to make it under (not part of the identity).
+    pub name: String,
+    /// The stage, with the version of its behaviour.
+    pub stage: StageId,
+    /// The stage's resolved configuration, as far as it decides the result.
+    pub params: Value,
+    /// The inputs, in a fixed order.
+    pub parents: Vec<Parent>,
+}
+
+impl Recipe {
+    /// Digest of the inputs.
+    pub fn identity(&self) -> String {
+        manifest::identity_of(&self.stage, self.kind, &self.params, &self.parents)
+    }
+}
+
+/// A published artifact.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// Where it lies.
+    pub dir: PathBuf,
+    /// Its record.
+    pub manifest: Manifest,
+}
+
+/// Which version of a name is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The highest number.
+    Latest,
+    /// `@v3`.
+    Number(u32),
+    /// `@1a2b3c`: the prefix of a content or identity digest.
+    Digest(String),
+}
+
+/// `kind/name@version`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Kind.
+    pub kind: Kind,
+    /// Name below the kind.
+    pub name: String,
+    /// Version; `@latest` when left out.
+    pub version: Version,
+}
+
+impl FromStr for Reference {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || StoreError::BadReference { reference: text.into(), kinds: Kind::names() };
+        let (path, version) = text.split_once('@').unwrap_or((text, "latest"));
+        let (kind, name) = path.split_once('/').ok_or_else(bad)?;
+        let kind = kind.parse().map_err(|()| bad())?;
+        let version = if version == "latest" {
+            Version::Latest
+        } else if let Some(n) = version.strip_prefix('v').and_then(|n| n.parse().ok()) {
+            Version::Number(n)
+        } else if version.len() >= 4 && version.bytes().all(|b| b.is_ascii_hexdigit()) {
+            Version::Digest(version.to_ascii_lowercase())
+        } else {
+            return Err(bad());
+        };
+        if !is_name(name) {
+            return Err(bad());
+        }
+        Ok(Reference { kind, name: name.into(), version })
+    }
+}
+
+/// Whether a name can stand below a kind: parts of letters, digits, `-`, `_`
+/// and `.`, none of which reads as a version directory or leaves the store.
+pub fn is_name(name: &str) -> bool {
+    name.split('/').all(|part| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && version_number(part).is_none()
+    })
+}
+
+fn version_number(dir: &str) -> Option<u32> {
+    dir.strip_prefix('v').filter(|n| n.bytes().all(|b| b.is_ascii_digit())).and_then(|n| n.parse().ok())
+}
+
+fn store_text() -> String {
+    format!("{{\"layout\":{LAYOUT},\"made_by\":\"spin-store\"}}\n")
+}
+
+impl Store {
+    /// Opens a store, creating it when the directory has no `STORE.json` yet.
+    ///
+    /// # Errors
+    /// When it cannot be created, or was written by a newer program.
+    pub fn open(root: &Path) -> Result<Store> {
+        let path = root.join(STORE_FILE);
+        if !path.exists() {
+            fsutil::create_dir_all(root)?;
+            fsutil::write_atomic(&path, store_text().as_bytes())?;
+        }
+        let root = root.canonicalize().map_err(StoreError::io("open", root))?;
+        let store = Store { root };
+        store.check_layout()?;
+        Ok(store)
+    }
+
+    /// Checks `STORE.json`.
+    ///
+    /// # Errors
+    /// When it is unreadable, altered, or newer than this program.
+    pub fn check_layout(&self) -> Result<()> {
+        let path = self.root.join(STORE_FILE);
+        let text = fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+        let value: Option<Value> = serde_json::from_str(&text).ok();
+        let layout = value.as_ref().and_then(|v| v["layout"].as_u64());
+        match layout {
+            Some(found) if found > u64::from(LAYOUT) => {
+                Err(StoreError::TooNew { path, found: u32::try_from(found).unwrap_or(u32::MAX), known: LAYOUT })
+            }
+            Some(_) if text == store_text() => Ok(()),
+            _ => Err(StoreError::corrupt(
+                &path,
+                "is not the line this program writes",
+                format!("put back {:?}", store_text().trim_end()),
+            )),
+        }
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn name_dir(&self, kind: Kind, name: &str) -> PathBuf {
+        self.root.join(kind.dir()).join(name)
+    }
+
+    /// Version numbers present under a name, ascending.
+    ///
+    /// # Errors
+    /// When the directory exists and cannot be read.
+    pub fn versions(&self, kind: Kind, name: &str) -> Result<Vec<u32>> {
+        let dir = self.name_dir(kind, name);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::io("read", dir)(e)),
+        };
+        let mut versions = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(StoreError::io("read", &dir))?;
+            versions.extend(entry.file_name().to_str().and_then(version_number));
+        }
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    fn load(&self, kind: Kind, name: &str, version: u32) -> Result<Artifact> {
+        let dir = self.name_dir(kind, name).join(format!("v{version}"));
+        let manifest = Manifest::read(&dir)?;
+        if (manifest.kind, manifest.name.as_str(), manifest.version) != (kind, name, version) {
+            return Err(StoreError::corrupt(
+                &dir,
+                format!("says it is {}", manifest.reference()),
+                "move it back to that place",
+            ));
+        }
+        Ok(Artifact { dir, manifest })
+    }
+
+    /// The artifact a reference names.
+    ///
+    /// # Errors
+    /// When there is none, the digest prefix is ambiguous, or the record is
+    /// damaged.
+    pub fn get(&self, reference: &Reference) -> Result<Artifact> {
+        let Reference { kind, name, version } = reference;
+        let missing = |remedy: &str| StoreError::Missing {
+            reference: match version {
+                Version::Latest => format!("{kind}/{name}"),
+                Version::Number(n) => format!("{kind}/{name}@v{n}"),
+                Version::Digest(d) => format!("{kind}/{name}@{d}"),
+            },
+            store: self.root.clone(),
+            remedy: remedy.into(),
+        };
+        let versions = self.versions(*kind, name)?;
+        let listing = "`spin-store ls` shows what there is";
+        match version {
+            Version::Latest => {
+                let last = versions.last().ok_or_else(|| missing(listing))?;
+                self.load(*kind, name, *last)
+            }
+            Version::Number(n) if versions.contains(n) => self.load(*kind, name, *n),
+            Version::Number(_) => Err(missing(listing)),
+            Version::Digest(prefix) => {
+                let mut found = Vec::new();
+                for v in versions {
+                    let artifact = self.load(*kind, name, v)?;
+                    let m = &artifact.manifest;
+                    if m.content.starts_with(prefix) || m.identity.starts_with(prefix) {
+                        found.push(artifact);
+                    }
+                }
+                match found.len() {
+                    0 => Err(missing(listing)),
+                    1 => Ok(found.remove(0)),
+                    n => Err(missing(&format!("the prefix fits {n} versions, give more digits"))),
+                }
+            }
+        }
+    }
+
+    /// The newest artifact with the recipe's name and identity, if any.
+    ///
+    /// # Errors
+    /// When a record under that name is damaged.
+    pub fn find(&self, recipe: &Recipe) -> Result<Option<Artifact>> {
+        let identity = recipe.identity();
+        for v in self.versions(recipe.kind, &recipe.name)?.into_iter().rev() {
+            let artifact = self.load(recipe.kind, &recipe.name, v)?;
+            if artifact.manifest.identity == identity {
+                return Ok(Some(artifact));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All artifact directories as `(kind, name, version)`, sorted.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn list(&self) -> Result<Vec<(Kind, String, u32)>> {
+        let mut out = Vec::new();
+        for kind in Kind::ALL {
+            let base = self.root.join(kind.dir());
+            if !base.exists() {
+                continue;
+            }
+            let mut walk = WalkDir::new(&base).min_depth(1).into_iter();
+            while let Some(entry) = walk.next() {
+                let entry = entry.map_err(|e| StoreError::io("read", &base)(e.into()))?;
+                if !entry.file_type().is_dir() {
+                    continue;
+                }
+                if let Some(version) = entry.file_name().to_str().and_then(version_number) {
+                    walk.skip_current_dir();
+                    let name = entry.path().parent().and_then(|p| p.strip_prefix(&base).ok());
+                    if let Some(name) = name.and_then(Path::to_str).filter(|n| !n.is_empty()) {
+                        out.push((kind, name.to_owned(), version));
+                    }
+                }
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// Loads one entry of [`Store::list`].
+    ///
+    /// # Errors
+    /// When the record is absent or damaged.
+    pub fn load_listed(&self, entry: &(Kind, String, u32)) -> Result<Artifact> {
+        self.load(entry.0, &entry.1, entry.2)
+    }
+
+    /// The directory of unfinished work for an identity; it outlives the
+    /// process, and [`Store::publish`] empties it.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn work(&self, identity: &str) -> Result<WorkDir> {
+        WorkDir::open(&self.root.join(WORK).join(identity))
+    }
+
+    /// A fresh, empty directory on the store's file system to assemble an
+    /// artifact in.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn staging(&self) -> Result<tempfile::TempDir> {
+        let base = self.root.join(STAGING);
+        fsutil::create_dir_all(&base)?;
+        let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+        tempfile::Builder::new()
+            .prefix("new-")
+            .permissions(mode)
+            .tempdir_in(&base)
+            .map_err(StoreError::io("create a directory in", base))
+    }
+
+    /// Publishes an assembled directory as the next version of the recipe's
+    /// name: digests and syncs every file, writes the manifest last, and
+    /// renames the whole into place. A reader sees all of it or nothing.
+    ///
+    /// `facts` is what the stage counted; `environment` is stored outside the
+    /// identities.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written (a full disk, say). The store is
+    /// then as it was.
+    pub fn publish(
+        &self,
+        staged: tempfile::TempDir,
+        recipe: &Recipe,
+        facts: Map<String, Value>,
+        environment: Map<String, Value>,
+    ) -> Result<Artifact> {
+        let files = digest_files(staged.path())?;
+        let parent = self.name_dir(recipe.kind, &recipe.name);
+        fsutil::create_dir_all(&parent)?;
+        let mut version = self.versions(recipe.kind, &recipe.name)?.last().map_or(1, |v| v + 1);
+        loop {
+            let manifest = Manifest {
+                layout: LAYOUT,
+                kind: recipe.kind,
+                name: recipe.name.clone(),
+                version,
+                identity: recipe.identity(),
+                content: manifest::content_of(&files),
+                stage: recipe.stage.clone(),
+                params: recipe.params.clone(),
+                parents: recipe.parents.clone(),
+                files: files.clone(),
+                facts: facts.clone(),
+                environment: environment.clone(),
+                seal: String::new(),
+            }
+            .sealed();
+            fsutil::write_atomic(&staged.path().join(manifest::FILE_NAME), manifest.to_text().as_bytes())?;
+            let dir = parent.join(format!("v{version}"));
+            // An existing version is never replaced: rename onto a directory
+            // that has files in it fails, and the next number is tried.
+            match fs::rename(staged.path(), &dir) {
+                Ok(()) => {
+                    // The directory has moved away from under the guard.
+                    let _ = staged.keep();
+                    fsutil::sync_dir(&parent)?;
+                    return Ok(Artifact { dir, manifest });
+                }
+                Err(_) if dir.exists() => version += 1,
+                Err(e) => return Err(StoreError::io("publish", dir)(e)),
+            }
+        }
+    }
+
+    /// Removes the unfinished work of an identity once it is published.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn discard_work(&self, identity: &str) -> Result<()> {
+        fsutil::remove_dir_all(&self.root.join(WORK).join(identity))
+    }
+}
+
+/// Digests and syncs every file below `dir`, except the manifest.
+fn digest_files(dir: &Path) -> Result<Vec<FileEntry>> {
+    let mut files = Vec::new();
+    for entry in WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.map_err(|e| StoreError::io("read", dir)(e.into()))?;
+        if entry.file_type().is_dir() {
+            fsutil::sync_dir(entry.path())?;
+            continue;
+        }
+        let relative = entry.path().strip_prefix(dir).expect("walked below dir");
+        let path = relative.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
+        if path == manifest::FILE_NAME {
+            continue;
+        }
+        fsutil::sync_file(entry.path())?;
+        let (blake3, bytes) = digest::of_file(entry.path())?;
+        let (rows, rows_digest) = if path.ends_with(".parquet") {
+            let (rows, digest) = table::rows_digest(entry.path())?;
+            (Some(rows), Some(digest))
+        } else {
+            (None, None)
+        };
+        files.push(FileEntry { path, bytes, blake3, rows, rows_digest });
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+impl Artifact {
+    /// Checks every file against the manifest: present, same size, same
+    /// digest, and nothing besides. Readers call it before they trust one.
+    ///
+    /// # Errors
+    /// The first file that differs.
+    pub fn verify(&self) -> Result<()> {
+        match self.problems()?.into_iter().next() {
+            None => Ok(()),
+            Some(first) => Err(first),
+        }
+    }
+
+    /// All differences between the files and the manifest.
+    ///
+    /// # Errors
+    /// When the directory cannot be read at all.
+    pub fn problems(&self) -> Result<Vec<StoreError>> {
+        let remedy = format!(
+            "delete {} and run its stage again, or restore it from a copy",
+            self.dir.display()
+        );
+        let mut problems = Vec::new();
+        for file in &self.manifest.files {
+            let path = self.dir.join(&file.path);
+            match digest::of_file(&path) {
+                Err(e) => problems.push(StoreError::corrupt(&path, format!("is missing or unreadable ({e})"), &remedy)),
+                Ok((_, bytes)) if bytes != file.bytes => problems.push(StoreError::corrupt(
+                    &path,
+                    format!("has {bytes} bytes, its manifest says {}", file.bytes),
+                    &remedy,
+                )),
+                Ok((blake3, _)) if blake3 != file.blake3 => {
+                    problems.push(StoreError::corrupt(&path, "does not have the digest in its manifest", &remedy));
+                }
+                Ok(_) => {}
+            }
+        }
+        for entry in WalkDir::new(&self.dir).sort_by_file_name() {
+            let entry = entry.map_err(|e| StoreError::io("read", &self.dir)(e.into()))?;
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            let relative = entry.path().strip_prefix(&self.dir).expect("walked below dir");
+            let relative = relative.to_string_lossy();
+            if relative != manifest::FILE_NAME && !self.manifest.files.iter().any(|f| f.path == relative) {
+                problems.push(StoreError::corrupt(entry.path(), "is not in the manifest", "move it out of the store"));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Paths of the Parquet parts, in order.
+    pub fn parts(&self) -> Vec<PathBuf> {
+        self.manifest
+            .files
+            .iter()
+            .filter(|f| f.path.ends_with(".parquet"))
+            .map(|f| self.dir.join(&f.path))
+            .collect()
+    }
+
+    /// This artifact as an input.
+    pub fn as_parent(&self, role: &str) -> Parent {
+        Parent { role: role.into(), reference: self.manifest.reference(), content: self.manifest.content.clone() }
+    }
+
+    /// `kind/name@vN`.
+    pub fn reference(&self) -> String {
+        self.manifest.reference()
+    }
+}

@@ -1,0 +1,46 @@
+//! From messages to token ids and back, in one place.
+//!
+//! Everything that turns text into tokens goes through [`Codec`]: the stage that imports
+//! demonstrations, the one that samples answers, the one that trains and the one that scores. What
+//! is rendered once is never rendered differently elsewhere, and the tokens that were sampled are the
+//! tokens trained on.
+//!
+//! A [`Codec`] is read from a Hugging Face model directory. It renders the directory's chat template
+//! with minijinja, set up the way `transformers` sets up Jinja, and encodes with the `tokenizers`
+//! library, so that [`Codec::prompt_ids`] equals `apply_chat_template(..., add_generation_prompt=True)`
+//! id by id. Three rules go beyond that:
+//!
+//! - **The boundary is exact.** [`Codec::response_ids`] gives ids that can follow the prompt's ids as
+//!   they are: `prompt_ids ++ response_ids` is one text, cut where generation starts and ending with one
+//!   end-of-sequence token, as a generated answer does.
+//! - **Text is text.** A `</s>` typed by somebody into a message is encoded as the characters it is
+//!   made of; only the template writes control tokens (see [`Codec`] for what counts as one).
+//! - **Nothing depends on the day.** A template that asks for today's date is refused.
+//!
+//! This crate never prints, reads no environment variables and knows nothing about tensors.
+//!
+//! ```no_run
+//! use spin_text::{Codec, Message};
+//!
+//! # fn main() -> Result<(), spin_text::TextError> {
+//! let codec = Codec::from_dir("models/zephyr".as_ref())?;
+//! let prompt = [Message::user("What is the capital of France?")];
+//! let mut ids = codec.prompt_ids(&prompt)?;
+//! ids.extend(codec.response_ids(&prompt, "Paris.")?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod codec;
+mod error;
+mod files;
+mod guard;
+mod message;
+mod stage;
+mod template;
+
+pub use codec::{BosPolicy, Codec, TOKENIZERS_VERSION};
+pub use error::{Result, TextError};
+pub use message::Message;
+pub use stage::codec_of;
+pub use template::{ALPACA_TEMPLATE, TemplateChoice};

@@ -1,0 +1,25 @@
+//! The codec of a run: the tokenizer of a model with the run's template.
+
+use std::path::Path;
+
+use spin_store::graph::Graph;
+
+use crate::codec::Codec;
+use crate::error::{Result, TextError};
+use crate::template::TemplateChoice;
+
+/// The codec that every stage of a run uses with the model in `dir`.
+///
+/// # Errors
+/// When the template file or the tokenizer cannot be read.
+pub fn codec_of(graph: &Graph<'_>, dir: &Path) -> Result<Codec> {
+    let choice = match (graph.run.template.chat.as_str(), graph.template_file()) {
+        ("alpaca", _) => TemplateChoice::Alpaca,
+        (_, Some(path)) => {
+            let source = std::fs::read_to_string(&path).map_err(|source| TextError::Read { path, source })?;
+            TemplateChoice::Custom(source)
+        }
+        _ => TemplateChoice::Model,
+    };
+    Codec::from_dir_with(dir, choice)
+}

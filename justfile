@@ -1,0 +1,38 @@
+# `just` lists the recipes. Each one calls the programs; what they do is in Rust.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+bin := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "release"
+export PATH := bin + ":" + env("PATH")
+
+# List the recipes
+default:
+    @just --list
+
+# Build all programs
+build:
+    cargo build --release --workspace
+
+# Train a small model from nothing, play two rounds of self-play, print the table (10 minutes on 2 cores)
+demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
+
+# Run every stage of a run file that is not done yet, then print its table
+run FILE *FLAGS: build
+    bash -euo pipefail -c "$(spin-store plan {{ FILE }} {{ FLAGS }})"
+
+# Print a run's table from its stored scores
+table FILE *FLAGS: build
+    spin-bench table {{ FILE }} {{ FLAGS }}
+
+# Run all tests
+test:
+    cargo test --release --workspace
+
+# Check format and lints as CI does
+lint:
+    cargo fmt --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+# Measure sampling and training speed side by side with their peers
+bench *FLAGS: build
+    cargo run --release -p spin-tests --bin speed -- {{ FLAGS }}

@@ -1,0 +1,3 @@
+//! The demo's task: its generator and its tokenizer.
+
+pub mod demo;

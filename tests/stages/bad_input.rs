@@ -1,0 +1,186 @@
+//! What a user can get wrong. Each: exit code, one message that names the
+//! place and the remedy, and a store that is as good as before.
+
+use std::process::Command;
+
+use spin_store::schema::{Demonstration, Message, Pair, Row};
+
+use crate::project::{Project, both, programs};
+
+/// A project whose first training row is replaced.
+fn with_row(line: &str) -> Project {
+    let project = Project::new();
+    let text = std::fs::read_to_string(project.path("train.jsonl")).unwrap();
+    let rest = text.split_once('\n').unwrap().1;
+    project.write("train.jsonl", &format!("{line}\n{rest}"));
+    project
+}
+
+const IMPORT: &str = "spin-store import run.toml";
+
+#[test]
+fn rows_that_cannot_be_used() {
+    let long = "word ".repeat(200);
+    for (row, parts) in [
+        (r#"{"question": "q", "answer": "  "}"#.to_owned(), ["row 1", "the answer is empty"]),
+        (r#"{"question": "q"}"#.to_owned(), ["row 1", "none of the known layouts"]),
+        (r#"{"question": 5, "answer": "a"}"#.to_owned(), ["row 1", "`question` is a number, not text"]),
+        (r#"{"id": "000004", "question": "q", "answer": "a"}"#.to_owned(), ["row 5", "already stands in row 1"]),
+        (r#"{"question": "q", "ans"#.to_owned(), ["row 1", "is not JSON"]),
+    ] {
+        let project = with_row(&row);
+        project.fails(IMPORT, 3, &parts);
+        project.fails(IMPORT, 3, &["train.jsonl"]);
+        assert!(project.run("spin-store verify --store store").contains("0 artifacts, all as recorded"));
+    }
+    // Too long for the context: only a tokenizer can tell.
+    let project = with_row(&format!(r#"{{"question": "{long}", "answer": "a"}}"#));
+    project.run(IMPORT);
+    for stage in ["spin-fit --sft"] {
+        project.fails(stage, 3, &["row \"000000\"", "demonstrations/tiny/train@v1", "template.max_prompt_length = 60", "overlong"]);
+    }
+    project.edit("run.toml", "max_length = 110", "max_length = 110\noverlong = \"drop\"");
+    project.run("spin-fit --sft --set sft.schedule_epochs=0.2 --set sft.stop_epoch=0.2");
+}
+
+#[test]
+fn parquet_that_is_missing_truncated_or_of_another_type() {
+    let project = Project::new();
+    project.edit("run.toml", "train.jsonl", "train.parquet");
+    project.fails(IMPORT, 3, &["train.parquet", "No such file"]);
+    let row = |i: usize| Demonstration {
+        row_id: i.to_string(),
+        prompt: vec![Message::new("user", format!("question {i}"))],
+        response: "answer".into(),
+    };
+    let rows: Vec<Demonstration> = (0..500).map(row).collect();
+    let path = project.path("train.parquet");
+    Demonstration::write_part(&path, &rows, "x", 0).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    project.fails(IMPORT, 3, &["train.parquet", "cannot be read as Parquet", "is it complete?"]);
+    std::fs::write(&path, &bytes).unwrap();
+    project.run(IMPORT);
+    // A table of pairs is no table of demonstrations.
+    let pair = Pair {
+        row_id: "a".into(),
+        iteration: 0,
+        sample_index: 0,
+        real: vec![Message::new("user", "q")],
+        generated: vec![],
+        prompt_ids: vec![],
+        real_ids: vec![],
+        generated_ids: vec![],
+    };
+    Pair::write_part(&path, &[pair], "x", 0).unwrap();
+    project.fails(IMPORT, 3, &["train.parquet", "no answer to its first user turn"]);
+}
+
+#[test]
+fn damage_in_the_store_stops_the_stages_that_read_it() {
+    let project = Project::new();
+    project.run_plan("spin-pair");
+    let part = project.path("store/samples/tiny/iter-0/v1/part-00002.parquet");
+    let good = std::fs::read(&part).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 3] ^= 4;
+    std::fs::write(&part, &bad).unwrap();
+    project.fails("spin-pair --iteration 0", 3, &["part-00002.parquet", "does not have the digest in its manifest", "run its stage again"]);
+    std::fs::remove_file(&part).unwrap();
+    project.fails("spin-pair --iteration 0", 3, &["part-00002.parquet", "missing"]);
+    std::fs::write(&part, &good).unwrap();
+    project.run("spin-pair --iteration 0");
+
+    // A manifest without its parents.
+    let parent = project.path("store/samples/tiny/iter-0");
+    let aside = project.path("aside");
+    std::fs::rename(&parent, &aside).unwrap();
+    project.fails("spin-store verify --store store", 4, &["pairs/tiny/iter-0@v1", "its parent samples/tiny/iter-0@v1 is not there"]);
+    project.fails("spin-store lineage pairs/tiny/iter-0 --store store", 3, &["samples/tiny/iter-0@v1 is not there", "restore the parent"]);
+    project.fails("spin-fit --iteration 0", 3, &["spin-sample run.toml --iteration 0"]);
+    std::fs::rename(&aside, &parent).unwrap();
+    project.run("spin-store verify --store store");
+}
+
+#[test]
+fn a_stage_before_its_turn_names_the_stage_that_is_missing() {
+    let project = Project::new();
+    project.fails("spin-sample --iteration 0", 3, &["demonstrations/tiny/train", "spin-store import run.toml"]);
+    project.run(IMPORT);
+    project.fails("spin-sample --iteration 0", 3, &["model/tiny/iter-0", "spin-fit run.toml --sft"]);
+    project.fails("spin-fit --iteration 5", 3, &["2 [[iteration]] tables"]);
+    project.fails("spin-fit --baseline nope", 3, &["it has: sft-more"]);
+    project.fails("spin-fit", 2, &["--iteration"]);
+    project.fails("spin-fit --sft --set fit.learning_rte=1", 3, &["run.toml", "did you mean `learning_rate`?"]);
+}
+
+#[test]
+fn models_that_cannot_be_used() {
+    let project = Project::new();
+    std::fs::rename(project.path("model/config.json"), project.path("config.json")).unwrap();
+    project.fails(IMPORT, 3, &["has no config.json", "Hugging Face model"]);
+    std::fs::rename(project.path("config.json"), project.path("model/config.json")).unwrap();
+
+    let config = std::fs::read_to_string(project.path("model/config.json")).unwrap();
+    project.write("model/config.json", &config.replace("LlamaForCausalLM", "GPT2LMHeadModel").replace("\"llama\"", "\"gpt2\""));
+    project.run(IMPORT);
+    project.fails("spin-fit --sft", 3, &["config.json", "GPT2LMHeadModel", "LlamaForCausalLM"]);
+
+    project.write("model/config.json", &config.replace("\"vocab_size\": 416", "\"vocab_size\": 300"));
+    project.run(IMPORT);
+    project.fails("spin-fit --sft", 3, &["300", "vocab"]);
+
+    project.write("model/config.json", &config);
+    project.run(IMPORT);
+    project.run("spin-fit --sft");
+    project.run("spin-store verify --store store");
+}
+
+#[test]
+fn special_tokens_in_text_stay_text() {
+    let project = with_row(r#"{"question": "Say <|eos|> or <|bos|>.", "answer": "1+1=<|eos|>2\n#### 2"}"#);
+    project.run_plan("spin-fit --iteration");
+    project.with_graph(|graph| {
+        let pairs = Pair::read_all(&graph.pairs(0).unwrap()).unwrap();
+        let pair = pairs.iter().find(|p| p.row_id == "000000").expect("the row teaches");
+        let count = |ids: &[u32], id: u32| ids.iter().filter(|&&i| i == id).count();
+        assert_eq!((count(&pair.prompt_ids, 1), count(&pair.prompt_ids, 2)), (1, 0), "{:?}", pair.prompt_ids);
+        assert_eq!((count(&pair.real_ids, 1), count(&pair.real_ids, 2)), (0, 1), "{:?}", pair.real_ids);
+        assert_eq!(pair.real_ids.last(), Some(&2));
+    });
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
+    let project = Project::new();
+    project.run(IMPORT);
+    let wild = "spin-fit --sft --set sft.learning_rate=1e30 --set sft.max_grad_norm=0";
+    project.fails(wild, 1, &["at update", "rows 0", "checkpoint of update", "learning_rate"]);
+    assert!(!project.path("store/model/tiny/iter-0").exists());
+    project.run("spin-store verify --store store");
+}
+
+#[test]
+fn a_full_disk_leaves_the_store_as_it_was() {
+    let project = Project::new();
+    project.run_plan("spin-sample --iteration 0");
+    let before = project.contents();
+    // A limit on the size of files stands for a full disk: every write past
+    // it fails, with the signal ignored as an error like ENOSPC.
+    let limited = |program: &str, blocks: u32| {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec {}/{program}", programs().display());
+        let output = Command::new("bash").args(["-c", &script]).current_dir(project.path("")).output().unwrap();
+        (output.status.code(), both(&output))
+    };
+    let (code, said) = limited("spin-sample run.toml --iteration 0", 1);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("failed to") && said.contains(".parquet"), "{said}");
+    assert_eq!(project.contents(), before);
+    // A training that cannot write its weights.
+    let (code, said) = limited("spin-fit run.toml --sft --set seed=8", 4);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("failed to write"), "{said}");
+    assert_eq!(project.contents(), before);
+    project.run("spin-sample --iteration 0");
+    project.run("spin-store verify --store store");
+}

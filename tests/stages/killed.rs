@@ -1,0 +1,92 @@
+//! kill -9 at random moments: the finished artifacts are those of an
+//! undisturbed run, byte for byte.
+
+use std::time::{Duration, Instant};
+
+use crate::project::Project;
+
+/// Kills per stage. All stages together are killed more than 20 times.
+const KILLS: u32 = 4;
+
+#[test]
+fn killed_stages_finish_with_the_same_bytes() {
+    let reference = Project::new();
+    reference.run_plan("never");
+    let expected = reference.contents();
+
+    let project = Project::new();
+    let plan = project.run("spin-store plan run.toml");
+    // One of each kind of work; the rest runs undisturbed.
+    let disturbed = [
+        "spin-store import",
+        "spin-fit --sft",
+        "spin-sample --iteration 0",
+        "spin-pair --iteration 0",
+        "spin-fit --iteration 0",
+        "spin-fit --baseline sft-more",
+        "spin-bench --iteration 0",
+    ];
+    let (mut kills, mut random) = (0, 0x2545_F491_4F6C_DD1Du64);
+    for line in plan.lines().filter(|l| !l.contains("table")) {
+        let line = line.replace(" run.toml", "");
+        let command = if line == "spin-store import" { "spin-store import run.toml".to_owned() } else { line.clone() };
+        if disturbed.contains(&line.as_str()) {
+            // How long it takes is learnt from the reference project.
+            let longest = Duration::from_millis(400);
+            for _ in 0..KILLS {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let wait = longest.mul_f64((random % 1000) as f64 / 1000.0);
+                kills += u32::from(kill_after(&project, &command, wait));
+                // Whatever is left, no reader accepts half an artifact.
+                project.run("spin-store verify --store store");
+            }
+        }
+        project.run(&command);
+    }
+    assert_eq!(project.contents(), expected);
+    assert!(kills >= 10, "only {kills} of {} kills hit a running program", KILLS as usize * disturbed.len());
+    eprintln!("{kills} kills hit a running program");
+}
+
+/// Starts a command and kills it; whether it was still running.
+fn kill_after(project: &Project, line: &str, wait: Duration) -> bool {
+    // The store must be there for the audit, whenever the kill comes.
+    let _ = project.with_graph(|_| ());
+    let mut child = project
+        .command(line)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let start = Instant::now();
+    while start.elapsed() < wait {
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("killable");
+    child.wait().expect("reaped").code().is_none()
+}
+
+#[test]
+fn a_polite_stop_checkpoints_and_asks_to_be_run_again() {
+    let project = Project::new();
+    project.run_plan("spin-fit");
+    project.edit("run.toml", "schedule_epochs = 3\nstop_epoch = 3", "schedule_epochs = 3000\nstop_epoch = 3000");
+    let mut child = project.command("spin-fit --sft").stderr(std::process::Stdio::null()).spawn().unwrap();
+    let checkpoint = || {
+        std::fs::read_dir(project.path("store/.work"))
+            .is_ok_and(|mut works| works.any(|w| w.unwrap().path().join("checkpoint.safetensors").exists()))
+    };
+    let start = Instant::now();
+    while !checkpoint() {
+        assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint in a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let killed = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+}

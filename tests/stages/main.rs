@@ -1,0 +1,17 @@
+//! Tests across stages: the real programs, on a real store, as a user or a
+//! scheduler would start them.
+//!
+//! - `loop_runs`: the whole loop, reuse, lineage, audit
+//! - `shards`: 1 and 7 shards give equal rows
+//! - `killed`: kill -9 at random moments changes nothing
+//! - `bad_input`: what a user can get wrong, and what the programs say
+//! - `engines`: mistral.rs against our own model and golden greedy text
+//! - `run_files`: the run files that ship can be read
+
+mod bad_input;
+mod engines;
+mod killed;
+mod loop_runs;
+mod project;
+mod run_files;
+mod shards;
