@@ -80,7 +80,6 @@ eval_rows = 20
 
 [sample]
 max_new_tokens = 24
-batch_size = 8
 rows_per_part = 12
 
 [fit]

@@ -1,10 +1,11 @@
 //! `spin-bench`: scores of the models of a run, and their table.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
 use spin_bench::error::is_bad_input;
 use spin_bench::{report, stage};
 use spin_cli::{Exit, Progress, RunArgs, say};
@@ -23,14 +24,12 @@ use spin_store::run::RunFile;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    score: Option<Score>,
-}
-
-#[derive(Args)]
-struct Score {
-    #[command(flatten)]
-    run: RunArgs,
+    /// The run file
+    #[arg(value_name = "RUN.toml", required = true)]
+    run: Option<PathBuf>,
+    /// Override a key of the run file, e.g. --set bench.batch_size=8
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Score the model that entered this iteration
     #[arg(long, required_unless_present = "baseline")]
     iteration: Option<usize>,
@@ -63,10 +62,9 @@ enum Format {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    spin_cli::run(is_bad_input, || match (cli.command, cli.score) {
-        (Some(Command::Table { run, format }), _) => table(&run, format),
-        (None, Some(args)) => score(&args),
-        (None, None) => bail!("give a run file and --iteration N, or `table RUN.toml`"),
+    spin_cli::run(is_bad_input, || match &cli.command {
+        Some(Command::Table { run, format }) => table(run, *format),
+        None => score(&cli),
     })
 }
 
@@ -83,8 +81,9 @@ fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn score(args: &Score) -> anyhow::Result<Exit> {
-    let run = RunFile::load(&args.run.run, &args.run.set)?;
+fn score(args: &Cli) -> anyhow::Result<Exit> {
+    let path = args.run.as_deref().context("give a run file")?;
+    let run = RunFile::load(path, &args.set)?;
     let store = Store::open(&run.store_dir())?;
     let id = match (&args.baseline, args.iteration) {
         (Some(name), _) => ModelId::Baseline(name.clone()),

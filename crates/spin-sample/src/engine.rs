@@ -1,13 +1,15 @@
-//! mistral.rs, made to generate exactly the batches it is given.
+//! mistral.rs, one sequence at a time.
 //!
-//! mistral.rs 0.8.1 starts on whatever requests have arrived when its loop
-//! comes round, so which sequences share a forward pass would depend on
-//! timing, and with it the last bits of the logits. A *gate* request holds
-//! the engine inside its logits processor until the whole batch is queued;
-//! then all of it is scheduled together.
+//! mistral.rs 0.8.1 gets batches wrong on the CPU: its decode kernel
+//! (`flash_attn_cpu_single_q` in `attention/backends/cpu.rs`) keeps one scratch
+//! row per head and not per sequence, so that from the second token on all
+//! sequences of a batch read each other's attention. One sequence at a time it
+//! is right, and what a row gets cannot depend on its neighbours. Several
+//! engines side by side keep the cores busy instead.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use mistralrs::{
@@ -26,7 +28,7 @@ use crate::noise::Key;
 pub struct Prompt {
     /// For messages.
     pub row_id: String,
-    /// Token ids, all prompts of a batch of equal length.
+    /// Token ids.
     pub ids: Vec<u32>,
     /// Its noise.
     pub key: Key,
@@ -57,8 +59,6 @@ pub struct EngineConfig {
     pub decoding: Decoding,
     /// Ids that end an answer.
     pub eos: Vec<u32>,
-    /// Most sequences at once.
-    pub batch_size: usize,
     /// Element type: `f32`, `bf16` or `f16`.
     pub dtype: String,
 }
@@ -71,7 +71,7 @@ impl Engine {
     pub fn load(dir: &Path, config: &EngineConfig) -> Result<Engine> {
         let failed = |problem: String| SampleError::Load { dir: dir.into(), problem };
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| failed(e.to_string()))?;
@@ -83,69 +83,42 @@ impl Engine {
         let builder = TextModelBuilder::new(dir.display())
             .with_force_cpu()
             .with_dtype(dtype)
-            .with_max_num_seqs(config.batch_size)
+            .with_max_num_seqs(1)
             // A cached prefix would make a row's numbers depend on earlier rows.
             .with_prefix_cache_n(None);
         let model = runtime.block_on(builder.build()).map_err(|e| failed(format!("{e:#}")))?;
         Ok(Engine { runtime, model, decoding: config.decoding, eos: config.eos.clone() })
     }
 
-    /// Generates one answer of at most `max_new_tokens` per prompt. The
-    /// prompts share their forward passes as long as they run.
+    /// Generates one answer of at most `max_new_tokens` tokens.
     ///
     /// # Errors
     /// When mistral.rs fails, or the model gives no numbers.
-    pub fn generate(&self, prompts: &[Prompt], max_new_tokens: usize) -> Result<Vec<Generated>> {
-        let pickers: Vec<Arc<Picker>> = prompts
-            .iter()
-            .map(|p| Arc::new(Picker { decoding: self.decoding, key: p.key, state: Mutex::default() }))
-            .collect();
-        self.runtime.block_on(self.run(prompts, &pickers, max_new_tokens))?;
-        pickers
-            .iter()
-            .zip(prompts)
-            .map(|(picker, prompt)| {
-                let state = picker.state.lock().unwrap_or_else(PoisonError::into_inner);
-                if state.broken {
-                    return Err(SampleError::NotFinite { row_id: prompt.row_id.clone() });
-                }
-                Ok(state.generated.clone())
-            })
-            .collect()
-    }
-
-    async fn run(&self, prompts: &[Prompt], pickers: &[Arc<Picker>], max_new_tokens: usize) -> Result<()> {
+    pub fn generate(&self, prompt: &Prompt, max_new_tokens: usize) -> Result<Generated> {
         let failed = |e: &dyn std::fmt::Display| SampleError::Engine(e.to_string());
+        let picker = Arc::new(Picker { decoding: self.decoding, key: prompt.key, state: Mutex::default() });
         let sender = self.model.inner().get_sender(None).map_err(|e| failed(&e))?;
-        let gate = Gate::default();
-        let mut answers = Vec::with_capacity(prompts.len() + 1);
-        let gate_ids = prompts.first().map_or_else(Vec::new, |p| p.ids[..1].to_vec());
-        let jobs = prompts.iter().zip(pickers).map(|(p, picker)| {
-            (p.ids.clone(), picker.clone() as Arc<dyn CustomLogitsProcessor>, max_new_tokens)
-        });
-        let held = Arc::new(GateProcessor(gate.0.clone())) as Arc<dyn CustomLogitsProcessor>;
-        for (id, (ids, processor, length)) in std::iter::once((gate_ids, held, 1)).chain(jobs).enumerate() {
-            let (answer, receiver) = mpsc::channel(2);
-            let request = self.request(id, ids, processor, length, answer);
+        let (answer, mut receiver) = mpsc::channel(2);
+        let request = self.request(prompt.ids.clone(), picker.clone(), max_new_tokens, answer);
+        let response = self.runtime.block_on(async {
             sender.send(request).await.map_err(|e| failed(&e))?;
-            answers.push(receiver);
+            Ok::<_, SampleError>(receiver.recv().await)
+        })?;
+        let state = picker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.broken {
+            return Err(SampleError::NotFinite { row_id: prompt.row_id.clone() });
         }
-        gate.open();
-        for mut receiver in answers {
-            match receiver.recv().await {
-                Some(Response::CompletionDone(_)) => {}
-                Some(Response::CompletionModelError(message, _)) => return Err(failed(&message)),
-                Some(Response::InternalError(e) | Response::ValidationError(e)) => return Err(failed(&e)),
-                Some(_) => return Err(failed(&"an answer of another kind than asked for")),
-                None => return Err(failed(&"it stopped without an answer")),
-            }
+        match response {
+            Some(Response::CompletionDone(_)) => Ok(state.generated.clone()),
+            Some(Response::CompletionModelError(message, _)) => Err(failed(&message)),
+            Some(Response::InternalError(e) | Response::ValidationError(e)) => Err(failed(&e)),
+            Some(_) => Err(failed(&"an answer of another kind than asked for")),
+            None => Err(failed(&"it stopped without an answer")),
         }
-        Ok(())
     }
 
     fn request(
         &self,
-        id: usize,
         ids: Vec<u32>,
         processor: Arc<dyn CustomLogitsProcessor>,
         max_new_tokens: usize,
@@ -165,7 +138,7 @@ impl Engine {
             response,
             return_logprobs: false,
             is_streaming: false,
-            id,
+            id: 0,
             constraint: Constraint::None,
             suffix: None,
             tools: None,
@@ -211,32 +184,53 @@ impl CustomLogitsProcessor for Picker {
     }
 }
 
-/// Holds the engine until it is opened; opens when dropped, so that an error
-/// cannot leave the engine waiting.
-#[derive(Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn open(&self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.0.1.notify_all();
-    }
+/// Several engines with the same model, each on a thread of its own.
+pub struct Pool {
+    engines: Vec<Engine>,
 }
 
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.open();
+impl Pool {
+    /// Loads `count` engines, at least one.
+    ///
+    /// # Errors
+    /// When mistral.rs refuses the model.
+    pub fn load(dir: &Path, config: &EngineConfig, count: usize) -> Result<Pool> {
+        let engines = (0..count.max(1)).map(|_| Engine::load(dir, config)).collect::<Result<_>>()?;
+        Ok(Pool { engines })
     }
-}
 
-struct GateProcessor(Arc<(Mutex<bool>, Condvar)>);
-
-impl CustomLogitsProcessor for GateProcessor {
-    fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
-        let mut open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*open {
-            open = self.0.1.wait(open).unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(logits.clone())
+    /// Generates an answer to each prompt, in the order of the prompts.
+    /// `max_new_tokens` has a length for each. `done` is told after each answer
+    /// how many tokens it has. `None` when `stop` became true on the way.
+    ///
+    /// # Errors
+    /// The first of the engines' errors.
+    pub fn generate(
+        &self,
+        prompts: &[Prompt],
+        max_new_tokens: &[usize],
+        stop: &AtomicBool,
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Option<Vec<Generated>>> {
+        let next = AtomicUsize::new(0);
+        let answers: Mutex<Vec<Option<Generated>>> = Mutex::new(vec![None; prompts.len()]);
+        let work = |engine: &Engine| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(prompt) = prompts.get(i) else { break };
+                let answer = engine.generate(prompt, max_new_tokens[i])?;
+                done(answer.ids.len());
+                answers.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(answer);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> = self.engines.iter().map(|engine| scope.spawn(move || work(engine))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|t| t.join().unwrap_or_else(|_| Err(SampleError::Engine("an engine's thread died".into()))))
+        })?;
+        Ok(answers.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect())
     }
 }

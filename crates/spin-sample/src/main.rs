@@ -2,11 +2,12 @@
 //! held-out prompts.
 
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use spin_cli::{Exit, Progress, say, stop_flag};
-use spin_sample::batches::Shard;
 use spin_sample::error::is_bad_input;
+use spin_sample::parts::Shard;
 use spin_sample::stage::{self, Outcome, Task};
 use spin_store::Store;
 use spin_store::graph::{Decoding, Graph, ModelId};
@@ -29,6 +30,10 @@ struct Cli {
     /// Make only this share of the parts, e.g. 3/16; the rows are the same
     #[arg(long, value_name = "K/N", default_value = "1/1")]
     shard: Shard,
+    /// Engines side by side, each with the model in memory; 0 for two per core,
+    /// at most 8. The rows are the same
+    #[arg(long, default_value_t = 0)]
+    engines: usize,
 }
 
 fn main() -> ExitCode {
@@ -54,19 +59,27 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
         (false, ModelId::Iteration(t)) => vec![Task::iteration(&graph, *t)?],
         (false, ModelId::Baseline(_)) => unreachable!("--baseline requires --bench"),
     };
+    let engines = match cli.engines {
+        0 => std::thread::available_parallelism().map_or(1, |cores| 2 * usize::from(cores)).min(8),
+        n => n,
+    };
     for task in &tasks {
         let label = format!("samples/{}", task.recipe.name);
-        let mut progress: Option<Progress> = None;
-        let (mut speed, mut start) = (0.0, None);
-        let outcome = stage::run(&graph, task, cli.shard, &stop, &spin_cli::environment, &mut |done, total, tokens| {
-            let bar = progress.get_or_insert_with(|| Progress::new(&label, "answers", done, total));
-            let started = *start.get_or_insert_with(spin_cli::elapsed_seconds);
-            speed = tokens as f64 / (spin_cli::elapsed_seconds() - started).max(1e-9);
-            bar.set(done, &format!("{speed:.0} tokens/s"));
-        });
-        if let Some(bar) = progress {
+        let screen: Mutex<Option<(Progress, f64)>> = Mutex::new(None);
+        let speed = Mutex::new(0.0);
+        let watch = |done: u64, total: u64, tokens: u64| {
+            let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+            let (bar, start) = screen
+                .get_or_insert_with(|| (Progress::new(&label, "answers", done, total), spin_cli::elapsed_seconds()));
+            let now = tokens as f64 / (spin_cli::elapsed_seconds() - *start).max(1e-9);
+            *speed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            bar.set(done, &format!("{now:.0} tokens/s"));
+        };
+        let outcome = stage::run(&graph, task, cli.shard, engines, &stop, &spin_cli::environment, &watch);
+        if let Some((bar, _)) = screen.into_inner().unwrap_or_else(PoisonError::into_inner) {
             bar.finish();
         }
+        let speed = speed.into_inner().unwrap_or_else(PoisonError::into_inner);
         match outcome? {
             Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
             Outcome::Made(artifact) => {

@@ -170,8 +170,6 @@ pub struct SampleConfig {
     pub max_new_tokens: usize,
     /// Answers per prompt.
     pub samples_per_prompt: u32,
-    /// Most sequences generated at once.
-    pub batch_size: usize,
     /// Answers per published part.
     pub rows_per_part: usize,
     /// Element type of weights and activations: `f32`, `bf16` or `f16`.
@@ -186,7 +184,6 @@ impl Default for SampleConfig {
             top_p: 1.0,
             max_new_tokens: 256,
             samples_per_prompt: 1,
-            batch_size: 64,
             rows_per_part: 1024,
             dtype: "f32".into(),
         }

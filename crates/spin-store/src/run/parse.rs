@@ -165,8 +165,8 @@ fn check_sample(run: &RunFile, s: &SampleConfig, place: &str) -> Result<()> {
     if !(s.top_p > 0.0 && s.top_p <= 1.0) {
         return bad("top_p must be above 0 and at most 1");
     }
-    if s.max_new_tokens == 0 || s.samples_per_prompt == 0 || s.batch_size == 0 || s.rows_per_part == 0 {
-        return bad("max_new_tokens, samples_per_prompt, batch_size and rows_per_part must be at least 1");
+    if s.max_new_tokens == 0 || s.samples_per_prompt == 0 || s.rows_per_part == 0 {
+        return bad("max_new_tokens, samples_per_prompt and rows_per_part must be at least 1");
     }
     if !["f32", "bf16", "f16"].contains(&s.dtype.as_str()) {
         return bad("dtype must be f32, bf16 or f16");
