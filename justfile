@@ -25,14 +25,10 @@ table FILE *FLAGS: build
     spin-bench table {{ FILE }} {{ FLAGS }}
 
 # Run all tests
-test:
+test: build
     cargo test --release --workspace
 
 # Check format and lints as CI does
 lint:
     cargo fmt --check
     cargo clippy --release --workspace --all-targets -- -D warnings
-
-# Measure sampling and training speed side by side with their peers
-bench *FLAGS: build
-    cargo run --release -p spin-tests --bin speed -- {{ FLAGS }}

@@ -49,15 +49,9 @@ type Step = (Term, char, Term);
 /// Texts with the two steps of their solution. `a`, `b` are up to `LARGEST`,
 /// `c` smaller, `d`, `e` one-digit factors.
 const TEMPLATES: [(&str, [Step; 2]); 8] = [
-    (
-        "{N} has {a} {i}. {N} buys {b} more and gives away {c}. How many {i} are left?",
-        [(A, '+', B), (Last, '-', C)],
-    ),
+    ("{N} has {a} {i}. {N} buys {b} more and gives away {c}. How many {i} are left?", [(A, '+', B), (Last, '-', C)]),
     ("{N} had {a} {i} and lost {c}. Then {N} found {b}. How many {i} now?", [(A, '-', C), (Last, '+', B)]),
-    (
-        "{N} has {a} {i}. {M} gives {N} {d} bags of {e} {i}. How many {i} does {N} have?",
-        [(D, '*', E), (A, '+', Last)],
-    ),
+    ("{N} has {a} {i}. {M} gives {N} {d} bags of {e} {i}. How many {i} does {N} have?", [(D, '*', E), (A, '+', Last)]),
     ("{N} buys {d} boxes of {e} {i} and {M} adds {b}. How many {i} in all?", [(D, '*', E), (Last, '+', B)]),
     ("{N} has {a} {i}. {M} has {c} more than {N}. How many {i} do both have?", [(A, '+', C), (A, '+', Last)]),
     ("{N} has {a} {i}. {M} has {c} fewer than {N}. How many {i} do both have?", [(A, '-', C), (A, '+', Last)]),
@@ -245,7 +239,10 @@ pub fn write(dir: &Path) -> anyhow::Result<()> {
         (dir.join("train.jsonl"), to_jsonl(&train)),
         (dir.join("test.jsonl"), to_jsonl(&test)),
         (model.join("config.json"), pretty(&config())?),
-        (model.join("generation_config.json"), pretty(&json!({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}))?),
+        (
+            model.join("generation_config.json"),
+            pretty(&json!({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}))?,
+        ),
         (model.join("tokenizer_config.json"), pretty(&tokenizer_config())?),
         (model.join("tokenizer.json"), tokenizer(&train)?.to_string(true).map_err(|e| anyhow!("{e}"))? + "\n"),
     ];
@@ -264,8 +261,14 @@ mod tests {
         let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/raw/demo"));
         let dir = std::env::temp_dir().join(format!("spin-demo-{}", std::process::id()));
         write(&dir).unwrap();
-        let files = ["train.jsonl", "test.jsonl", "model/config.json", "model/generation_config.json",
-            "model/tokenizer_config.json", "model/tokenizer.json"];
+        let files = [
+            "train.jsonl",
+            "test.jsonl",
+            "model/config.json",
+            "model/generation_config.json",
+            "model/tokenizer_config.json",
+            "model/tokenizer.json",
+        ];
         for file in files {
             let (a, b) = (std::fs::read(shipped.join(file)).unwrap(), std::fs::read(dir.join(file)).unwrap());
             assert!(a == b, "data/raw/demo/{file} is not what make-demo writes; run it and commit");

@@ -37,7 +37,11 @@ fn rows_that_cannot_be_used() {
     let project = with_row(&format!(r#"{{"question": "{long}", "answer": "a"}}"#));
     project.run(IMPORT);
     for stage in ["spin-fit --sft"] {
-        project.fails(stage, 3, &["row \"000000\"", "demonstrations/tiny/train@v1", "template.max_prompt_length = 60", "overlong"]);
+        project.fails(
+            stage,
+            3,
+            &["row \"000000\"", "demonstrations/tiny/train@v1", "template.max_prompt_length = 60", "overlong"],
+        );
     }
     project.edit("run.toml", "max_length = 110", "max_length = 110\noverlong = \"drop\"");
     project.run("spin-fit --sft --set sft.schedule_epochs=0.2 --set sft.stop_epoch=0.2");
@@ -85,7 +89,11 @@ fn damage_in_the_store_stops_the_stages_that_read_it() {
     let mut bad = good.clone();
     bad[good.len() / 3] ^= 4;
     std::fs::write(&part, &bad).unwrap();
-    project.fails("spin-pair --iteration 0", 3, &["part-00002.parquet", "does not have the digest in its manifest", "run its stage again"]);
+    project.fails(
+        "spin-pair --iteration 0",
+        3,
+        &["part-00002.parquet", "does not have the digest in its manifest", "run its stage again"],
+    );
     std::fs::remove_file(&part).unwrap();
     project.fails("spin-pair --iteration 0", 3, &["part-00002.parquet", "missing"]);
     std::fs::write(&part, &good).unwrap();
@@ -95,8 +103,16 @@ fn damage_in_the_store_stops_the_stages_that_read_it() {
     let parent = project.path("store/samples/tiny/iter-0");
     let aside = project.path("aside");
     std::fs::rename(&parent, &aside).unwrap();
-    project.fails("spin-store verify --store store", 4, &["pairs/tiny/iter-0@v1", "its parent samples/tiny/iter-0@v1 is not there"]);
-    project.fails("spin-store lineage pairs/tiny/iter-0 --store store", 3, &["samples/tiny/iter-0@v1 is not there", "restore the parent"]);
+    project.fails(
+        "spin-store verify --store store",
+        4,
+        &["pairs/tiny/iter-0@v1", "its parent samples/tiny/iter-0@v1 is not there"],
+    );
+    project.fails(
+        "spin-store lineage pairs/tiny/iter-0 --store store",
+        3,
+        &["samples/tiny/iter-0@v1 is not there", "restore the parent"],
+    );
     project.fails("spin-fit --iteration 0", 3, &["spin-sample run.toml --iteration 0"]);
     std::fs::rename(&aside, &parent).unwrap();
     project.run("spin-store verify --store store");
@@ -122,11 +138,14 @@ fn models_that_cannot_be_used() {
     std::fs::rename(project.path("config.json"), project.path("model/config.json")).unwrap();
 
     let config = std::fs::read_to_string(project.path("model/config.json")).unwrap();
-    project.write("model/config.json", &config.replace("LlamaForCausalLM", "GPT2LMHeadModel").replace("\"llama\"", "\"gpt2\""));
+    project.write(
+        "model/config.json",
+        &config.replace("LlamaForCausalLM", "GPT2LMHeadModel").replace("\"llama\"", "\"gpt2\""),
+    );
     project.run(IMPORT);
     project.fails("spin-fit --sft", 3, &["config.json", "GPT2LMHeadModel", "LlamaForCausalLM"]);
 
-    project.write("model/config.json", &config.replace("\"vocab_size\": 416", "\"vocab_size\": 300"));
+    project.write("model/config.json", &config.replace("\"vocab_size\": 460", "\"vocab_size\": 300"));
     project.run(IMPORT);
     project.fails("spin-fit --sft", 3, &["300", "vocab"]);
 

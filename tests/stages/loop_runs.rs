@@ -30,7 +30,9 @@ fn two_rounds_from_import_to_table() {
 
     // The last score reaches the demonstrations, the sources and the seed.
     let lineage = project.run("spin-store lineage scores/tiny/iter-2 --store store");
-    for part in ["demonstrations/tiny/train@v1", "file:train.jsonl", "pairs/tiny/iter-1@v1", "seed 7", "model/tiny/base@v1"] {
+    for part in
+        ["demonstrations/tiny/train@v1", "file:train.jsonl", "pairs/tiny/iter-1@v1", "seed 7", "model/tiny/base@v1"]
+    {
         assert!(lineage.contains(part), "no {part} in\n{lineage}");
     }
     let verified = project.run("spin-store verify --store store");

@@ -8,21 +8,19 @@ use spin_store::Store;
 use spin_store::graph::Graph;
 use spin_store::run::RunFile;
 
-/// The directory of the programs, built once with the profile of the tests.
+/// The directory of the programs. `cargo test` builds no program of another
+/// package, so the test command builds them first.
 pub fn programs() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-        let build = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--workspace", "--bins"])
-            .current_dir(root)
-            .stdin(Stdio::null())
-            .output()
-            .expect("cargo runs");
-        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
         // target/release/deps/stages-… -> target/release
         let exe = std::env::current_exe().expect("a path");
-        exe.parent().and_then(Path::parent).expect("target/release").to_path_buf()
+        let dir = exe.parent().and_then(Path::parent).expect("target/release").to_path_buf();
+        for program in ["spin-store", "spin-sample", "spin-pair", "spin-fit", "spin-bench"] {
+            let path = dir.join(program);
+            assert!(path.exists(), "{} is not built; run `cargo build --release --workspace` first", path.display());
+        }
+        dir
     })
 }
 
@@ -185,9 +183,10 @@ impl Project {
             if line.contains(until) {
                 return;
             }
-            let line = line.replace(" run.toml", "");
-            let line = if line == "spin-store import" { "spin-store import run.toml" } else { &line };
-            self.run(line);
+            match line.starts_with("spin-store") {
+                true => self.run(line),
+                false => self.run(&line.replace(" run.toml", "")),
+            };
         }
     }
 

@@ -20,8 +20,7 @@ fn every_run_file_that_ships_can_be_read() {
 #[test]
 fn zephyr_is_the_papers_ladder() {
     let run = RunFile::load(&shipped("pipelines/zephyr-7b.toml"), &[]).unwrap();
-    let ladder: Vec<(f64, f64)> =
-        (0..4).map(|t| run.fit_at(t).map(|f| (f.learning_rate, f.beta)).unwrap()).collect();
+    let ladder: Vec<(f64, f64)> = (0..4).map(|t| run.fit_at(t).map(|f| (f.learning_rate, f.beta)).unwrap()).collect();
     assert_eq!(ladder, [(5e-7, 0.1), (5e-7, 0.1), (1e-7, 0.1), (1e-7, 5.0)]);
     let fit = run.fit_at(0).unwrap();
     assert_eq!((fit.batch_size, fit.schedule_epochs, fit.stop_epoch, fit.warmup_ratio), (64, 6.0, 2.0, 0.1));

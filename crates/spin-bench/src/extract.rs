@@ -166,10 +166,7 @@ mod tests {
             // As text, not as a number.
             assert!(!exact_match(strict("#### 360.0").as_deref(), reference));
             assert!(!exact_match(strict("#### 0360").as_deref(), reference));
-            assert!(!exact_match(
-                flexible("360 pencils, or 15 boxes").as_deref(),
-                reference
-            ));
+            assert!(!exact_match(flexible("360 pencils, or 15 boxes").as_deref(), reference));
             assert!(!exact_match(strict("360").as_deref(), reference));
         }
     }

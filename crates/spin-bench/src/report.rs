@@ -128,10 +128,8 @@ impl Table {
     }
 
     fn grid(&self, markdown: bool) -> String {
-        let columns: Vec<Column> = columns()
-            .into_iter()
-            .filter(|c| self.lines.iter().any(|l| Self::parts(l, c).next().is_some()))
-            .collect();
+        let columns: Vec<Column> =
+            columns().into_iter().filter(|c| self.lines.iter().any(|l| Self::parts(l, c).next().is_some())).collect();
         let mut cells: Vec<Vec<String>> = Vec::new();
         let mut head = vec!["model".to_owned()];
         head.extend(columns.iter().map(|c| c.title.to_owned()));
@@ -141,13 +139,21 @@ impl Table {
         cells.push(head);
         for (i, line) in self.lines.iter().enumerate() {
             let mut row = vec![line.model.to_string()];
-            row.extend(columns.iter().map(|c| Self::estimate(line, c).map_or_else(|| "-".into(), |e| shown(&e, false))));
+            row.extend(
+                columns.iter().map(|c| Self::estimate(line, c).map_or_else(|| "-".into(), |e| shown(&e, false))),
+            );
             if let Some(c) = columns.first() {
                 let difference = (i > 0).then(|| self.difference(line, c)).flatten();
                 row.push(difference.map_or_else(String::new, |d| {
                     let gain = if c.higher_is_better { d.value } else { -d.value };
                     let verdict = match d.interval95() {
-                        Some((low, high)) if low > 0.0 || high < 0.0 => if gain > 0.0 { " better" } else { " worse" },
+                        Some((low, high)) if low > 0.0 || high < 0.0 => {
+                            if gain > 0.0 {
+                                " better"
+                            } else {
+                                " worse"
+                            }
+                        }
                         _ => " (within noise)",
                     };
                     shown(&d, true) + verdict
@@ -219,4 +225,3 @@ pub fn headline(results: &Value) -> String {
         .collect();
     parts.join(", ")
 }
-

@@ -43,11 +43,7 @@ pub fn mean(values: &[f64]) -> Option<Estimate> {
     let value = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|x| (x - value) * (x - value)).sum();
     let stderr = (rows > 1).then(|| (squares / (n - 1.0)).sqrt() / n.sqrt());
-    Some(Estimate {
-        rows,
-        value,
-        stderr,
-    })
+    Some(Estimate { rows, value, stderr })
 }
 
 /// The share of rows that are right.
@@ -73,11 +69,7 @@ pub struct Part {
 /// or where all weights are zero.
 pub fn ratio(parts: &[Part]) -> Option<Estimate> {
     let (value, influence) = influence(parts.iter().copied())?;
-    Some(Estimate {
-        rows: parts.len(),
-        value,
-        stderr: spread(&influence),
-    })
+    Some(Estimate { rows: parts.len(), value, stderr: spread(&influence) })
 }
 
 /// The mean difference `first - second` of two models on the same rows. Pairing takes the difficulty
@@ -92,16 +84,8 @@ pub fn paired_difference(rows: &[(f64, f64)]) -> Option<Estimate> {
 pub fn paired_ratio_difference(rows: &[(Part, Part)]) -> Option<Estimate> {
     let (first, of_first) = influence(rows.iter().map(|row| row.0))?;
     let (second, of_second) = influence(rows.iter().map(|row| row.1))?;
-    let influence: Vec<f64> = of_first
-        .iter()
-        .zip(&of_second)
-        .map(|(a, b)| a - b)
-        .collect();
-    Some(Estimate {
-        rows: rows.len(),
-        value: first - second,
-        stderr: spread(&influence),
-    })
+    let influence: Vec<f64> = of_first.iter().zip(&of_second).map(|(a, b)| a - b).collect();
+    Some(Estimate { rows: rows.len(), value: first - second, stderr: spread(&influence) })
 }
 
 /// A ratio of sums and how far each row pulls it, to first order.
@@ -133,10 +117,7 @@ mod tests {
 
     #[track_caller]
     fn assert_close(found: f64, expected: f64) {
-        assert!(
-            (found - expected).abs() <= 1e-12 * expected.abs().max(1.0),
-            "{found} != {expected}"
-        );
+        assert!((found - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{found} != {expected}");
     }
 
     #[track_caller]
@@ -149,15 +130,10 @@ mod tests {
     // Python: mu = sum(v)/n; sqrt(sum((x - mu)**2 for x in v)/(n - 1))/sqrt(n)
     #[test]
     fn means_and_their_errors() {
-        let hits = [
-            true, false, true, true, false, false, true, true, true, false,
-        ];
+        let hits = [true, false, true, true, false, false, true, true, true, false];
         assert_estimate(proportion(&hits), 0.6, 0.16329931618554522);
         // For 0 and 1 that is sqrt(p (1 - p) / (n - 1)) = sqrt(0.24 / 9).
-        assert_close(
-            proportion(&hits).unwrap().stderr.unwrap(),
-            (0.24_f64 / 9.0).sqrt(),
-        );
+        assert_close(proportion(&hits).unwrap().stderr.unwrap(), (0.24_f64 / 9.0).sqrt());
         assert_estimate(mean(&[0.5, -1.25, 3.0, 2.75]), 1.25, 1.005194840151235);
         let (low, high) = proportion(&hits).unwrap().interval95().unwrap();
         assert_close(low, 0.2799333402763314);
@@ -169,29 +145,12 @@ mod tests {
         assert_eq!(mean(&[]), None);
         assert_eq!(proportion(&[]), None);
         assert_eq!(ratio(&[]), None);
-        assert_eq!(
-            ratio(&[Part {
-                sum: 1.0,
-                weight: 0.0
-            }]),
-            None
-        );
+        assert_eq!(ratio(&[Part { sum: 1.0, weight: 0.0 }]), None);
         assert_eq!(paired_difference(&[]), None);
         assert_eq!(paired_ratio_difference(&[]), None);
         let one = mean(&[0.5]).unwrap();
-        assert_eq!(
-            (one.rows, one.value, one.stderr, one.interval95()),
-            (1, 0.5, None, None)
-        );
-        assert_eq!(
-            ratio(&[Part {
-                sum: 3.0,
-                weight: 2.0
-            }])
-            .unwrap()
-            .stderr,
-            None
-        );
+        assert_eq!((one.rows, one.value, one.stderr, one.interval95()), (1, 0.5, None, None));
+        assert_eq!(ratio(&[Part { sum: 3.0, weight: 2.0 }]).unwrap().stderr, None);
     }
 
     const WEIGHTS: [f64; 4] = [2.0, 5.0, 3.0, 4.0];
@@ -208,9 +167,7 @@ mod tests {
         let rows = parts([4.0, 10.5, 3.25, 7.0]);
         assert_estimate(ratio(&rows), 1.7678571428571428, 0.2212486337453728);
         // Equal weights: the mean of the quotients.
-        let equal: Vec<Part> = [2.0, 4.0, 9.0]
-            .map(|sum| Part { sum, weight: 2.0 })
-            .to_vec();
+        let equal: Vec<Part> = [2.0, 4.0, 9.0].map(|sum| Part { sum, weight: 2.0 }).to_vec();
         let quotients = mean(&[1.0, 2.0, 4.5]).unwrap();
         assert_estimate(ratio(&equal), quotients.value, quotients.stderr.unwrap());
     }

@@ -35,14 +35,11 @@ pub fn gsm8k(rows: &[Demonstration], samples: &[Sample], decoding: Decoding, tab
             problem: problem.into(),
             remedy: remedy.into(),
         };
-        let target = extract::gold(&row.response).ok_or_else(|| {
-            bad("its answer has no `#### number`", "take \"gsm8k\" out of bench.tasks for such data")
-        })?;
+        let target = extract::gold(&row.response)
+            .ok_or_else(|| bad("its answer has no `#### number`", "take \"gsm8k\" out of bench.tasks for such data"))?;
         // A prompt over the length limit was dropped by the sampler: wrong.
         let text = by_row.get(row.row_id.as_str()).map(|s| s.response.as_str());
-        for (filter, find) in
-            [(STRICT, extract::strict as fn(&str) -> Option<String>), (FLEXIBLE, extract::flexible)]
-        {
+        for (filter, find) in [(STRICT, extract::strict as fn(&str) -> Option<String>), (FLEXIBLE, extract::flexible)] {
             let prediction = text.and_then(find);
             out.push(ScoreRow {
                 task: "gsm8k".into(),
@@ -63,7 +60,12 @@ type Answer = (Vec<u32>, Vec<u32>);
 
 /// Summed log-probabilities of answers and how many tokens they have;
 /// `None` for an answer that does not fit the model's context.
-fn logps(model: &CausalLm, answers: &[Answer], batch_size: usize, done: &mut dyn FnMut(u64)) -> Result<Vec<Option<f64>>> {
+fn logps(
+    model: &CausalLm,
+    answers: &[Answer],
+    batch_size: usize,
+    done: &mut dyn FnMut(u64),
+) -> Result<Vec<Option<f64>>> {
     let context = model.config().max_position_embeddings;
     let fits: Vec<usize> = (0..answers.len()).filter(|&i| answers[i].0.len() + answers[i].1.len() <= context).collect();
     let mut out = vec![None; answers.len()];

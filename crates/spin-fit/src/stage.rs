@@ -222,7 +222,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 fn copy_companions(start: &Artifact, dir: &Path) -> Result<()> {
     let made_here = ["config.json", "README.md", "training_metrics.jsonl", "model.safetensors.index.json"];
     for file in &start.manifest.files {
-        let skip = made_here.contains(&file.path.as_str()) || file.path.ends_with(".safetensors") || file.path.contains('/');
+        let skip =
+            made_here.contains(&file.path.as_str()) || file.path.ends_with(".safetensors") || file.path.contains('/');
         if !skip {
             let from = start.dir.join(&file.path);
             std::fs::copy(&from, dir.join(&file.path)).map_err(StoreError::io("copy", &from))?;

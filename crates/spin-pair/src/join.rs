@@ -62,7 +62,12 @@ pub const FATES: [&str; 5] = ["no_demonstration", "empty", "identical", "over_le
 /// # Errors
 /// When a prompt was sampled from other tokens than the demonstration has
 /// now, a (row, sample) stands twice, or polars fails.
-pub fn join(demonstrations: &[RealAnswer], tables: &[SampleTable], eos: &[u32], max_length: usize) -> Result<JoinResult> {
+pub fn join(
+    demonstrations: &[RealAnswer],
+    tables: &[SampleTable],
+    eos: &[u32],
+    max_length: usize,
+) -> Result<JoinResult> {
     let real = demonstrations_frame(demonstrations)?.lazy();
     let mut frames = Vec::new();
     for table in tables {
@@ -130,8 +135,7 @@ fn read_back(frame: &DataFrame, demonstrations: &[RealAnswer], tables: &[SampleT
     let responses = frame.column("response")?.str()?;
     let fates = frame.column("fate")?.str()?;
     let same_prompt = frame.column("same_prompt")?.bool()?;
-    let mut result =
-        JoinResult { pairs: Vec::new(), counts: FATES.map(|f| (f.to_owned(), 0)).into_iter().collect() };
+    let mut result = JoinResult { pairs: Vec::new(), counts: FATES.map(|f| (f.to_owned(), 0)).into_iter().collect() };
     let mut previous = None;
     for i in 0..frame.height() {
         let fate = fates.get(i).unwrap_or("unknown");
@@ -145,10 +149,7 @@ fn read_back(frame: &DataFrame, demonstrations: &[RealAnswer], tables: &[SampleT
             Err(PairError::Mismatch { table: table.unwrap_or_default(), problem, remedy: remedy.into() })
         };
         if previous == Some((iteration, row, sample_index)) {
-            return mismatch(
-                format!("sample {sample_index} of row {row_id:?} stands twice"),
-                "make the samples again",
-            );
+            return mismatch(format!("sample {sample_index} of row {row_id:?} stands twice"), "make the samples again");
         }
         previous = Some((iteration, row, sample_index));
         if same_prompt.get(i) != Some(true) {
@@ -218,10 +219,7 @@ mod tests {
         let second = table(dir.path(), 1, &[sample("a", 0, &[6, EOS]), sample("b", 0, &[6, 6])]);
         let result = join(&demonstrations, &[first, second], &[EOS], 6).unwrap();
         let counts: Vec<(&str, u64)> = result.counts.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        assert_eq!(
-            counts,
-            [("empty", 1), ("identical", 1), ("kept", 3), ("no_demonstration", 1), ("over_length", 1)]
-        );
+        assert_eq!(counts, [("empty", 1), ("identical", 1), ("kept", 3), ("no_demonstration", 1), ("over_length", 1)]);
         let keys: Vec<_> = result.pairs.iter().map(|p| (p.iteration, p.row, p.sample_index)).collect();
         assert_eq!(keys, [(0, 1, 1), (1, 0, 0), (1, 1, 0)]);
         assert_eq!(result.pairs[0].generated_ids, [8, EOS]);

@@ -28,7 +28,12 @@ fn main() -> ExitCode {
         let (artifact, made) = stage::run(&Graph::new(&run, &store), cli.iteration, spin_cli::environment())?;
         if made {
             let fates = &artifact.manifest.facts["fates"];
-            say(&format!("made {}: {} pairs of {fates}, {}", artifact.reference(), artifact.manifest.rows(), spin_cli::cost()));
+            say(&format!(
+                "made {}: {} pairs of {fates}, {}",
+                artifact.reference(),
+                artifact.manifest.rows(),
+                spin_cli::cost()
+            ));
         } else {
             say(&format!("{} is already there", artifact.reference()));
         }

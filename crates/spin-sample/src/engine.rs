@@ -227,9 +227,9 @@ impl Pool {
         std::thread::scope(|scope| {
             let work = &work;
             let threads: Vec<_> = self.engines.iter().map(|engine| scope.spawn(move || work(engine))).collect();
-            threads
-                .into_iter()
-                .try_for_each(|t| t.join().unwrap_or_else(|_| Err(SampleError::Engine("an engine's thread died".into()))))
+            threads.into_iter().try_for_each(|t| {
+                t.join().unwrap_or_else(|_| Err(SampleError::Engine("an engine's thread died".into())))
+            })
         })?;
         Ok(answers.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect())
     }

@@ -42,7 +42,9 @@ pub enum SampleError {
     #[error("mistral.rs failed while generating ({0}); the finished parts are kept, run this again")]
     Engine(String),
     /// The model gives no numbers.
-    #[error("the model gives NaN or infinite logits for row {row_id:?}; its weights are broken, check the training log")]
+    #[error(
+        "the model gives NaN or infinite logits for row {row_id:?}; its weights are broken, check the training log"
+    )]
     NotFinite {
         /// The demonstration's id.
         row_id: String,

@@ -52,10 +52,9 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     };
     let mut exit = Exit::Done;
     let tasks = match (cli.bench, &model) {
-        (true, _) => vec![
-            Task::bench(&graph, &model, Decoding::Sampled)?,
-            Task::bench(&graph, &model, Decoding::Greedy)?,
-        ],
+        (true, _) => {
+            vec![Task::bench(&graph, &model, Decoding::Sampled)?, Task::bench(&graph, &model, Decoding::Greedy)?]
+        }
         (false, ModelId::Iteration(t)) => vec![Task::iteration(&graph, *t)?],
         (false, ModelId::Baseline(_)) => unreachable!("--baseline requires --bench"),
     };

@@ -42,10 +42,11 @@ impl Key {
 pub struct Step(u64);
 
 impl Step {
-    /// Uniform on the open interval (0, 1), with 53 bits.
+    /// Uniform on the open interval (0, 1), with 52 bits: with one more the
+    /// largest would round to 1.
     pub fn uniform(self, token: u64) -> f64 {
         let bits = mix(self.0.wrapping_add((token + 1).wrapping_mul(GOLDEN)));
-        ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+        ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64
     }
 
     /// Standard Gumbel: −ln(−ln U).
@@ -54,8 +55,8 @@ impl Step {
     }
 }
 
-/// No [`Step::gumbel`] is larger: U ≤ 1 − 2⁻⁵⁴.
-pub const LARGEST_GUMBEL: f64 = 37.5;
+/// No [`Step::gumbel`] is larger: U ≤ 1 − 2⁻⁵³.
+pub const LARGEST_GUMBEL: f64 = 37.0;
 
 #[cfg(test)]
 mod tests {
@@ -102,7 +103,7 @@ mod tests {
         let z = product / n as f64 * 12.0 * (n as f64).sqrt();
         assert!(z.abs() < 4.0, "z {z}");
         assert!(Step(0).gumbel(0).abs() < LARGEST_GUMBEL);
-        let largest = -(-(1.0 - 0.5 / (1u64 << 53) as f64).ln()).ln();
+        let largest = -(-(((1u64 << 52) as f64 - 0.5) / (1u64 << 52) as f64).ln()).ln();
         assert!(largest < LARGEST_GUMBEL, "{largest}");
     }
 }

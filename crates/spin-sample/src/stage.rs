@@ -177,9 +177,10 @@ impl ModelShape {
         let config: Value = serde_json::from_str(&text)
             .map_err(|e| StoreError::corrupt(&path, format!("is not valid JSON ({e})"), remedy))?;
         let number = |key: &str| {
-            config[key].as_u64().map(|n| n as usize).ok_or_else(|| {
-                SampleError::from(StoreError::corrupt(&path, format!("has no number {key:?}"), remedy))
-            })
+            config[key]
+                .as_u64()
+                .map(|n| n as usize)
+                .ok_or_else(|| SampleError::from(StoreError::corrupt(&path, format!("has no number {key:?}"), remedy)))
         };
         // mistral.rs 0.8.1 knows no head_dim: it would run another model.
         if let Some(head_dim) = config["head_dim"].as_u64().map(|n| n as usize)

@@ -63,7 +63,9 @@ pub enum StoreError {
         remedy: String,
     },
     /// A reference cannot be read.
-    #[error("{reference:?} is not a reference; write kind/name, kind/name@v3, kind/name@latest or kind/name@<digest prefix>, with one of the kinds {kinds}")]
+    #[error(
+        "{reference:?} is not a reference; write kind/name, kind/name@v3, kind/name@latest or kind/name@<digest prefix>, with one of the kinds {kinds}"
+    )]
     BadReference {
         /// What was given.
         reference: String,

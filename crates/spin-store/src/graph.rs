@@ -404,10 +404,7 @@ impl<'a> Graph<'a> {
             name: self.name(ModelId::Iteration(t)),
             stage: Self::stage("spin-fit reference", stage_version::REFERENCE),
             params: json!({"dtype": "f32", "micro_batch_size": micro_batch}),
-            parents: vec![
-                self.model(&ModelId::Iteration(t))?.as_parent("model"),
-                self.pairs(t)?.as_parent("pairs"),
-            ],
+            parents: vec![self.model(&ModelId::Iteration(t))?.as_parent("model"), self.pairs(t)?.as_parent("pairs")],
         })
     }
 
@@ -426,10 +423,8 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When the model or its answers are missing.
     pub fn scores_recipe(&self, model: &ModelId) -> Result<Recipe> {
-        let mut parents = vec![
-            self.model(model)?.as_parent("model"),
-            self.demonstrations(Split::Test)?.as_parent("demonstrations"),
-        ];
+        let mut parents =
+            vec![self.model(model)?.as_parent("model"), self.demonstrations(Split::Test)?.as_parent("demonstrations")];
         let tasks = &self.run.bench.tasks;
         if tasks.iter().any(|t| t == "gsm8k") {
             parents.push(self.bench_samples(model, Decoding::Sampled)?.as_parent("samples sampled"));

@@ -162,16 +162,11 @@ impl Manifest {
         let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
         let remedy = "restore it from a copy, or delete this version and run the stage that made it again";
         let corrupt = |problem: String| StoreError::corrupt(&path, problem, remedy);
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|e| corrupt(format!("is not valid JSON ({e})")))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| corrupt(format!("is not valid JSON ({e})")))?;
         if let Some(found) = value.get("layout").and_then(Value::as_u64)
             && found > u64::from(LAYOUT)
         {
-            return Err(StoreError::TooNew {
-                path,
-                found: u32::try_from(found).unwrap_or(u32::MAX),
-                known: LAYOUT,
-            });
+            return Err(StoreError::TooNew { path, found: u32::try_from(found).unwrap_or(u32::MAX), known: LAYOUT });
         }
         let manifest: Manifest =
             serde_json::from_value(value).map_err(|e| corrupt(format!("is not a manifest ({e})")))?;

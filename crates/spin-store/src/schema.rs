@@ -67,15 +67,10 @@ pub trait Row: Sized {
     /// # Errors
     /// When it cannot be written.
     fn write_part(path: &Path, rows: &[Self], identity: &str, part: usize) -> Result<()> {
-        let batch = RecordBatch::try_new(Self::schema(), Self::to_columns(rows)).map_err(|e| {
-            StoreError::corrupt(path, format!("rows do not fit their schema ({e})"), "report it")
-        })?;
-        let label = PartLabel {
-            kind: Self::KIND.dir(),
-            schema_version: Self::SCHEMA_VERSION,
-            identity: identity.into(),
-            part,
-        };
+        let batch = RecordBatch::try_new(Self::schema(), Self::to_columns(rows))
+            .map_err(|e| StoreError::corrupt(path, format!("rows do not fit their schema ({e})"), "report it"))?;
+        let label =
+            PartLabel { kind: Self::KIND.dir(), schema_version: Self::SCHEMA_VERSION, identity: identity.into(), part };
         table::write(path, &batch, &label)
     }
 
@@ -236,10 +231,8 @@ fn id_lists<'a>(values: impl Iterator<Item = &'a [u32]>) -> ArrayRef {
 
 fn message_lists<'a>(values: impl Iterator<Item = &'a [Message]>) -> ArrayRef {
     let item = Field::new("item", DataType::Struct(message_fields()), false);
-    let inner = StructBuilder::new(
-        message_fields(),
-        vec![Box::new(StringBuilder::new()), Box::new(StringBuilder::new())],
-    );
+    let inner =
+        StructBuilder::new(message_fields(), vec![Box::new(StringBuilder::new()), Box::new(StringBuilder::new())]);
     let mut builder = ListBuilder::new(inner).with_field(item);
     for messages in values {
         for message in messages {

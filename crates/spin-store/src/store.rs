@@ -434,10 +434,7 @@ impl Artifact {
     /// # Errors
     /// When the directory cannot be read at all.
     pub fn problems(&self) -> Result<Vec<StoreError>> {
-        let remedy = format!(
-            "delete {} and run its stage again, or restore it from a copy",
-            self.dir.display()
-        );
+        let remedy = format!("delete {} and run its stage again, or restore it from a copy", self.dir.display());
         let mut problems = Vec::new();
         for file in &self.manifest.files {
             let path = self.dir.join(&file.path);
@@ -470,12 +467,7 @@ impl Artifact {
 
     /// Paths of the Parquet parts, in order.
     pub fn parts(&self) -> Vec<PathBuf> {
-        self.manifest
-            .files
-            .iter()
-            .filter(|f| f.path.ends_with(".parquet"))
-            .map(|f| self.dir.join(&f.path))
-            .collect()
+        self.manifest.files.iter().filter(|f| f.path.ends_with(".parquet")).map(|f| self.dir.join(&f.path)).collect()
     }
 
     /// This artifact as an input.

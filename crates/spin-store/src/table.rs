@@ -60,7 +60,8 @@ pub fn write(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<()> 
         .set_key_value_metadata(Some(metadata))
         .build();
     let mut bytes = Vec::new();
-    let failed = |e: parquet::errors::ParquetError| StoreError::corrupt(path, format!("cannot be encoded ({e})"), "report it");
+    let failed =
+        |e: parquet::errors::ParquetError| StoreError::corrupt(path, format!("cannot be encoded ({e})"), "report it");
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     writer.close().map_err(failed)?;
@@ -96,12 +97,8 @@ pub fn read(path: &Path, schema: &Arc<Schema>) -> Result<RecordBatch> {
             return Err(StoreError::corrupt(path, format!("has no column {:?}", field.name()), remedy));
         };
         if !column.data_type().equals_datatype(field.data_type()) {
-            let problem = format!(
-                "column {:?} has type {}, expected {}",
-                field.name(),
-                column.data_type(),
-                field.data_type()
-            );
+            let problem =
+                format!("column {:?} has type {}, expected {}", field.name(), column.data_type(), field.data_type());
             return Err(StoreError::corrupt(path, problem, remedy));
         }
         if !field.is_nullable() && column.null_count() > 0 {
@@ -126,7 +123,11 @@ pub fn rows_digest(path: &Path) -> Result<(u64, String)> {
         hash_text(&mut hasher, field.name());
         hash_text(&mut hasher, &field.data_type().to_string());
         hash_array(&mut hasher, column.as_ref()).map_err(|t| {
-            StoreError::corrupt(path, format!("column {:?} has type {t}, which has no digest rule", field.name()), "report it")
+            StoreError::corrupt(
+                path,
+                format!("column {:?} has type {t}, which has no digest rule", field.name()),
+                "report it",
+            )
         })?;
     }
     Ok((batch.num_rows() as u64, hasher.finalize().to_hex().to_string()))

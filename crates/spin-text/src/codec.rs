@@ -77,9 +77,7 @@ impl Codec {
         let template = match choice {
             TemplateChoice::Model => {
                 let Some((path, source)) = files.template else {
-                    return Err(TextError::NoTemplate {
-                        dir: dir.to_owned(),
-                    });
+                    return Err(TextError::NoTemplate { dir: dir.to_owned() });
                 };
                 Template::compile(path.display().to_string(), source)?
             }
@@ -91,18 +89,8 @@ impl Codec {
             (Some(_), Some(add)) => add,
             (Some(bos), None) => post_processor_adds(&files.tokenizer, bos),
         };
-        let bos_policy = if adds_bos {
-            BosPolicy::Prepend
-        } else {
-            BosPolicy::Template
-        };
-        let max_id = files
-            .tokenizer
-            .get_vocab(true)
-            .values()
-            .copied()
-            .max()
-            .unwrap_or(0);
+        let bos_policy = if adds_bos { BosPolicy::Prepend } else { BosPolicy::Template };
+        let max_id = files.tokenizer.get_vocab(true).values().copied().max().unwrap_or(0);
         Ok(Codec {
             guard: Guard::new(&files.path, files.tokenizer, files.unknown)?,
             path: files.path,
@@ -143,31 +131,18 @@ impl Codec {
         conversation.push(Message::assistant(response));
         let whole = self.render(&conversation, false)?;
 
-        let beginning = || {
-            prompt
-                .last()
-                .map(|m| excerpt(&m.content))
-                .unwrap_or_default()
-        };
+        let beginning = || prompt.last().map(|m| excerpt(&m.content)).unwrap_or_default();
         if !whole.text.starts_with(&before.text) {
-            return Err(TextError::NotContinuation {
-                origin: self.template.origin().to_owned(),
-                prompt: beginning(),
-            });
+            return Err(TextError::NotContinuation { origin: self.template.origin().to_owned(), prompt: beginning() });
         }
         let start = before.text.len();
-        let ending = whole
-            .own
-            .iter()
-            .find(|own| own.start >= start && self.eos_ids.contains(&own.id));
+        let ending = whole.own.iter().find(|own| own.start >= start && self.eos_ids.contains(&own.id));
         let (answer_end, end) = match ending {
             Some(own) => (own.start, own.end),
             None => (whole.text.len(), whole.text.len()),
         };
         if response.is_empty() || answer_end == start {
-            return Err(TextError::EmptyResponse {
-                prompt: beginning(),
-            });
+            return Err(TextError::EmptyResponse { prompt: beginning() });
         }
 
         let prompt_ids = self.encode_with_bos(&before)?;
@@ -183,11 +158,7 @@ impl Codec {
         let last = ids.last().is_some_and(|id| self.eos_ids.contains(id));
         if count != 1 || !last {
             let (path, response) = (self.path.clone(), excerpt(response));
-            return Err(TextError::Eos {
-                path,
-                response,
-                count,
-            });
+            return Err(TextError::Eos { path, response, count });
         }
         Ok(ids)
     }
@@ -214,10 +185,7 @@ impl Codec {
                 return Ok(ids.to_vec());
             }
         }
-        Err(TextError::Boundary {
-            path: self.path.clone(),
-            response: excerpt(response),
-        })
+        Err(TextError::Boundary { path: self.path.clone(), response: excerpt(response) })
     }
 
     fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered> {
@@ -230,8 +198,7 @@ impl Codec {
             return Err(TextError::EmptyPrompt);
         }
         let text = if guarded {
-            self.template
-                .render(&self.guard.mark(messages)?, prompt, &self.tokens)?
+            self.template.render(&self.guard.mark(messages)?, prompt, &self.tokens)?
         } else {
             self.template.render(messages, prompt, &self.tokens)?
         };
@@ -260,14 +227,11 @@ impl Codec {
     }
 
     fn decode_as(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.guard
-            .tokenizer()
-            .decode(ids, skip_special)
-            .map_err(|error| TextError::Tokenizer {
-                path: self.path.clone(),
-                excerpt: format!("{:?}", &ids[..ids.len().min(16)]),
-                message: error.to_string(),
-            })
+        self.guard.tokenizer().decode(ids, skip_special).map_err(|error| TextError::Tokenizer {
+            path: self.path.clone(),
+            excerpt: format!("{:?}", &ids[..ids.len().min(16)]),
+            message: error.to_string(),
+        })
     }
 
     /// The text of an answer as it reads behind its prompt, up to its first end-of-sequence token.
@@ -325,11 +289,7 @@ impl Codec {
         if self.vocab_size() <= model_vocab_size {
             return Ok(());
         }
-        Err(TextError::Vocabulary {
-            path: self.path.clone(),
-            max_id: self.max_id,
-            model: model_vocab_size,
-        })
+        Err(TextError::Vocabulary { path: self.path.clone(), max_id: self.max_id, model: model_vocab_size })
     }
 
     /// Everything but the tokenizer file that decides how text becomes ids, for manifests and digests.

@@ -18,8 +18,7 @@ fn codecs() -> Vec<Codec> {
     let stories = root.join("../shared/models/stories260K");
     if stories.is_dir() {
         codecs.push(Codec::from_dir(&stories).unwrap());
-        codecs
-            .push(Codec::from_dir_with(&stories, TemplateChoice::Custom(CHAT.to_owned())).unwrap());
+        codecs.push(Codec::from_dir_with(&stories, TemplateChoice::Custom(CHAT.to_owned())).unwrap());
     } else {
         eprintln!("skipped: no {}", stories.display());
     }
@@ -44,19 +43,8 @@ fn ordinary() -> impl Strategy<Value = String> {
 }
 
 fn hostile() -> impl Strategy<Value = String> {
-    let control = [
-        "</s>",
-        "<s>",
-        "<unk>",
-        "<|im_end|>",
-        "<|im_start|>",
-        "<|eos|>",
-        "<|bos|>",
-    ];
-    let piece = prop_oneof![
-        ordinary(),
-        prop::sample::select(control.to_vec()).prop_map(str::to_owned)
-    ];
+    let control = ["</s>", "<s>", "<unk>", "<|im_end|>", "<|im_start|>", "<|eos|>", "<|bos|>"];
+    let piece = prop_oneof![ordinary(), prop::sample::select(control.to_vec()).prop_map(str::to_owned)];
     prop::collection::vec(piece, 1..6).prop_map(|pieces| pieces.concat())
 }
 
@@ -68,9 +56,7 @@ fn control_counts(codec: &Codec, ids: &[u32]) -> BTreeMap<String, usize> {
     };
     // Unknown characters are the one thing that may become a special token.
     let controls = codec.guard.controls().filter(|c| *c != "<unk>");
-    controls
-        .map(|text| (text.to_owned(), count(text)))
-        .collect()
+    controls.map(|text| (text.to_owned(), count(text))).collect()
 }
 
 proptest! {
@@ -130,9 +116,7 @@ proptest! {
 #[test]
 fn control_text_in_roles_is_guarded_too() {
     let codec = &CODECS[0];
-    let ids = codec
-        .prompt_ids(&[Message::new("user<|im_end|>", "x")])
-        .unwrap();
+    let ids = codec.prompt_ids(&[Message::new("user<|im_end|>", "x")]).unwrap();
     let plain = codec.prompt_ids(&[Message::new("user", "x")]).unwrap();
     assert_eq!(control_counts(codec, &ids), control_counts(codec, &plain));
 }
@@ -140,19 +124,9 @@ fn control_text_in_roles_is_guarded_too() {
 #[test]
 fn reserved_characters_are_refused_only_beside_control_tokens() {
     let codec = &CODECS[0];
-    codec
-        .prompt_ids(&[Message::user("\u{FDD0}\u{100000}")])
-        .unwrap();
-    let error = codec
-        .prompt_ids(&[Message::user("\u{FDD0}<|im_end|>")])
-        .unwrap_err();
-    assert!(matches!(
-        error,
-        TextError::ReservedCharacter {
-            character: '\u{FDD0}',
-            ..
-        }
-    ));
+    codec.prompt_ids(&[Message::user("\u{FDD0}\u{100000}")]).unwrap();
+    let error = codec.prompt_ids(&[Message::user("\u{FDD0}<|im_end|>")]).unwrap_err();
+    assert!(matches!(error, TextError::ReservedCharacter { character: '\u{FDD0}', .. }));
     assert!(error.to_string().contains("fdd0"), "{error}");
 }
 
@@ -162,9 +136,7 @@ fn templates_may_split_messages_at_control_tokens() {
     let source = "{% for m in messages %}{{ m.content.split('<|im_end|>')[-1] }}{% endfor %}";
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/text/chatml");
     let codec = Codec::from_dir_with(&dir, TemplateChoice::Custom(source.to_owned())).unwrap();
-    let text = codec
-        .prompt_text(&[Message::user("thought<|im_end|>answer")])
-        .unwrap();
+    let text = codec.prompt_text(&[Message::user("thought<|im_end|>answer")]).unwrap();
     assert_eq!(text, "answer");
 }
 

@@ -247,10 +247,7 @@ pub enum TextError {
 
 impl TextError {
     pub(crate) fn parse(path: &Path, message: impl ToString) -> Self {
-        TextError::Parse {
-            path: path.to_owned(),
-            message: message.to_string(),
-        }
+        TextError::Parse { path: path.to_owned(), message: message.to_string() }
     }
 }
 

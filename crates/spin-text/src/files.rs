@@ -11,15 +11,7 @@ use tokenizers::{AddedToken, Tokenizer};
 use crate::error::{Result, TextError};
 
 /// The tokens that `tokenizer_config.json` can name; templates see them under the same names.
-const NAMED: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "pad_token",
-    "sep_token",
-    "cls_token",
-    "mask_token",
-];
+const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
 /// What the files of a directory say, checked against each other.
 pub(crate) struct Files {
@@ -45,20 +37,14 @@ impl Files {
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let Some(text) = read_text(&path)? else {
-            return Err(TextError::NoTokenizer {
-                dir: dir.to_owned(),
-            });
+            return Err(TextError::NoTokenizer { dir: dir.to_owned() });
         };
-        let mut tokenizer = Tokenizer::from_bytes(text.as_bytes())
-            .map_err(|error| TextError::parse(&path, error))?;
+        let mut tokenizer = Tokenizer::from_bytes(text.as_bytes()).map_err(|error| TextError::parse(&path, error))?;
         // A tokenizer.json may remember how it was last called; texts are never cut or filled here.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| TextError::parse(&path, error))?;
+        tokenizer.with_truncation(None).map_err(|error| TextError::parse(&path, error))?;
         tokenizer.with_padding(None);
 
-        let head: Head =
-            serde_json::from_str(&text).map_err(|error| TextError::parse(&path, error))?;
+        let head: Head = serde_json::from_str(&text).map_err(|error| TextError::parse(&path, error))?;
 
         let config_path = dir.join("tokenizer_config.json");
         let config = read_json(&config_path)?.unwrap_or_default();
@@ -79,11 +65,9 @@ impl Files {
             None => Ok(None),
             Some(token) => match tokenizer.token_to_id(token) {
                 Some(id) => Ok(Some(id)),
-                None => Err(TextError::UnknownToken {
-                    role: name.to_owned(),
-                    token: token.clone(),
-                    path: path.clone(),
-                }),
+                None => {
+                    Err(TextError::UnknownToken { role: name.to_owned(), token: token.clone(), path: path.clone() })
+                }
             },
         };
         let bos = id_of("bos_token", &tokens)?;
@@ -95,41 +79,22 @@ impl Files {
 
         let eos_ids = eos_ids(dir, own_eos)?;
         let Some(&primary) = eos_ids.first() else {
-            return Err(TextError::NoEos {
-                dir: dir.to_owned(),
-            });
+            return Err(TextError::NoEos { dir: dir.to_owned() });
         };
         if own_eos.is_none() {
-            let token = tokenizer
-                .id_to_token(primary)
-                .ok_or_else(|| TextError::UnknownToken {
-                    role: "eos_token_id".to_owned(),
-                    token: primary.to_string(),
-                    path: path.clone(),
-                })?;
+            let token = tokenizer.id_to_token(primary).ok_or_else(|| TextError::UnknownToken {
+                role: "eos_token_id".to_owned(),
+                token: primary.to_string(),
+                path: path.clone(),
+            })?;
             tokens.insert("eos_token".to_owned(), token);
         }
         let unknown = head.model.unk_token.as_ref().or(tokens.get("unk_token"));
-        let unknown = unknown
-            .and_then(|token| tokenizer.token_to_id(token))
-            .or(head.model.unk_id);
-        declare_special(
-            &mut tokenizer,
-            &tokens,
-            &config["additional_special_tokens"],
-        );
+        let unknown = unknown.and_then(|token| tokenizer.token_to_id(token)).or(head.model.unk_id);
+        declare_special(&mut tokenizer, &tokens, &config["additional_special_tokens"]);
 
         let template = read_template(dir, &config_path, &config["chat_template"])?;
-        Ok(Files {
-            path,
-            tokenizer,
-            tokens,
-            template,
-            bos,
-            unknown,
-            add_bos,
-            eos_ids,
-        })
+        Ok(Files { path, tokenizer, tokens, template, bos, unknown, add_bos, eos_ids })
     }
 }
 
@@ -161,12 +126,9 @@ fn eos_ids(dir: &Path, own: Option<u32>) -> Result<Vec<u32>> {
         };
         for value in values {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            listed.push(id.ok_or_else(|| {
-                TextError::parse(
-                    &path,
-                    format!("`eos_token_id` holds {value}, which is not an id"),
-                )
-            })?);
+            listed.push(
+                id.ok_or_else(|| TextError::parse(&path, format!("`eos_token_id` holds {value}, which is not an id")))?,
+            );
         }
         if !listed.is_empty() {
             break;
@@ -200,11 +162,7 @@ fn declare_special(tokenizer: &mut Tokenizer, tokens: &BTreeMap<String, String>,
 
 /// The directory's template: `chat_template.jinja`, else `chat_template` of the configuration, which
 /// is one source or a list of named ones.
-fn read_template(
-    dir: &Path,
-    config_path: &Path,
-    value: &Value,
-) -> Result<Option<(PathBuf, String)>> {
+fn read_template(dir: &Path, config_path: &Path, value: &Value) -> Result<Option<(PathBuf, String)>> {
     let path = dir.join("chat_template.jinja");
     if let Some(source) = read_text(&path)? {
         return Ok(Some((path, source)));
@@ -214,10 +172,7 @@ fn read_template(
         Value::String(source) => source.clone(),
         Value::Array(entries) => {
             let named = |entry: &Value| entry["name"].as_str() == Some("default");
-            let source = entries
-                .iter()
-                .find(|e| named(e))
-                .and_then(|e| e["template"].as_str());
+            let source = entries.iter().find(|e| named(e)).and_then(|e| e["template"].as_str());
             let Some(source) = source else {
                 let names = entries.iter().filter_map(|e| e["name"].as_str());
                 return Err(TextError::NoDefaultTemplate {
@@ -256,10 +211,7 @@ fn read_text(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Read {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(TextError::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -267,8 +219,7 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read_text(path)? else {
         return Ok(None);
     };
-    let value: Value =
-        serde_json::from_str(&text).map_err(|error| TextError::parse(path, error))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| TextError::parse(path, error))?;
     if !value.is_object() {
         return Err(TextError::parse(path, "it is not a JSON object"));
     }

@@ -72,20 +72,13 @@ pub(crate) struct Own {
 impl Rendered {
     /// The part from `start` to `end`, both outside of control tokens, behind `prefix`.
     pub(crate) fn part(&self, prefix: &str, start: usize, end: usize) -> Rendered {
-        let inside = self
-            .own
-            .iter()
-            .filter(|own| own.start >= start && own.end <= end);
+        let inside = self.own.iter().filter(|own| own.start >= start && own.end <= end);
         let shifted = inside.map(|own| Own {
             start: own.start - start + prefix.len(),
             end: own.end - start + prefix.len(),
             ..own.clone()
         });
-        Rendered {
-            text: format!("{prefix}{}", &self.text[start..end]),
-            own: shifted.collect(),
-            guarded: self.guarded,
-        }
+        Rendered { text: format!("{prefix}{}", &self.text[start..end]), own: shifted.collect(), guarded: self.guarded }
     }
 }
 
@@ -95,33 +88,17 @@ impl Guard {
         let failed = |message: String| TextError::parse(path, message);
         let mut plain = full.clone();
         plain.set_encode_special_tokens(true);
-        let mut special: Vec<(u32, AddedToken)> = full
-            .get_added_tokens_decoder()
-            .into_iter()
-            .filter(|(_, t)| t.special)
-            .collect();
+        let mut special: Vec<(u32, AddedToken)> =
+            full.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).collect();
         special.sort_by_key(|(id, token)| (std::cmp::Reverse(token.content.len()), *id));
         let mut controls = Vec::with_capacity(special.len());
         let mut anchors = Vec::with_capacity(special.len());
         for (i, (id, token)) in special.into_iter().enumerate() {
-            let anchor = u32::try_from(i)
-                .ok()
-                .and_then(|i| char::from_u32(FIRST_ANCHOR + i));
-            let anchor =
-                anchor.ok_or_else(|| failed("it has too many special tokens".to_owned()))?;
-            anchors.push(AddedToken {
-                content: anchor.to_string(),
-                special: false,
-                ..token.clone()
-            });
+            let anchor = u32::try_from(i).ok().and_then(|i| char::from_u32(FIRST_ANCHOR + i));
+            let anchor = anchor.ok_or_else(|| failed("it has too many special tokens".to_owned()))?;
+            anchors.push(AddedToken { content: anchor.to_string(), special: false, ..token.clone() });
             let unknown = unknown == Some(id);
-            controls.push(Control {
-                text: token.content,
-                id,
-                anchor,
-                anchor_id: 0,
-                unknown,
-            });
+            controls.push(Control { text: token.content, id, anchor, anchor_id: 0, unknown });
         }
         plain.add_tokens(&anchors);
         for control in &mut controls {
@@ -130,25 +107,11 @@ impl Guard {
         }
         let any: Vec<String> = controls.iter().map(|c| regex::escape(&c.text)).collect();
         // Without control tokens: a pattern that matches nothing.
-        let any = if any.is_empty() {
-            "[^\\s\\S]".to_owned()
-        } else {
-            any.join("|")
-        };
-        let compile =
-            |pattern: &str| Regex::new(pattern).map_err(|error| failed(error.to_string()));
+        let any = if any.is_empty() { "[^\\s\\S]".to_owned() } else { any.join("|") };
+        let compile = |pattern: &str| Regex::new(pattern).map_err(|error| failed(error.to_string()));
         let pattern = compile(&any)?;
-        let marked = compile(&format!(
-            "{MARK_START}({any}){MARK_END}|[{MARK_START}{MARK_END}]|{any}"
-        ))?;
-        Ok(Guard {
-            path: path.to_owned(),
-            full,
-            plain,
-            controls,
-            pattern,
-            marked,
-        })
+        let marked = compile(&format!("{MARK_START}({any}){MARK_END}|[{MARK_START}{MARK_END}]|{any}"))?;
+        Ok(Guard { path: path.to_owned(), full, plain, controls, pattern, marked })
     }
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
@@ -163,27 +126,19 @@ impl Guard {
     /// Whether any message contains a control token as text.
     pub(crate) fn concerns(&self, messages: &[Message]) -> bool {
         let hit = |text: &str| self.pattern.is_match(text);
-        messages
-            .iter()
-            .any(|message| hit(&message.content) || hit(&message.role))
+        messages.iter().any(|message| hit(&message.content) || hit(&message.role))
     }
 
     /// The messages with every control token between marks.
     pub(crate) fn mark(&self, messages: &[Message]) -> Result<Vec<Message>> {
         let mark = |text: &str| -> Result<String> {
             if let Some(character) = text.chars().find(|c| self.is_reserved(*c)) {
-                return Err(TextError::ReservedCharacter {
-                    character,
-                    excerpt: excerpt(text),
-                });
+                return Err(TextError::ReservedCharacter { character, excerpt: excerpt(text) });
             }
             let with = format!("{MARK_START}${{0}}{MARK_END}");
             Ok(self.pattern.replace_all(text, with.as_str()).into_owned())
         };
-        messages
-            .iter()
-            .map(|message| Ok(Message::new(mark(&message.role)?, mark(&message.content)?)))
-            .collect()
+        messages.iter().map(|message| Ok(Message::new(mark(&message.role)?, mark(&message.content)?))).collect()
     }
 
     fn is_reserved(&self, c: char) -> bool {
@@ -210,12 +165,7 @@ impl Guard {
             if let Some(control) = control {
                 let start = text.len();
                 text.push_str(whole.as_str());
-                own.push(Own {
-                    start,
-                    end: text.len(),
-                    id: control.id,
-                    anchor: control.anchor,
-                });
+                own.push(Own { start, end: text.len(), id: control.id, anchor: control.anchor });
             }
         }
         text.push_str(&rendered[done..]);
@@ -256,22 +206,15 @@ impl Guard {
     }
 
     fn run(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-        let encoding =
-            tokenizer
-                .encode_fast(text, false)
-                .map_err(|error| TextError::Tokenizer {
-                    path: self.path.clone(),
-                    excerpt: excerpt(text),
-                    message: error.to_string(),
-                })?;
+        let encoding = tokenizer.encode_fast(text, false).map_err(|error| TextError::Tokenizer {
+            path: self.path.clone(),
+            excerpt: excerpt(text),
+            message: error.to_string(),
+        })?;
         Ok(encoding.get_ids().to_vec())
     }
 
     fn misread(&self, text: &str, token: &str) -> TextError {
-        TextError::ControlText {
-            path: self.path.clone(),
-            token: token.to_owned(),
-            excerpt: excerpt(text),
-        }
+        TextError::ControlText { path: self.path.clone(), token: token.to_owned(), excerpt: excerpt(text) }
     }
 }

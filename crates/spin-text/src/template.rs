@@ -63,15 +63,8 @@ impl Template {
         // `strftime_now` is left undefined on purpose: templates that test for it fall back to a
         // fixed date, the others fail and are told why.
         env.add_template_owned(NAME, without_generation_blocks(&source))
-            .map_err(|error| TextError::TemplateSyntax {
-                origin: origin.clone(),
-                message: flatten(&error),
-            })?;
-        Ok(Template {
-            env,
-            origin,
-            source,
-        })
+            .map_err(|error| TextError::TemplateSyntax { origin: origin.clone(), message: flatten(&error) })?;
+        Ok(Template { env, origin, source })
     }
 
     /// Where the template is from.
@@ -100,28 +93,18 @@ impl Template {
             documents => (),
             ..Value::from_serialize(tokens)
         };
-        let template = self
-            .env
-            .get_template(NAME)
-            .map_err(|error| self.failed(messages, &error))?;
-        template
-            .render(context)
-            .map_err(|error| self.failed(messages, &error))
+        let template = self.env.get_template(NAME).map_err(|error| self.failed(messages, &error))?;
+        template.render(context).map_err(|error| self.failed(messages, &error))
     }
 
     fn failed(&self, messages: &[Message], error: &Error) -> TextError {
         let message = flatten(error);
         if message.contains("strftime_now") {
-            return TextError::Today {
-                origin: self.origin.clone(),
-            };
+            return TextError::Today { origin: self.origin.clone() };
         }
         TextError::Render {
             origin: self.origin.clone(),
-            excerpt: messages
-                .first()
-                .map(|m| excerpt(&m.content))
-                .unwrap_or_default(),
+            excerpt: messages.first().map(|m| excerpt(&m.content)).unwrap_or_default(),
             message,
         }
     }
@@ -148,10 +131,7 @@ fn to_json(value: Value, args: Kwargs) -> Result<Value, Error> {
     let ascii: Option<bool> = args.get("ensure_ascii")?;
     args.assert_all_used()?;
     if ascii == Some(true) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson: ensure_ascii is not supported",
-        ));
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii is not supported"));
     }
     let mut out = Vec::new();
     let written = match indent {
@@ -162,9 +142,7 @@ fn to_json(value: Value, args: Kwargs) -> Result<Value, Error> {
         }
         None => value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter)),
     };
-    written.map_err(|error| {
-        Error::new(ErrorKind::InvalidOperation, "cannot serialize to JSON").with_source(error)
-    })?;
+    written.map_err(|error| Error::new(ErrorKind::InvalidOperation, "cannot serialize to JSON").with_source(error))?;
     Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
 }
 
@@ -172,34 +150,15 @@ fn to_json(value: Value, args: Kwargs) -> Result<Value, Error> {
 struct PythonFormatter;
 
 impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
-        }
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
-        }
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-    ) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
         writer.write_all(b": ")
     }
 }
@@ -230,10 +189,7 @@ mod tests {
         let turn = [Message::user("Add 1 and 2."), Message::assistant("3")];
         let prompt = "### Instruction: Add 1 and 2.\n\n### Response: ";
         assert_eq!(render(ALPACA_TEMPLATE, &turn[..1]).unwrap(), prompt);
-        assert_eq!(
-            render(ALPACA_TEMPLATE, &turn).unwrap(),
-            format!("{prompt}3</s>")
-        );
+        assert_eq!(render(ALPACA_TEMPLATE, &turn).unwrap(), format!("{prompt}3</s>"));
         let error = render(ALPACA_TEMPLATE, &[Message::system("Be brief.")]).unwrap_err();
         assert!(error.to_string().contains("not system"), "{error}");
         assert!(error.to_string().contains("Be brief."), "{error}");
@@ -270,8 +226,7 @@ mod tests {
         let error = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap_err();
         assert!(matches!(error, TextError::Today { .. }), "{error}");
         assert!(error.to_string().contains("fixed date"), "{error}");
-        let source =
-            "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}";
+        let source = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}";
         assert_eq!(render(source, &[]).unwrap(), "2024");
     }
 
@@ -279,23 +234,14 @@ mod tests {
     fn names_the_template_that_does_not_compile() {
         let error = Template::compile("x/chat_template.jinja", "{% if %}").unwrap_err();
         assert!(matches!(error, TextError::TemplateSyntax { .. }));
-        assert!(
-            error.to_string().contains("x/chat_template.jinja"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("x/chat_template.jinja"), "{error}");
     }
 
     #[test]
     fn exceptions_of_the_template_are_quoted() {
-        let error = render(
-            "{{ raise_exception('roles must alternate') }}",
-            &[Message::user("hi")],
-        );
+        let error = render("{{ raise_exception('roles must alternate') }}", &[Message::user("hi")]);
         let error = error.unwrap_err();
         assert!(matches!(error, TextError::Render { .. }));
-        assert!(
-            error.to_string().contains("roles must alternate"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("roles must alternate"), "{error}");
     }
 }

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use spin_text::{BosPolicy, Codec, Message, TemplateChoice, TextError};
 use tempfile::TempDir;
 
-const TEMPLATE: &str =
-    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}";
+const TEMPLATE: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}";
 
 fn chatml() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/text/chatml")
@@ -17,11 +16,7 @@ fn chatml() -> PathBuf {
 /// A directory with the tokenizer of chatml and the configuration given.
 fn directory(config: Value) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::copy(
-        chatml().join("tokenizer.json"),
-        dir.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    fs::copy(chatml().join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     write(&dir, "tokenizer_config.json", config);
     dir
 }
@@ -47,10 +42,7 @@ fn error(dir: &TempDir) -> TextError {
 fn assert_says(error: &TextError, words: &[&str]) {
     let message = error.to_string();
     for word in words {
-        assert!(
-            message.contains(word),
-            "{word:?} is missing from: {message}"
-        );
+        assert!(message.contains(word), "{word:?} is missing from: {message}");
     }
 }
 
@@ -59,14 +51,7 @@ fn a_missing_tokenizer_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = error(&dir);
     assert!(matches!(error, TextError::NoTokenizer { .. }));
-    assert_says(
-        &error,
-        &[
-            "tokenizer.json",
-            "save_pretrained",
-            dir.path().to_str().unwrap(),
-        ],
-    );
+    assert_says(&error, &["tokenizer.json", "save_pretrained", dir.path().to_str().unwrap()]);
 }
 
 #[test]
@@ -74,28 +59,14 @@ fn broken_files_are_named() {
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
     fs::write(dir.path().join("generation_config.json"), "{").unwrap();
     assert_says(&error(&dir), &["generation_config.json", "is not valid"]);
-    write(
-        &dir,
-        "generation_config.json",
-        json!({"eos_token_id": "two"}),
-    );
-    assert_says(
-        &error(&dir),
-        &["generation_config.json", "eos_token_id", "two"],
-    );
+    write(&dir, "generation_config.json", json!({"eos_token_id": "two"}));
+    assert_says(&error(&dir), &["generation_config.json", "eos_token_id", "two"]);
     write(&dir, "generation_config.json", json!([]));
-    assert_says(
-        &error(&dir),
-        &["generation_config.json", "not a JSON object"],
-    );
+    assert_says(&error(&dir), &["generation_config.json", "not a JSON object"]);
     write(&dir, "generation_config.json", json!({}));
     write(&dir, "tokenizer_config.json", json!({"eos_token": 7}));
     assert_says(&error(&dir), &["tokenizer_config.json", "`eos_token`"]);
-    write(
-        &dir,
-        "tokenizer_config.json",
-        json!({"eos_token": "<|im_end|>", "chat_template": 7}),
-    );
+    write(&dir, "tokenizer_config.json", json!({"eos_token": "<|im_end|>", "chat_template": 7}));
     assert_says(&error(&dir), &["tokenizer_config.json", "`chat_template`"]);
     fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     assert_says(&error(&dir), &["tokenizer.json", "is not valid"]);
@@ -119,10 +90,7 @@ fn a_missing_template_is_an_error_unless_one_is_chosen() {
 
     let prompt = [Message::user("Hi")];
     let alpaca = Codec::from_dir_with(dir.path(), TemplateChoice::Alpaca).unwrap();
-    assert_eq!(
-        alpaca.prompt_text(&prompt).unwrap(),
-        "### Instruction: Hi\n\n### Response: "
-    );
+    assert_eq!(alpaca.prompt_text(&prompt).unwrap(), "### Instruction: Hi\n\n### Response: ");
     let ids = alpaca.response_ids(&prompt, "Hello").unwrap();
     assert_eq!(alpaca.decode_all(&ids).unwrap(), "Hello<|im_end|>");
     let custom = TemplateChoice::Custom(TEMPLATE.to_owned());
@@ -133,12 +101,7 @@ fn a_missing_template_is_an_error_unless_one_is_chosen() {
 #[test]
 fn the_template_file_wins_over_the_configuration() {
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
-    let text = || {
-        Codec::from_dir(dir.path())
-            .unwrap()
-            .prompt_text(&[Message::user("Hi")])
-            .unwrap()
-    };
+    let text = || Codec::from_dir(dir.path()).unwrap().prompt_text(&[Message::user("Hi")]).unwrap();
     assert_eq!(text(), "[user]Hi<|im_end|>");
     fs::write(dir.path().join("chat_template.jinja"), "from the file\n").unwrap();
     assert_eq!(text(), "from the file");
@@ -151,11 +114,7 @@ fn of_several_templates_the_default_is_taken() {
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": list}));
     Codec::from_dir(dir.path()).unwrap();
     let list = json!([named("rag"), named("tool_use")]);
-    write(
-        &dir,
-        "tokenizer_config.json",
-        json!({"eos_token": "<|im_end|>", "chat_template": list}),
-    );
+    write(&dir, "tokenizer_config.json", json!({"eos_token": "<|im_end|>", "chat_template": list}));
     let error = error(&dir);
     assert!(matches!(error, TextError::NoDefaultTemplate { .. }));
     assert_says(&error, &["tokenizer_config.json", "rag, tool_use"]);
@@ -170,35 +129,15 @@ fn end_of_sequence_ids_are_the_union() {
     // config.json counts only where generation_config.json names none.
     write(&dir, "config.json", json!({"eos_token_id": 2}));
     assert_eq!(ids(), [2]);
-    write(
-        &dir,
-        "generation_config.json",
-        json!({"eos_token_id": null}),
-    );
+    write(&dir, "generation_config.json", json!({"eos_token_id": null}));
     assert_eq!(ids(), [2]);
-    write(
-        &dir,
-        "generation_config.json",
-        json!({"eos_token_id": [5, 0, 5]}),
-    );
+    write(&dir, "generation_config.json", json!({"eos_token_id": [5, 0, 5]}));
     assert_eq!(ids(), [5, 0]);
-    write(
-        &dir,
-        "tokenizer_config.json",
-        json!({"eos_token": {"content": "<|im_end|>"}, "chat_template": TEMPLATE}),
-    );
+    write(&dir, "tokenizer_config.json", json!({"eos_token": {"content": "<|im_end|>"}, "chat_template": TEMPLATE}));
     assert_eq!(ids(), [1, 0, 5]);
     // The older place for the token.
-    write(
-        &dir,
-        "tokenizer_config.json",
-        json!({"chat_template": TEMPLATE}),
-    );
-    write(
-        &dir,
-        "special_tokens_map.json",
-        json!({"eos_token": "<|im_start|>"}),
-    );
+    write(&dir, "tokenizer_config.json", json!({"chat_template": TEMPLATE}));
+    write(&dir, "special_tokens_map.json", json!({"eos_token": "<|im_start|>"}));
     assert_eq!(ids(), [2, 0, 5]);
 }
 
@@ -206,15 +145,8 @@ fn end_of_sequence_ids_are_the_union() {
 fn tokens_outside_the_vocabulary_are_refused() {
     let dir = directory(json!({"eos_token": "<|nowhere|>", "chat_template": TEMPLATE}));
     assert!(matches!(error(&dir), TextError::UnknownToken { .. }));
-    assert_says(
-        &error(&dir),
-        &["eos_token", "<|nowhere|>", "tokenizer.json"],
-    );
-    write(
-        &dir,
-        "tokenizer_config.json",
-        json!({"chat_template": TEMPLATE}),
-    );
+    assert_says(&error(&dir), &["eos_token", "<|nowhere|>", "tokenizer.json"]);
+    write(&dir, "tokenizer_config.json", json!({"chat_template": TEMPLATE}));
     write(&dir, "config.json", json!({"eos_token_id": 4000}));
     assert_says(&error(&dir), &["eos_token_id", "4000"]);
 }
@@ -226,12 +158,7 @@ fn the_bos_policy_follows_the_tokenizer() {
                "chat_template": TEMPLATE})
     };
     let policy = |dir: &TempDir| Codec::from_dir(dir.path()).unwrap().bos_policy();
-    let ids = |dir: &TempDir| {
-        Codec::from_dir(dir.path())
-            .unwrap()
-            .prompt_ids(&[Message::user("Hi")])
-            .unwrap()
-    };
+    let ids = |dir: &TempDir| Codec::from_dir(dir.path()).unwrap().prompt_ids(&[Message::user("Hi")]).unwrap();
     let dir = directory(config(Value::Null));
     assert_eq!(policy(&dir), BosPolicy::Template);
     let without = ids(&dir);
@@ -255,17 +182,9 @@ fn the_bos_policy_follows_the_tokenizer() {
     assert_eq!(policy(&dir), BosPolicy::Template);
     // A template that writes it gets no second one, a message that writes it gets the real one.
     write(&dir, "tokenizer_config.json", config(json!(true)));
-    fs::write(
-        dir.path().join("chat_template.jinja"),
-        format!("{{{{ bos_token }}}}{TEMPLATE}"),
-    )
-    .unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), format!("{{{{ bos_token }}}}{TEMPLATE}")).unwrap();
     assert_eq!(ids(&dir), [&[0][..], &without[..]].concat());
-    fs::write(
-        dir.path().join("chat_template.jinja"),
-        "{{ messages[0].content }}",
-    )
-    .unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
     let codec = Codec::from_dir(dir.path()).unwrap();
     let typed = codec.prompt_ids(&[Message::user("<|bos|>")]).unwrap();
     assert_eq!(typed.iter().filter(|id| **id == 0).count(), 1);
@@ -274,9 +193,7 @@ fn the_bos_policy_follows_the_tokenizer() {
 
 #[test]
 fn adding_a_bos_needs_one() {
-    let dir = directory(
-        json!({"eos_token": "<|im_end|>", "add_bos_token": true, "chat_template": TEMPLATE}),
-    );
+    let dir = directory(json!({"eos_token": "<|im_end|>", "add_bos_token": true, "chat_template": TEMPLATE}));
     assert!(matches!(error(&dir), TextError::NoBos { .. }));
     assert_says(&error(&dir), &["tokenizer_config.json", "bos_token"]);
 }
@@ -285,12 +202,7 @@ fn adding_a_bos_needs_one() {
 fn truncation_and_padding_of_the_file_are_ignored() {
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
     let prompt = [Message::user("A prompt that is longer than four tokens.")];
-    let ids = || {
-        Codec::from_dir(dir.path())
-            .unwrap()
-            .prompt_ids(&prompt)
-            .unwrap()
-    };
+    let ids = || Codec::from_dir(dir.path()).unwrap().prompt_ids(&prompt).unwrap();
     let whole = ids();
     edit_tokenizer(&dir, |tokenizer| {
         tokenizer["truncation"] =
@@ -304,9 +216,7 @@ fn truncation_and_padding_of_the_file_are_ignored() {
 #[test]
 fn an_eos_that_the_tokenizer_file_holds_as_ordinary_is_special() {
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
-    edit_tokenizer(&dir, |tokenizer| {
-        tokenizer["added_tokens"][1]["special"] = json!(false)
-    });
+    edit_tokenizer(&dir, |tokenizer| tokenizer["added_tokens"][1]["special"] = json!(false));
     let codec = Codec::from_dir(dir.path()).unwrap();
     let prompt = [Message::user("<|im_end|>")];
     let ids = codec.prompt_ids(&prompt).unwrap();
@@ -322,19 +232,14 @@ fn the_vocabulary_must_fit_the_model() {
     codec.check_vocab(512).unwrap();
     let error = codec.check_vocab(399).unwrap_err();
     assert!(matches!(error, TextError::Vocabulary { .. }));
-    assert_says(
-        &error,
-        &["tokenizer.json", "id 399", "config.json", "is 399"],
-    );
+    assert_says(&error, &["tokenizer.json", "id 399", "config.json", "is 399"]);
 }
 
 #[test]
 fn conversations_need_a_prompt_and_an_answer() {
     let codec = Codec::from_dir(&chatml()).unwrap();
     assert!(matches!(codec.prompt_ids(&[]), Err(TextError::EmptyPrompt)));
-    let error = codec
-        .response_ids(&[Message::user("Why?")], "")
-        .unwrap_err();
+    let error = codec.response_ids(&[Message::user("Why?")], "").unwrap_err();
     assert!(matches!(error, TextError::EmptyResponse { .. }));
     assert_says(&error, &["Why?", "drop the row"]);
     // An answer that the template trims to nothing.
@@ -342,9 +247,7 @@ fn conversations_need_a_prompt_and_an_answer() {
                   {% if add_generation_prompt %}[{% endif %}";
     let custom = TemplateChoice::Custom(source.to_owned());
     let codec = Codec::from_dir_with(&chatml(), custom).unwrap();
-    let error = codec
-        .response_ids(&[Message::user("Why?")], " \n")
-        .unwrap_err();
+    let error = codec.response_ids(&[Message::user("Why?")], " \n").unwrap_err();
     assert!(matches!(error, TextError::EmptyResponse { .. }));
 }
 
@@ -353,9 +256,7 @@ fn answers_must_continue_the_prompt() {
     let source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
     let custom = TemplateChoice::Custom(source.to_owned());
     let codec = Codec::from_dir_with(&chatml(), custom).unwrap();
-    let error = codec
-        .response_ids(&[Message::user("Why?")], "So.")
-        .unwrap_err();
+    let error = codec.response_ids(&[Message::user("Why?")], "So.").unwrap_err();
     assert!(matches!(error, TextError::NotContinuation { .. }));
     assert_says(&error, &["custom", "Why?", "once it is answered"]);
 }
@@ -375,11 +276,7 @@ fn any_end_of_sequence_id_ends_an_answer() {
     // tokenizer's own: generation stops there, so the answer ends there.
     let source = "{% for m in messages %}{{ m.content }}<|im_start|>\n{% endfor %}";
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": source}));
-    write(
-        &dir,
-        "generation_config.json",
-        json!({"eos_token_id": [1, 2]}),
-    );
+    write(&dir, "generation_config.json", json!({"eos_token_id": [1, 2]}));
     let codec = Codec::from_dir(dir.path()).unwrap();
     let ids = codec.response_ids(&[Message::user("Why?")], "So.").unwrap();
     assert_eq!(codec.decode_all(&ids).unwrap(), "So.<|im_start|>");
@@ -391,15 +288,9 @@ fn a_second_end_inside_the_answer_is_refused() {
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
     let tokenizer = Codec::from_dir(dir.path()).unwrap();
     let id = tokenizer.tokenizer().token_to_id("Z").unwrap();
-    write(
-        &dir,
-        "generation_config.json",
-        json!({"eos_token_id": [1, id]}),
-    );
+    write(&dir, "generation_config.json", json!({"eos_token_id": [1, id]}));
     let codec = Codec::from_dir(dir.path()).unwrap();
-    let error = codec
-        .response_ids(&[Message::user("Why?")], "Z")
-        .unwrap_err();
+    let error = codec.response_ids(&[Message::user("Why?")], "Z").unwrap_err();
     assert!(matches!(error, TextError::Eos { count: 2, .. }), "{error}");
     assert_says(&error, &["generation_config.json", "2 end-of-sequence ids"]);
 }
@@ -410,13 +301,10 @@ fn answers_that_no_encoding_continues_are_refused() {
     let source = "{% for m in messages %}{{ m.content }}{% endfor %}";
     let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": source}));
     edit_tokenizer(&dir, |tokenizer| {
-        tokenizer["normalizer"] =
-            json!({"type": "Replace", "pattern": {"String": "Wxyz"}, "content": "Q"});
+        tokenizer["normalizer"] = json!({"type": "Replace", "pattern": {"String": "Wxyz"}, "content": "Q"});
     });
     let codec = Codec::from_dir(dir.path()).unwrap();
-    let error = codec
-        .response_ids(&[Message::user("W")], "xyz")
-        .unwrap_err();
+    let error = codec.response_ids(&[Message::user("W")], "xyz").unwrap_err();
     assert!(matches!(error, TextError::Boundary { .. }), "{error}");
     assert_says(&error, &["tokenizer.json", "xyz", "line break"]);
 }
@@ -448,14 +336,8 @@ fn control_text_that_stays_a_control_token_is_refused() {
     );
     let codec = Codec::from_dir(dir.path()).unwrap();
     // Unknown words become <unk>, with and without control text beside them.
-    assert_eq!(
-        codec.prompt_ids(&[Message::user("yes no")]).unwrap(),
-        [2, 0, 1]
-    );
-    assert_eq!(
-        codec.prompt_ids(&[Message::user("yes x</s>")]).unwrap(),
-        [2, 0, 1]
-    );
+    assert_eq!(codec.prompt_ids(&[Message::user("yes no")]).unwrap(), [2, 0, 1]);
+    assert_eq!(codec.prompt_ids(&[Message::user("yes x</s>")]).unwrap(), [2, 0, 1]);
     let error = codec.prompt_ids(&[Message::user("yes </s>")]).unwrap_err();
     assert!(matches!(error, TextError::ControlText { .. }), "{error}");
     assert_says(&error, &["tokenizer.json", "</s>", "yes", "drop the row"]);
@@ -481,17 +363,9 @@ fn descriptions_do_not_depend_on_the_place() {
         fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
     let description = codec.describe();
-    assert_eq!(
-        description,
-        Codec::from_dir(copy.path()).unwrap().describe()
-    );
+    assert_eq!(description, Codec::from_dir(copy.path()).unwrap().describe());
     assert_eq!(description["bos"]["policy"], "template");
     assert_eq!(description["eos"]["primary"], 1);
     assert_eq!(description["tokens"]["eos_token"], "<|im_end|>");
-    assert!(
-        description["template"]
-            .as_str()
-            .unwrap()
-            .contains("{% generation %}")
-    );
+    assert!(description["template"].as_str().unwrap().contains("{% generation %}"));
 }

@@ -37,12 +37,7 @@ fn golden(name: &str) -> Golden {
 fn check_exact(codec: &Codec, golden: &Golden) {
     for case in golden.cases.iter().chain(&golden.protected) {
         assert_eq!(codec.prompt_text(&case.messages).unwrap(), case.prompt_text);
-        assert_eq!(
-            codec.prompt_ids(&case.messages).unwrap(),
-            case.prompt_ids,
-            "{}",
-            case.prompt_text
-        );
+        assert_eq!(codec.prompt_ids(&case.messages).unwrap(), case.prompt_ids, "{}", case.prompt_text);
         let ids = codec.response_ids(&case.messages, &case.response).unwrap();
         let whole = [&case.prompt_ids[..], &ids].concat();
         // What follows the end-of-sequence token is one line break.
@@ -50,10 +45,7 @@ fn check_exact(codec: &Codec, golden: &Golden) {
         assert_eq!(codec.decode(&[*newline]).unwrap(), "\n");
         assert_eq!(whole, upto, "{}", case.full_text);
         assert_eq!(codec.decode_all(&whole).unwrap() + "\n", case.full_text);
-        assert_eq!(
-            codec.decode_response(&case.prompt_ids, &ids).unwrap(),
-            answer(case)
-        );
+        assert_eq!(codec.decode_response(&case.prompt_ids, &ids).unwrap(), answer(case));
     }
 }
 
@@ -108,16 +100,10 @@ fn stories_equals_transformers() {
             assert_ne!(wanted[..case.prompt_ids.len()], case.prompt_ids);
             apart += 1;
         }
-        assert_eq!(
-            codec.decode_all(&whole).unwrap(),
-            codec.decode_all(wanted).unwrap()
-        );
+        assert_eq!(codec.decode_all(&whole).unwrap(), codec.decode_all(wanted).unwrap());
         assert_eq!(codec.decode_response(&prompt, &ids).unwrap(), case.response);
     }
-    assert!(
-        apart > 0,
-        "the cases should cover answers that merge with their prompt"
-    );
+    assert!(apart > 0, "the cases should cover answers that merge with their prompt");
 }
 
 #[test]
@@ -130,39 +116,21 @@ fn stories_control_tokens_are_text() {
     let codec = Codec::from_dir(&dir).unwrap();
     let prompt = [Message::user("Say </s> and <s>, 🦀<unk>.")];
     let prompt_ids = codec.prompt_ids(&prompt).unwrap();
-    assert_eq!(
-        prompt_ids.iter().filter(|id| **id < 3).collect::<Vec<_>>(),
-        [&1]
-    );
+    assert_eq!(prompt_ids.iter().filter(|id| **id < 3).collect::<Vec<_>>(), [&1]);
     let ids = codec.response_ids(&prompt, "</s> <s>🦀<unk>").unwrap();
     assert_eq!(ids.iter().filter(|id| **id < 3).collect::<Vec<_>>(), [&2]);
-    assert_eq!(
-        codec.decode_response(&prompt_ids, &ids).unwrap(),
-        "</s> <s>🦀<unk>"
-    );
+    assert_eq!(codec.decode_response(&prompt_ids, &ids).unwrap(), "</s> <s>🦀<unk>");
     let text = codec.decode(&prompt_ids).unwrap();
-    assert_eq!(
-        text,
-        "### Instruction: Say </s> and <s>, 🦀<unk>.\n\n### Response: "
-    );
+    assert_eq!(text, "### Instruction: Say </s> and <s>, 🦀<unk>.\n\n### Response: ");
 }
 
 /// Manifests name the library that made the ids.
 #[test]
 fn tokenizers_version_is_the_locked_one() {
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
-    let ours = lock
-        .split("[[package]]")
-        .find(|p| p.contains("name = \"spin-text\""))
-        .unwrap();
-    let line = ours
-        .lines()
-        .find(|line| line.contains("\"tokenizers"))
-        .unwrap();
+    let ours = lock.split("[[package]]").find(|p| p.contains("name = \"spin-text\"")).unwrap();
+    let line = ours.lines().find(|line| line.contains("\"tokenizers")).unwrap();
     let only = lock.matches("name = \"tokenizers\"\n").count() == 1;
     let version = format!("tokenizers {TOKENIZERS_VERSION}");
-    assert!(
-        only || line.contains(&version),
-        "TOKENIZERS_VERSION is stale: {line}"
-    );
+    assert!(only || line.contains(&version), "TOKENIZERS_VERSION is stale: {line}");
 }

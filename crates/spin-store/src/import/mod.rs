@@ -121,13 +121,8 @@ fn fingerprint(dir: &Path, files: &[PathBuf]) -> Result<Value> {
 pub fn model_recipe(store: &Store, name: &str, dir: &Path) -> Result<Recipe> {
     let files = model_files(dir)?;
     let print = fingerprint(dir, &files)?;
-    let mut recipe = Recipe {
-        kind: Kind::Model,
-        name: name.into(),
-        stage: stage(),
-        params: json!({}),
-        parents: Vec::new(),
-    };
+    let mut recipe =
+        Recipe { kind: Kind::Model, name: name.into(), stage: stage(), params: json!({}), parents: Vec::new() };
     for version in store.versions(Kind::Model, name)?.into_iter().rev() {
         let known = store.load_listed(&(Kind::Model, name.into(), version))?.manifest;
         if known.environment.get("source") == Some(&print) {
@@ -138,11 +133,7 @@ pub fn model_recipe(store: &Store, name: &str, dir: &Path) -> Result<Recipe> {
     for file in files {
         let path = dir.join(&file);
         let (content, _) = digest::of_file(&path)?;
-        recipe.parents.push(Parent {
-            role: "file".into(),
-            reference: format!("file:{}", file.display()),
-            content,
-        });
+        recipe.parents.push(Parent { role: "file".into(), reference: format!("file:{}", file.display()), content });
     }
     Ok(recipe)
 }

@@ -241,7 +241,11 @@ mod tests {
     fn each_layout_is_told_from_its_keys() {
         let user = |t: &str| vec![Message::new("user", t)];
         for (line, prompt, response) in [
-            (r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"},{"role":"user","content":"more"}]}"#, user("q"), "a"),
+            (
+                r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"},{"role":"user","content":"more"}]}"#,
+                user("q"),
+                "a",
+            ),
             (r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#, user("q"), "a"),
             (r#"{"prompt":"q","completion":"a"}"#, user("q"), "a"),
             (r#"{"prompt":[{"role":"user","content":"q"}],"response":"a"}"#, user("q"), "a"),
@@ -261,7 +265,10 @@ mod tests {
     fn bad_rows_are_named() {
         for (text, part) in [
             ("{\"question\":\"q\",\"answer\":\"a\"}\n{\"question\":\"q\"}", "row 2: it has no `answer`"),
-            ("{\"question\":\"q\",\"answer\":\"a\"}\n\n{\"question\":3,\"answer\":\"a\"}", "row 3: `question` is a number"),
+            (
+                "{\"question\":\"q\",\"answer\":\"a\"}\n\n{\"question\":3,\"answer\":\"a\"}",
+                "row 3: `question` is a number",
+            ),
             ("{\"question\":\"q\",\"answer\":\" \"}", "row 1: the answer is empty"),
             ("{\"question\":\"\",\"answer\":\"a\"}", "row 1: the prompt is empty"),
             ("{\"question\":\"q\",\"answer\"", "row 1: is not JSON"),

@@ -413,7 +413,10 @@ impl RunFile {
         }
         Err(StoreError::run(
             &self.path,
-            format!("has {} [[iteration]] tables, so no iteration {t}; add a table or give a smaller number", self.rounds()),
+            format!(
+                "has {} [[iteration]] tables, so no iteration {t}; add a table or give a smaller number",
+                self.rounds()
+            ),
         ))
     }
 
