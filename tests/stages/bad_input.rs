@@ -121,7 +121,7 @@ fn damage_in_the_store_stops_the_stages_that_read_it() {
 #[test]
 fn a_stage_before_its_turn_names_the_stage_that_is_missing() {
     let project = Project::new();
-    project.fails("spin-sample --iteration 0", 3, &["demonstrations/tiny/train", "spin-store import run.toml"]);
+    project.fails("spin-sample --iteration 0", 3, &["model/tiny/base", "spin-store import run.toml"]);
     project.run(IMPORT);
     project.fails("spin-sample --iteration 0", 3, &["model/tiny/iter-0", "spin-fit run.toml --sft"]);
     project.fails("spin-fit --iteration 5", 3, &["2 [[iteration]] tables"]);

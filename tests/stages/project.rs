@@ -175,18 +175,19 @@ impl Project {
         }
     }
 
-    /// Runs the commands of the plan up to (not including) the first whose
-    /// line contains `until`; all of them when none does.
+    /// Runs the commands of the plan up to (not including) the first that
+    /// starts with `until`; all of them when none does.
     pub fn run_plan(&self, until: &str) {
         let plan = self.run("spin-store plan run.toml");
         for line in plan.lines() {
-            if line.contains(until) {
+            let command = match line.starts_with("spin-store") {
+                true => line.to_owned(),
+                false => line.replace(" run.toml", ""),
+            };
+            if command.starts_with(until) {
                 return;
             }
-            match line.starts_with("spin-store") {
-                true => self.run(line),
-                false => self.run(&line.replace(" run.toml", "")),
-            };
+            self.run(&command);
         }
     }
 

@@ -55,6 +55,9 @@ pub fn gsm8k(rows: &[Demonstration], samples: &[Sample], decoding: Decoding, tab
     Ok(out)
 }
 
+/// The human answers by row id: token ids, and their summed log-probability.
+pub type RealAnswers = HashMap<String, (Vec<u32>, f64)>;
+
 /// A prompt and an answer in tokens.
 type Answer = (Vec<u32>, Vec<u32>);
 
@@ -91,7 +94,7 @@ pub fn nll(
     rows: &[Demonstration],
     batch_size: usize,
     done: &mut dyn FnMut(u64),
-) -> Result<(Vec<ScoreRow>, HashMap<String, (Vec<u32>, f64)>)> {
+) -> Result<(Vec<ScoreRow>, RealAnswers)> {
     let answers = rows
         .iter()
         .map(|r| Ok((codec.prompt_ids(&r.prompt)?, codec.response_ids(&r.prompt, &r.response)?)))
@@ -122,7 +125,7 @@ pub fn nll(
 /// When a generated answer does not fit the model.
 pub fn preference(
     model: &CausalLm,
-    real: &HashMap<String, (Vec<u32>, f64)>,
+    real: &RealAnswers,
     generated: &[Sample],
     batch_size: usize,
     done: &mut dyn FnMut(u64),

@@ -157,9 +157,9 @@ impl RowPlan {
             plan.ids.extend_from_slice(&sequence[..sequence.len() - 1]);
             plan.ids.resize(start + rows, 0);
             plan.lengths.push(rows);
-            for position in prompt..sequence.len() {
+            for (position, &target) in sequence.iter().enumerate().skip(prompt) {
                 plan.response_rows.push((start + position - 1) as u32);
-                plan.targets.push(sequence[position]);
+                plan.targets.push(target);
                 plan.owners.push(owner as u32);
             }
         }

@@ -165,7 +165,7 @@ impl ModelConfig {
     /// `None` if it can generate with it.
     pub fn generation_problem(&self) -> Option<String> {
         let assumed = self.hidden_size / self.num_attention_heads;
-        (assumed != self.head_dim || self.hidden_size % self.num_attention_heads != 0).then(|| {
+        (assumed != self.head_dim || !self.hidden_size.is_multiple_of(self.num_attention_heads)).then(|| {
             format!(
                 "head_dim is {}, but mistral.rs 0.8.1 ignores it and takes hidden_size / \
                  num_attention_heads = {} / {}; generation needs a base model where they agree",

@@ -96,7 +96,13 @@ impl Engine {
     /// When mistral.rs fails, or the model gives no numbers.
     pub fn generate(&self, prompt: &Prompt, max_new_tokens: usize) -> Result<Generated> {
         let failed = |e: &dyn std::fmt::Display| SampleError::Engine(e.to_string());
-        let picker = Arc::new(Picker { decoding: self.decoding, key: prompt.key, state: Mutex::default() });
+        let picker = Arc::new(Picker {
+            decoding: self.decoding,
+            key: prompt.key,
+            eos: self.eos.clone(),
+            max_new_tokens,
+            state: Mutex::default(),
+        });
         let sender = self.model.inner().get_sender(None).map_err(|e| failed(&e))?;
         let (answer, mut receiver) = mpsc::channel(2);
         let request = self.request(prompt.ids.clone(), picker.clone(), max_new_tokens, answer);
@@ -156,6 +162,8 @@ impl Engine {
 struct Picker {
     decoding: Decoding,
     key: Key,
+    eos: Vec<u32>,
+    max_new_tokens: usize,
     state: Mutex<PickerState>,
 }
 
@@ -171,7 +179,13 @@ impl CustomLogitsProcessor for Picker {
     fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
         let values = logits.to_vec1::<f32>()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let step = state.generated.ids.len() as u64;
+        let ids = &state.generated.ids;
+        // mistral.rs may ask once more after it has answered, when the first
+        // token ended the sequence: that token is nobody's.
+        if ids.len() == self.max_new_tokens || ids.last().is_some_and(|id| self.eos.contains(id)) {
+            return Ok(logits.clone());
+        }
+        let step = ids.len() as u64;
         let Some((id, logp)) = choose(&values, &self.decoding, self.key, step) else {
             state.broken = true;
             candle_core::bail!("the logits are not finite");
