@@ -36,13 +36,8 @@ fn rows_that_cannot_be_used() {
     // Too long for the context: only a tokenizer can tell.
     let project = with_row(&format!(r#"{{"question": "{long}", "answer": "a"}}"#));
     project.run(IMPORT);
-    for stage in ["spin-fit --sft"] {
-        project.fails(
-            stage,
-            3,
-            &["row \"000000\"", "demonstrations/tiny/train@v1", "template.max_prompt_length = 60", "overlong"],
-        );
-    }
+    let parts = ["row \"000000\"", "demonstrations/tiny/train@v1", "template.max_prompt_length = 60", "overlong"];
+    project.fails("spin-fit --sft", 3, &parts);
     project.edit("run.toml", "max_length = 110", "max_length = 110\noverlong = \"drop\"");
     project.run("spin-fit --sft --set sft.schedule_epochs=0.2 --set sft.stop_epoch=0.2");
 }

@@ -64,7 +64,7 @@ fn commands(project: &Project) -> Vec<String> {
 /// Starts a command and kills it; whether it was still running.
 fn kill_after(project: &Project, line: &str, wait: Duration) -> bool {
     // The store must be there for the audit, whenever the kill comes.
-    let _ = project.with_graph(|_| ());
+    project.with_graph(|_| ());
     let mut child = project
         .command(line)
         .stdout(std::process::Stdio::null())

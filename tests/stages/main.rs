@@ -8,6 +8,8 @@
 //! - `engines`: mistral.rs against our own model and golden greedy text
 //! - `run_files`: the run files that ship can be read
 
+#![expect(clippy::print_stderr, reason = "a test that skips says so")]
+
 mod bad_input;
 mod engines;
 mod killed;
