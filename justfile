@@ -13,7 +13,7 @@ default:
 build:
     cargo build --release --workspace
 
-# Train a small model from nothing, play two rounds of self-play, print the table (10 minutes on 2 cores)
+# Train a small model from nothing, play two rounds of self-play, print the table (4 minutes on 2 cores)
 demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
 
 # Run every stage of a run file that is not done yet, then print its table
