@@ -46,7 +46,7 @@ pub trait Watch {
 /// Missing inputs, bad rows, a loss that is not finite, a full disk. The last
 /// checkpoint is kept.
 pub fn run(graph: &Graph<'_>, id: &ModelId, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Outcome> {
-    let (start, mut pairs) = match id {
+    let (start, pairs) = match id {
         ModelId::Iteration(0) => (graph.base()?, None),
         ModelId::Iteration(next) => {
             let t = next - 1;
@@ -60,7 +60,7 @@ pub fn run(graph: &Graph<'_>, id: &ModelId, stop: &AtomicBool, watch: &mut dyn W
     };
     // The reference comes first: the main player's recipe names it.
     let mut loaded = None;
-    if let Some((t, pairs)) = &mut pairs
+    if let Some((t, pairs)) = &pairs
         && graph.store.find(&graph.reference_recipe(*t)?)?.is_none()
     {
         start.verify()?;
