@@ -5,14 +5,18 @@ use candle_core::{Device, Tensor};
 use crate::error::{Error, Result};
 
 /// Sequences of prompt and response tokens, to be scored together.
+///
+/// Sequences come in groups that share a prompt: a pair's two answers, or one
+/// answer alone. Sequences are numbered group by group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     sequences: Vec<Vec<u32>>,
     prompt_lengths: Vec<usize>,
+    group_sizes: Vec<usize>,
 }
 
 impl Batch {
-    /// Joins each prompt with its response.
+    /// Joins each prompt with its response; every sequence is its own group.
     ///
     /// # Errors
     ///
@@ -20,24 +24,50 @@ impl Batch {
     /// would have no prefix to be predicted from; begin prompts with the BOS
     /// token) or a response is empty.
     pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a [u32], &'a [u32])>) -> Result<Self> {
-        let mut sequences = Vec::new();
-        let mut prompt_lengths = Vec::new();
-        for (sequence, (prompt, response)) in pairs.into_iter().enumerate() {
-            for (part, what) in [(prompt, "prompt"), (response, "response")] {
-                if part.is_empty() {
-                    return Err(Error::Batch {
-                        sequence,
-                        message: format!("the {what} has no tokens; it needs at least one"),
-                    });
+        Self::grouped(pairs.into_iter().map(|(prompt, response)| (prompt, [response])))
+    }
+
+    /// Joins each prompt with each of its responses.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::new`], and if a prompt has no responses.
+    pub fn grouped<'a, R>(groups: impl IntoIterator<Item = (&'a [u32], R)>) -> Result<Self>
+    where
+        R: IntoIterator<Item = &'a [u32]>,
+    {
+        let mut batch = Self { sequences: Vec::new(), prompt_lengths: Vec::new(), group_sizes: Vec::new() };
+        for (prompt, responses) in groups {
+            let first = batch.sequences.len();
+            for response in responses {
+                for (part, what) in [(prompt, "prompt"), (response, "response")] {
+                    if part.is_empty() {
+                        return Err(Error::Batch {
+                            sequence: batch.sequences.len(),
+                            message: format!("the {what} has no tokens; it needs at least one"),
+                        });
+                    }
                 }
+                batch.sequences.push([prompt, response].concat());
+                batch.prompt_lengths.push(prompt.len());
             }
-            sequences.push([prompt, response].concat());
-            prompt_lengths.push(prompt.len());
+            batch.group_sizes.push(batch.sequences.len() - first);
         }
-        if sequences.is_empty() {
-            return Err(Error::Batch { sequence: 0, message: "there are no sequences".to_owned() });
+        match batch.group_sizes.iter().position(|size| *size == 0) {
+            Some(group) => Err(Error::Batch {
+                sequence: batch.group_sizes[..group].iter().sum(),
+                message: "a prompt has no responses".to_owned(),
+            }),
+            None if batch.sequences.is_empty() => {
+                Err(Error::Batch { sequence: 0, message: "there are no sequences".to_owned() })
+            }
+            None => Ok(batch),
         }
-        Ok(Self { sequences, prompt_lengths })
+    }
+
+    /// Number of sequences of each group, in order.
+    pub fn group_sizes(&self) -> &[usize] {
+        &self.group_sizes
     }
 
     /// Number of sequences.

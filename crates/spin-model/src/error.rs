@@ -61,6 +61,14 @@ pub enum Error {
         /// Which rule.
         message: String,
     },
+    /// A gradient is missing or does not belong to the model.
+    #[error("gradient of `{tensor}`: {message}")]
+    Gradient {
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

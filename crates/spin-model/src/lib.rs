@@ -15,6 +15,7 @@
 mod batch;
 mod config;
 mod error;
+mod gradients;
 mod init;
 mod llama;
 mod model;
@@ -24,6 +25,7 @@ mod weights;
 pub use batch::Batch;
 pub use config::{ModelConfig, SUPPORTED_ARCHITECTURES};
 pub use error::{Error, Result};
+pub use gradients::{GradientValues, Gradients};
 pub use model::CausalLm;
 pub use ops::Kernels;
 pub use weights::DEFAULT_MAX_SHARD_BYTES;

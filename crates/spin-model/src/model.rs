@@ -9,6 +9,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use crate::batch::{Batch, RowPlan};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::gradients::Gradients;
 use crate::llama::Decoder;
 use crate::ops::{self, Kernels};
 use crate::{init, weights};
@@ -122,6 +123,12 @@ impl CausalLm {
         &self.params
     }
 
+    /// The tensors that training changes, by name: all of [`CausalLm::params`],
+    /// or the adapter's where the model has one.
+    pub fn trainable(&self) -> &BTreeMap<String, Var> {
+        &self.params
+    }
+
     /// Number of trainable numbers.
     pub fn num_params(&self) -> usize {
         self.params.values().map(|var| var.elem_count()).sum()
@@ -227,6 +234,55 @@ impl CausalLm {
                 own.to_vec()
             })
             .collect())
+    }
+
+    /// The log-probability of each response given its prompt, summed over the
+    /// response's tokens; without gradients, and without the memory they need.
+    ///
+    /// # Errors
+    ///
+    /// As [`CausalLm::response_logps`].
+    pub fn sum_logps(&self, batch: &Batch) -> Result<Vec<f64>> {
+        let tokens = self.response_token_logps(batch)?;
+        Ok(tokens.into_iter().map(|logps| logps.into_iter().map(f64::from).sum()).collect())
+    }
+
+    /// The log-probabilities of the responses, as [`CausalLm::sum_logps`], and
+    /// the gradient of a loss that is a sum over the groups of the batch.
+    ///
+    /// `slopes` is told a group's number and its responses' log-probabilities
+    /// and gives the derivative of the loss by each of them; it is called once
+    /// for each group, in order. The gradient is added to `grads`. With
+    /// `smoothing` the log-probabilities are smoothed, as in
+    /// [`CausalLm::smoothed_response_logps`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CausalLm::response_logps`].
+    pub fn accumulate_gradients(
+        &self,
+        batch: &Batch,
+        smoothing: f64,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+        grads: &mut Gradients,
+    ) -> Result<Vec<f64>> {
+        let logps = self.smoothed_response_logps(batch, smoothing)?;
+        let values: Vec<f64> = logps.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        let mut factors = Vec::with_capacity(values.len());
+        let mut rest = values.as_slice();
+        for (group, size) in batch.group_sizes().iter().enumerate() {
+            let (own, others) = rest.split_at(*size);
+            rest = others;
+            factors.extend(slopes(group, own).into_iter().map(|slope| slope as f32));
+        }
+        let factors = Tensor::from_vec(factors, values.len(), &self.device)?;
+        let mut store = (logps * factors)?.sum_all()?.backward()?;
+        for (name, var) in self.trainable() {
+            if let Some(grad) = store.remove(var) {
+                grads.add(name, &grad)?;
+            }
+        }
+        Ok(values)
     }
 
     /// The logits after each token of one sequence: `[seq, vocab]` f32.

@@ -1,0 +1,240 @@
+//! Gradients of a model's trainable tensors: added up, measured, scaled.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// Numbers that one parallel task works on. A constant, so that sums are split
+/// alike, and round alike, whatever the number of threads.
+const CHUNK: usize = 1 << 14;
+
+/// A sum of gradients for each trainable tensor, by name.
+///
+/// Sums are f32 whatever the type of the weights, live as long as the training
+/// and are added to in place: accumulating micro-batches costs no memory.
+#[derive(Debug, Clone)]
+pub struct Gradients {
+    sums: BTreeMap<String, Sum>,
+}
+
+#[derive(Debug, Clone)]
+struct Sum {
+    values: GradientValues,
+    shape: Vec<usize>,
+    /// Whether anything was added since the last clearing.
+    received: bool,
+}
+
+/// Where the sum of one tensor's gradients is kept.
+#[derive(Debug, Clone)]
+pub enum GradientValues {
+    /// In memory, row-major, for weights on the CPU.
+    Host(Vec<f32>),
+    /// With the weights, for other devices.
+    Device(Tensor),
+}
+
+impl Gradients {
+    /// Zeros for each of `params`.
+    ///
+    /// # Errors
+    ///
+    /// If a device cannot hold them.
+    pub fn zeros(params: &BTreeMap<String, Var>) -> Result<Self> {
+        let mut sums = BTreeMap::new();
+        for (name, var) in params {
+            let values = match var.device() {
+                Device::Cpu => GradientValues::Host(vec![0.0; var.elem_count()]),
+                device => GradientValues::Device(Tensor::zeros(var.shape(), DType::F32, device)?),
+            };
+            sums.insert(name.clone(), Sum { values, shape: var.dims().to_vec(), received: false });
+        }
+        Ok(Self { sums })
+    }
+
+    /// Back to zeros, for the next update.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor operation fails; likewise for the other methods.
+    pub fn clear(&mut self) -> Result<()> {
+        for sum in self.sums.values_mut() {
+            sum.received = false;
+            match &mut sum.values {
+                GradientValues::Host(values) => values.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(0.0)),
+                GradientValues::Device(tensor) => *tensor = tensor.zeros_like()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum of a tensor's gradients; `None` for a name that is not trained.
+    pub fn get(&self, name: &str) -> Option<&GradientValues> {
+        self.sums.get(name).map(|sum| &sum.values)
+    }
+
+    /// The sums as f32 tensors, copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gradients::clear`].
+    pub fn to_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let tensor = |sum: &Sum| match &sum.values {
+            GradientValues::Host(values) => Tensor::from_slice(values, sum.shape.as_slice(), &Device::Cpu),
+            GradientValues::Device(tensor) => Ok(tensor.clone()),
+        };
+        self.sums.iter().map(|(name, sum)| Ok((name.clone(), tensor(sum)?))).collect()
+    }
+
+    /// Adds a gradient of any type that came from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// If the model does not train such a tensor, and as [`Gradients::clear`].
+    pub fn add(&mut self, name: &str, grad: &Tensor) -> Result<()> {
+        let sum = self.sum_mut(name)?;
+        sum.received = true;
+        let grad = grad.to_dtype(DType::F32)?;
+        if grad.dims() != sum.shape {
+            return Err(Error::Gradient {
+                tensor: name.to_owned(),
+                message: format!("has shape {:?} where the tensor has {:?}", grad.dims(), sum.shape),
+            });
+        }
+        match &mut sum.values {
+            GradientValues::Host(values) => {
+                let grad = grad.flatten_all()?.to_vec1::<f32>()?;
+                let pairs = values.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
+                pairs.for_each(|(sums, grads)| sums.iter_mut().zip(grads).for_each(|(sum, grad)| *sum += grad));
+            }
+            GradientValues::Device(tensor) => *tensor = (&*tensor + grad)?,
+        }
+        Ok(())
+    }
+
+    /// Whether a tensor is trained at all.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.sums.contains_key(name)
+    }
+
+    /// The sum of a tensor on the CPU, to be added to in place.
+    pub(crate) fn host_mut(&mut self, name: &str) -> Option<&mut [f32]> {
+        let sum = self.sums.get_mut(name)?;
+        match &mut sum.values {
+            GradientValues::Host(values) => {
+                sum.received = true;
+                Some(values)
+            }
+            GradientValues::Device(_) => None,
+        }
+    }
+
+    fn sum_mut(&mut self, name: &str) -> Result<&mut Sum> {
+        self.sums
+            .get_mut(name)
+            .ok_or_else(|| Error::Gradient { tensor: name.to_owned(), message: "is not trained".to_owned() })
+    }
+
+    /// Checks that every trainable tensor received a gradient since the last
+    /// clearing.
+    ///
+    /// # Errors
+    ///
+    /// If one did not, which is a defect of the forward pass: candle drops
+    /// gradients silently.
+    pub fn check_complete(&self) -> Result<()> {
+        match self.sums.iter().find(|(_, sum)| !sum.received) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Error::Gradient { tensor: name.clone(), message: "no gradient reached it".to_owned() })
+            }
+        }
+    }
+
+    /// Multiplies all gradients.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gradients::clear`].
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        for sum in self.sums.values_mut() {
+            match &mut sum.values {
+                GradientValues::Host(values) => values
+                    .par_chunks_mut(CHUNK)
+                    .for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= factor as f32)),
+                GradientValues::Device(tensor) => *tensor = (&*tensor * factor)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The Euclidean norm of all gradients together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gradients::clear`].
+    pub fn global_norm(&self) -> Result<f64> {
+        let mut total = 0.0;
+        for sum in self.sums.values() {
+            total += match &sum.values {
+                GradientValues::Host(values) => {
+                    let square = |chunk: &[f32]| chunk.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+                    // Collected before summing: the order of additions must
+                    // not depend on the threads.
+                    values.par_chunks(CHUNK).map(square).collect::<Vec<_>>().iter().sum()
+                }
+                GradientValues::Device(tensor) => f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?),
+            };
+        }
+        Ok(total.sqrt())
+    }
+
+    /// As `torch.nn.utils.clip_grad_norm_`: scales the gradients so that their
+    /// global norm is at most `max_norm`, and returns the norm before.
+    ///
+    /// If that is not finite the gradients are left alone; the caller decides
+    /// whether to skip the step or to stop.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gradients::clear`].
+    pub fn clip_global_norm(&mut self, max_norm: f64) -> Result<f64> {
+        let norm = self.global_norm()?;
+        let factor = max_norm / (norm + 1e-6);
+        if norm.is_finite() && factor < 1.0 {
+            self.scale(factor)?;
+        }
+        Ok(norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params() -> BTreeMap<String, Var> {
+        let var = |values: &[f32]| Var::new(values, &Device::Cpu).unwrap();
+        BTreeMap::from([("a".to_owned(), var(&[0.0, 0.0])), ("b".to_owned(), var(&[0.0]))])
+    }
+
+    #[test]
+    fn sums_are_added_clipped_and_cleared() {
+        let mut grads = Gradients::zeros(&params()).unwrap();
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        grads.add("a", &tensor(&[1.0, 2.0])).unwrap();
+        assert!(grads.check_complete().unwrap_err().to_string().contains("`b`"));
+        grads.add("b", &tensor(&[4.0])).unwrap();
+        grads.add("a", &tensor(&[2.0, -2.0])).unwrap();
+        grads.check_complete().unwrap();
+        assert_eq!(grads.clip_global_norm(1.0).unwrap(), 5.0);
+        assert!((grads.global_norm().unwrap() - 1.0).abs() < 1e-6);
+        grads.clear().unwrap();
+        assert_eq!(grads.global_norm().unwrap(), 0.0);
+        assert!(grads.check_complete().is_err());
+        assert!(grads.add("c", &tensor(&[1.0])).unwrap_err().to_string().contains("not trained"));
+        assert!(grads.add("b", &tensor(&[1.0, 2.0])).unwrap_err().to_string().contains("shape"));
+    }
+}
