@@ -115,6 +115,11 @@ impl Gradients {
         Ok(())
     }
 
+    /// The trained tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.sums.keys().map(String::as_str)
+    }
+
     /// Whether a tensor is trained at all.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.sums.contains_key(name)

@@ -11,9 +11,15 @@ pub(crate) fn standard_normal(seed: u64, name: &str, len: usize) -> Vec<f32> {
     (0..len as u64).map(|index| normal_at(key, index) as f32).collect()
 }
 
+/// Numbers spread evenly over (-1, 1) for one tensor.
+pub(crate) fn uniform(seed: u64, name: &str, len: usize) -> Vec<f32> {
+    let key = tensor_key(seed, name);
+    (0..len as u64).map(|index| signed_unit((mix(key ^ mix(index)) >> 32) as u32) as f32).collect()
+}
+
 /// Mixes the seed with the name (FNV-1a), so that a tensor's weights do not
 /// depend on which other tensors a model has.
-fn tensor_key(seed: u64, name: &str) -> u64 {
+pub(crate) fn tensor_key(seed: u64, name: &str) -> u64 {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -21,7 +27,7 @@ fn tensor_key(seed: u64, name: &str) -> u64 {
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

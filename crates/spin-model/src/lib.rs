@@ -7,25 +7,32 @@
 //! never prints and never reads the environment.
 //!
 //! candle's own models cannot be trained: their fused normalisation, rotary
-//! embedding and softmax drop gradients silently. Everything on the path of a
-//! gradient here is either composed of differentiable operations
-//! ([`ops::composed`]) or an operation with a hand-written backward pass that
-//! tests compare with the composed one ([`ops`]).
+//! embedding and softmax drop gradients silently. Here a model on the CPU is
+//! computed by operations with hand-written backward passes that record no
+//! graph; elsewhere it is composed of candle's differentiable operations, which
+//! are also what tests compare the former with.
 
 mod batch;
+mod composed;
 mod config;
+mod cpu;
+mod decoder;
+mod dropout;
 mod error;
 mod gradients;
 mod init;
-mod llama;
+mod lora;
 mod model;
-pub mod ops;
+mod params;
+mod rope;
 mod weights;
 
 pub use batch::Batch;
-pub use config::{ModelConfig, SUPPORTED_ARCHITECTURES};
+pub use config::{
+    Activation, Architecture, LayerConfig, ModelConfig, RopeConfig, RopeScaling, SUPPORTED_ARCHITECTURES,
+};
 pub use error::{Error, Result};
 pub use gradients::{GradientValues, Gradients};
-pub use model::CausalLm;
-pub use ops::Kernels;
+pub use lora::LoraConfig;
+pub use model::{CausalLm, Kernels};
 pub use weights::DEFAULT_MAX_SHARD_BYTES;

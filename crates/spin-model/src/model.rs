@@ -3,26 +3,46 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use crate::batch::{Batch, RowPlan};
+use crate::batch::{Batch, Layout, RowPlan};
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::llama::Decoder;
-use crate::ops::{self, Kernels};
-use crate::{init, weights};
+use crate::lora::{self, LoraConfig};
+use crate::{composed, cpu, init, weights};
 
-/// A decoder-only transformer whose every weight is trainable.
+/// Which implementation computes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Hand-written operations with hand-written backward passes; on the CPU,
+    /// in f32 whatever the type of the weights.
+    Fused,
+    /// Compositions of candle's operations; any device and type.
+    Composed,
+}
+
+/// A decoder-only transformer to train, whole or by an adapter.
 #[derive(Debug, Clone)]
 pub struct CausalLm {
-    config: ModelConfig,
+    config: Arc<ModelConfig>,
     params: BTreeMap<String, Var>,
+    adapter: Option<(LoraConfig, BTreeMap<String, Var>)>,
     decoder: Decoder,
-    kernels: Kernels,
+    settings: Settings,
     device: Device,
     dtype: DType,
+}
+
+/// How a model is computed; none of it changes what is computed.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    kernels: Kernels,
+    recompute_every: usize,
+    share_prompts: bool,
 }
 
 impl CausalLm {
@@ -44,7 +64,7 @@ impl CausalLm {
     }
 
     /// Makes a model with fresh f32 weights: normal with standard deviation
-    /// `initializer_range`, norms at 1, as transformers initialises Llama.
+    /// `initializer_range`, norms at 1, biases at 0, as transformers does.
     ///
     /// A tensor's weights depend on the seed and its name alone, and are the
     /// same on every machine.
@@ -56,8 +76,10 @@ impl CausalLm {
         let mut tensors = BTreeMap::new();
         for (name, shape) in config.param_shapes() {
             let len = shape.iter().product();
-            let values = if shape.len() == 1 {
-                vec![1.0; len]
+            let values = if name.ends_with("bias") {
+                vec![0.0; len]
+            } else if shape.len() == 1 {
+                vec![1.0 - config.norm_offset as f32; len]
             } else {
                 let mut values = init::standard_normal(seed, &name, len);
                 let range = config.initializer_range as f32;
@@ -79,11 +101,14 @@ impl CausalLm {
         for (name, tensor) in tensors {
             params.insert(name, Var::from_tensor(&tensor)?);
         }
+        let config = Arc::new(config);
+        let kernels = if device.is_cpu() { Kernels::Fused } else { Kernels::Composed };
         Ok(Self {
             decoder: Decoder::new(&config, &params),
-            kernels: Kernels::for_tensors(device, dtype),
             config,
             params,
+            adapter: None,
+            settings: Settings { kernels, recompute_every: 0, share_prompts: true },
             device: device.clone(),
             dtype,
         })
@@ -92,15 +117,110 @@ impl CausalLm {
     /// The same model computing with other kernels, for tests and
     /// measurements. The weights are shared, not copied.
     pub fn with_kernels(&self, kernels: Kernels) -> Self {
-        Self { kernels, ..self.clone() }
+        let mut model = self.clone();
+        model.settings.kernels = kernels;
+        model
     }
 
-    /// The same model keeping only the blocks' inputs between the forward and
-    /// the backward pass, and computing the rest again: a third more work for
-    /// memory that hardly grows with depth. Composed kernels ignore it. The
-    /// weights are shared, not copied.
-    pub fn with_recompute(&self, recompute: bool) -> Self {
-        Self { decoder: self.decoder.with_recompute(recompute), ..self.clone() }
+    /// The same model keeping only the inputs of every `blocks`-th block
+    /// between the forward and the backward pass, and computing the rest
+    /// again: a third more work for memory that hardly grows with depth. 0
+    /// keeps everything. The weights are shared, not copied.
+    pub fn with_recompute(&self, blocks: usize) -> Self {
+        let mut model = self.clone();
+        model.settings.recompute_every = blocks;
+        model
+    }
+
+    /// The same model computing the prompt that a group's sequences share once
+    /// (as it does unless told otherwise) or for each of them. Composed kernels
+    /// always do the latter. The weights are shared, not copied.
+    pub fn with_shared_prompts(&self, share: bool) -> Self {
+        let mut model = self.clone();
+        model.settings.share_prompts = share;
+        model
+    }
+
+    /// The same model with a fresh adapter, which computes nothing yet and is
+    /// all that training changes. A tensor of the adapter depends on the seed
+    /// and its name alone.
+    ///
+    /// # Errors
+    ///
+    /// If the settings make no sense or name a projection the model lacks.
+    pub fn with_new_adapter(&self, config: &LoraConfig, seed: u64) -> Result<Self> {
+        let error = |message| Error::Config { origin: "the adapter's settings".to_owned(), message };
+        config.check().map_err(error)?;
+        self.with_adapter(config.clone(), &lora::Source::Seed(seed))
+    }
+
+    /// The same model with an adapter read from a directory in PEFT's format.
+    /// `base` is the identity of this model's weights, compared with the one
+    /// the adapter says it was trained on, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the adapter is malformed, asks for more than LoRA, or belongs to
+    /// another base.
+    pub fn load_adapter(&self, dir: &Path, base: Option<&str>) -> Result<Self> {
+        let bare = self.without_adapter();
+        let (config, tensors) = lora::read(dir, &bare.decoder, base, &self.device)?;
+        bare.with_adapter(config, &lora::Source::Tensors(&tensors))
+    }
+
+    fn with_adapter(&self, config: LoraConfig, source: &lora::Source<'_>) -> Result<Self> {
+        let mut model = self.without_adapter();
+        let tensors = lora::attach(&mut model.decoder, &config, source, &self.device)?;
+        model.adapter = Some((config, tensors));
+        Ok(model)
+    }
+
+    /// The base alone. The weights are shared, not copied.
+    pub fn without_adapter(&self) -> Self {
+        Self { adapter: None, decoder: Decoder::new(&self.config, &self.params), ..self.clone() }
+    }
+
+    /// The settings of the adapter, if there is one.
+    pub fn adapter(&self) -> Option<&LoraConfig> {
+        self.adapter.as_ref().map(|(config, _)| config)
+    }
+
+    /// Writes the adapter into an existing directory, in PEFT's format.
+    /// `base_path` is what PEFT finds the base by, `base` the identity of its
+    /// weights.
+    ///
+    /// # Errors
+    ///
+    /// If there is no adapter or a file cannot be written.
+    pub fn save_adapter(&self, dir: &Path, base_path: &str, base: Option<&str>) -> Result<()> {
+        match &self.adapter {
+            Some((config, tensors)) => lora::write(dir, config, tensors, base_path, base),
+            None => Err(Error::Config {
+                origin: dir.display().to_string(),
+                message: "there is no adapter to save".to_owned(),
+            }),
+        }
+    }
+
+    /// A model without adapter that computes what this one does, with weights
+    /// of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the device cannot hold a second set of weights.
+    pub fn merge_adapter(&self) -> Result<Self> {
+        let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+        let mut merged = lora::merged(&self.decoder)?;
+        for (name, var) in &self.params {
+            let tensor = match merged.remove(name) {
+                Some(tensor) => tensor,
+                None => var.as_detached_tensor().copy()?,
+            };
+            tensors.insert(name.clone(), tensor);
+        }
+        let mut model = Self::from_tensors((*self.config).clone(), tensors, &self.device, self.dtype)?;
+        model.settings = self.settings;
+        Ok(model)
     }
 
     /// The configuration.
@@ -118,7 +238,8 @@ impl CausalLm {
         self.dtype
     }
 
-    /// The trainable tensors by Hugging Face name, in the order of the names.
+    /// The model's tensors by Hugging Face name, in the order of the names.
+    /// An adapter's are not among them.
     pub fn params(&self) -> &BTreeMap<String, Var> {
         &self.params
     }
@@ -126,31 +247,38 @@ impl CausalLm {
     /// The tensors that training changes, by name: all of [`CausalLm::params`],
     /// or the adapter's where the model has one.
     pub fn trainable(&self) -> &BTreeMap<String, Var> {
-        &self.params
+        self.adapter.as_ref().map_or(&self.params, |(_, tensors)| tensors)
     }
 
-    /// Number of trainable numbers.
+    /// Number of numbers in [`CausalLm::params`].
     pub fn num_params(&self) -> usize {
         self.params.values().map(|var| var.elem_count()).sum()
     }
 
-    /// Replaces all weights, such as by those of a checkpoint.
+    /// Number of numbers that training changes.
+    pub fn num_trainable(&self) -> usize {
+        self.trainable().values().map(|var| var.elem_count()).sum()
+    }
+
+    /// Replaces everything training changes, such as by the weights of a
+    /// checkpoint.
     ///
     /// # Errors
     ///
     /// If a tensor is missing, unexpected or of the wrong shape; the weights
     /// are then as they were.
-    pub fn set_params(&self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn set_trainable(&self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         let problem = |tensor: &str, message: String| Error::Tensor {
             path: "the weights to restore".to_owned(),
             tensor: tensor.to_owned(),
             message,
         };
-        if let Some(name) = tensors.keys().find(|name| !self.params.contains_key(*name)) {
+        let trainable = self.trainable();
+        if let Some(name) = tensors.keys().find(|name| !trainable.contains_key(*name)) {
             return Err(problem(name, "the model has no such tensor".to_owned()));
         }
-        let mut converted = Vec::with_capacity(self.params.len());
-        for (name, var) in &self.params {
+        let mut converted = Vec::with_capacity(trainable.len());
+        for (name, var) in trainable {
             let tensor = tensors.get(name).ok_or_else(|| problem(name, "is missing".to_owned()))?;
             if tensor.dims() != var.dims() {
                 return Err(problem(
@@ -158,7 +286,7 @@ impl CausalLm {
                     format!("has shape {:?} where the model has {:?}", tensor.dims(), var.dims()),
                 ));
             }
-            converted.push((var, tensor.to_device(&self.device)?.to_dtype(self.dtype)?));
+            converted.push((var, tensor.to_device(&self.device)?.to_dtype(var.dtype())?));
         }
         for (var, tensor) in converted {
             var.set(&tensor)?;
@@ -190,46 +318,25 @@ impl CausalLm {
         weights::write_dir(dir, tensors, max_shard_bytes)
     }
 
-    /// The log-probability of each response given its prompt, summed over the
-    /// response's tokens: `[batch]` f32, differentiable.
-    ///
-    /// # Errors
-    ///
-    /// If a sequence is longer than the model's positions or a token is
-    /// outside its vocabulary.
-    pub fn response_logps(&self, batch: &Batch) -> Result<Tensor> {
-        self.smoothed_response_logps(batch, 0.0)
-    }
-
-    /// As [`CausalLm::response_logps`] with label smoothing, torch's
-    /// `cross_entropy(label_smoothing=smoothing)`: a token counts
-    /// (1 - smoothing) log p(target) + smoothing mean over v of log p(v).
-    ///
-    /// # Errors
-    ///
-    /// As [`CausalLm::response_logps`].
-    pub fn smoothed_response_logps(&self, batch: &Batch, smoothing: f64) -> Result<Tensor> {
-        let (logps, plan) = self.token_logps(&self.decoder, batch, smoothing)?;
-        let owners = Tensor::new(plan.owners.as_slice(), &self.device)?;
-        let zeros = Tensor::zeros(batch.len(), DType::F32, &self.device)?;
-        Ok(zeros.index_add(&owners, &logps, 0)?)
-    }
-
     /// The log-probability of every response token, per sequence; without
     /// gradients, and without the memory they need.
     ///
     /// # Errors
     ///
-    /// As [`CausalLm::response_logps`].
+    /// If a sequence is longer than the model's positions or a token is
+    /// outside its vocabulary.
     pub fn response_token_logps(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let (logps, _) = self.token_logps(&self.decoder.detach(), batch, 0.0)?;
-        let logps = logps.to_vec1::<f32>()?;
+        let plan = self.plan(batch)?;
+        let logps = match self.settings.kernels {
+            Kernels::Fused => cpu::row_logps(&self.decoder, &plan)?,
+            Kernels::Composed => composed::row_logps(&self.decoder, &plan)?,
+        };
         let mut rest = logps.as_slice();
-        Ok(batch
-            .response_lengths()
-            .into_iter()
+        Ok(plan
+            .responses
+            .iter()
             .map(|length| {
-                let (own, others) = rest.split_at(length);
+                let (own, others) = rest.split_at(*length);
                 rest = others;
                 own.to_vec()
             })
@@ -241,7 +348,7 @@ impl CausalLm {
     ///
     /// # Errors
     ///
-    /// As [`CausalLm::response_logps`].
+    /// As [`CausalLm::response_token_logps`].
     pub fn sum_logps(&self, batch: &Batch) -> Result<Vec<f64>> {
         let tokens = self.response_token_logps(batch)?;
         Ok(tokens.into_iter().map(|logps| logps.into_iter().map(f64::from).sum()).collect())
@@ -252,13 +359,14 @@ impl CausalLm {
     ///
     /// `slopes` is told a group's number and its responses' log-probabilities
     /// and gives the derivative of the loss by each of them; it is called once
-    /// for each group, in order. The gradient is added to `grads`. With
-    /// `smoothing` the log-probabilities are smoothed, as in
-    /// [`CausalLm::smoothed_response_logps`].
+    /// for each group, in order. The gradient is added to `grads`, which says
+    /// what is trained: only [`CausalLm::trainable`] belongs there. With
+    /// `smoothing`, torch's `cross_entropy(label_smoothing=smoothing)`, a token
+    /// counts (1 - smoothing) log p(target) + smoothing mean over v of log p(v).
     ///
     /// # Errors
     ///
-    /// As [`CausalLm::response_logps`].
+    /// As [`CausalLm::response_token_logps`].
     pub fn accumulate_gradients(
         &self,
         batch: &Batch,
@@ -266,30 +374,19 @@ impl CausalLm {
         slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
         grads: &mut Gradients,
     ) -> Result<Vec<f64>> {
-        let logps = self.smoothed_response_logps(batch, smoothing)?;
-        let values: Vec<f64> = logps.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-        let mut factors = Vec::with_capacity(values.len());
-        let mut rest = values.as_slice();
-        for (group, size) in batch.group_sizes().iter().enumerate() {
-            let (own, others) = rest.split_at(*size);
-            rest = others;
-            factors.extend(slopes(group, own).into_iter().map(|slope| slope as f32));
+        let plan = self.plan(batch)?;
+        let every = self.settings.recompute_every;
+        match self.settings.kernels {
+            Kernels::Fused => Ok(cpu::accumulate_gradients(&self.decoder, &plan, smoothing, every, slopes, grads)?),
+            Kernels::Composed => composed::accumulate_gradients(&self.decoder, &plan, smoothing, every, slopes, grads),
         }
-        let factors = Tensor::from_vec(factors, values.len(), &self.device)?;
-        let mut store = (logps * factors)?.sum_all()?.backward()?;
-        for (name, var) in self.trainable() {
-            if let Some(grad) = store.remove(var) {
-                grads.add(name, &grad)?;
-            }
-        }
-        Ok(values)
     }
 
     /// The logits after each token of one sequence: `[seq, vocab]` f32.
     ///
     /// # Errors
     ///
-    /// If there are no tokens, or as [`CausalLm::response_logps`].
+    /// If there are no tokens, or as [`CausalLm::response_token_logps`].
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         if ids.is_empty() {
             return Err(Error::Batch { sequence: 0, message: "there are no tokens".to_owned() });
@@ -300,28 +397,23 @@ impl CausalLm {
             batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
         }
         let plan = RowPlan::every_row(ids);
-        let hidden = self.decoder.forward(&plan, self.kernels, &self.device)?;
-        let logits = ops::composed::linear(&hidden, self.decoder.output_weight())?;
-        Ok(logits.to_dtype(DType::F32)?)
+        Ok(match self.settings.kernels {
+            Kernels::Fused => {
+                let logits = cpu::logits(&self.decoder, &plan)?;
+                Tensor::from_vec(logits, (ids.len(), self.config.vocab_size), &self.device)?
+            }
+            Kernels::Composed => composed::logits(&self.decoder, &plan)?,
+        })
     }
 
-    /// `[response tokens]` f32, sequence by sequence. The output projection
-    /// sees only rows that predict a response token.
-    fn token_logps(&self, decoder: &Decoder, batch: &Batch, smoothing: f64) -> Result<(Tensor, RowPlan)> {
+    /// How the batch becomes rows, checked.
+    fn plan(&self, batch: &Batch) -> Result<RowPlan> {
         batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
-        let plan = RowPlan::new(batch, self.kernels == Kernels::Fused);
-        let hidden = decoder.forward(&plan, self.kernels, &self.device)?;
-        let targets = Tensor::new(plan.targets.as_slice(), &self.device)?;
-        let weight = decoder.output_weight();
-        let mut logps = self.kernels.linear_logps(&hidden, weight, &targets)?;
-        if smoothing > 0.0 {
-            // Mean and target share their log-sum-exp, so the mean of the
-            // log-probabilities exceeds the target's by h (mean(W) - W[target]).
-            let to_mean = weight.mean_keepdim(0)?.broadcast_sub(&weight.index_select(&targets, 0)?)?;
-            let excess = (&hidden * &to_mean)?.sum(D::Minus1)?.to_dtype(DType::F32)?;
-            logps = (logps + (excess * smoothing)?)?;
-        }
-        debug_assert_eq!(logps.dim(D::Minus1)?, plan.owners.len());
-        Ok((logps, plan))
+        let layout = match self.settings {
+            Settings { kernels: Kernels::Composed, .. } => Layout::Padded,
+            Settings { share_prompts: true, .. } => Layout::SharedPrompts,
+            _ => Layout::Packed,
+        };
+        Ok(RowPlan::new(batch, layout))
     }
 }

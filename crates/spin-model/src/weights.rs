@@ -26,16 +26,26 @@ pub(crate) fn read_dir(
     device: &Device,
     dtype: DType,
 ) -> Result<BTreeMap<String, Tensor>> {
+    let (listing, files) = weight_files(dir)?;
+    read_files(&listing, &files, wanted, ignorable, device, dtype)
+}
+
+/// As [`read_dir`], from known files; `listing` is what says that these are
+/// all.
+pub(crate) fn read_files(
+    listing: &Path,
+    files: &[PathBuf],
+    wanted: &[(String, Vec<usize>)],
+    ignorable: impl Fn(&str) -> bool,
+    device: &Device,
+    dtype: DType,
+) -> Result<BTreeMap<String, Tensor>> {
     let shapes: BTreeMap<&str, &[usize]> =
         wanted.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
-    let (listing, files) = weight_files(dir)?;
     let mut tensors = BTreeMap::new();
     for file in files {
-        let bytes = std::fs::read(&file).map_err(|source| Error::Read { path: file.clone(), source })?;
-        let parsed = SafeTensors::deserialize(&bytes).map_err(|error| Error::WeightsFile {
-            path: file.clone(),
-            message: format!("not a safetensors file ({error}); fetch it again"),
-        })?;
+        let bytes = std::fs::read(file).map_err(|source| Error::Read { path: file.clone(), source })?;
+        let parsed = SafeTensors::deserialize(&bytes).map_err(|error| damaged(file, &error))?;
         let problem = |tensor: &str, message: String| Error::Tensor {
             path: file.display().to_string(),
             tensor: tensor.to_owned(),
@@ -77,6 +87,20 @@ pub(crate) fn read_dir(
         }
     }
     Ok(tensors)
+}
+
+fn damaged(file: &Path, error: &safetensors::SafeTensorError) -> Error {
+    Error::WeightsFile {
+        path: file.to_path_buf(),
+        message: format!("not a safetensors file ({error}); fetch it again"),
+    }
+}
+
+/// The strings beside the tensors of a file.
+pub(crate) fn read_metadata(file: &Path) -> Result<HashMap<String, String>> {
+    let bytes = std::fs::read(file).map_err(|source| Error::Read { path: file.to_path_buf(), source })?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(file, &error))?;
+    Ok(header.metadata().clone().unwrap_or_default())
 }
 
 /// The file that says what there is, and the files of weights.
@@ -146,12 +170,12 @@ pub(crate) fn write_dir<'a>(
         }
     }
     if let [shard] = shards.as_slice() {
-        return write_file(&dir.join(SINGLE), shard);
+        return write_file(&dir.join(SINGLE), shard, &[]);
     }
     let mut weight_map = BTreeMap::new();
     for (number, shard) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-        write_file(&dir.join(&file), shard)?;
+        write_file(&dir.join(&file), shard, &[])?;
         weight_map.extend(shard.iter().map(|(name, _)| (*name, file.clone())));
     }
     let total: usize = tensors.iter().map(|(_, tensor)| bytes_of(tensor)).sum();
@@ -162,7 +186,8 @@ pub(crate) fn write_dir<'a>(
     write_bytes(&dir.join(INDEX), format!("{index:#}\n").as_bytes())
 }
 
-fn write_file(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
+/// Writes one file of tensors, with some strings beside them.
+pub(crate) fn write_file(path: &Path, tensors: &[(&str, &Tensor)], extra: &[(&str, &str)]) -> Result<()> {
     let mut buffers = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let dtype = match tensor.dtype() {
@@ -189,7 +214,8 @@ fn write_file(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
         views.push((*name, view));
     }
     // Older transformers refuse files without this entry.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let entries = [("format", "pt")].into_iter().chain(extra.iter().copied());
+    let metadata = entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<HashMap<_, _>>();
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(malformed)?;
     write_bytes(path, &bytes)
 }

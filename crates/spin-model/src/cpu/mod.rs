@@ -1,0 +1,21 @@
+//! The decoder on the CPU: every operation with its hand-written backward
+//! pass, on slices, in f32, on all threads of the current rayon pool.
+//!
+//! No graph is recorded. Gradients are added where they are kept, and results
+//! do not depend on the number of threads.
+
+mod activation;
+mod attention;
+mod block;
+mod head;
+mod linear;
+mod math;
+mod norm;
+mod pass;
+mod tiles;
+
+pub(crate) use pass::{accumulate_gradients, logits, row_logps};
+
+/// Rows that one parallel task works on. A constant, so that sums over rows
+/// are split alike, and round alike, whatever the number of threads.
+const ROWS_PER_TASK: usize = 64;
