@@ -36,8 +36,7 @@ function of TRL replaced, and it is not what its users get.
 
 Those temporaries come from the system and go back to it each time, and the page faults
 cost more than a third of a step. `keep_memory` starts Python again with GLIBC_TUNABLES
-that make malloc keep what it has and use huge pages; it needs no change of TRL, and it
-is TRL at its best: compare times with it and memory without it. torch.compile gains
+that make malloc keep what it has; it needs no change of TRL, and it is TRL at its best: compare times with it and memory without it. torch.compile gains
 nothing here and costs a minute; padding-free batches are disabled in this release;
 liger-kernel needs Triton. Attention is torch's fused scaled_dot_product_attention.
 
@@ -54,11 +53,7 @@ import warnings
 from pathlib import Path
 
 SPEC = json.loads(Path(sys.argv[1]).read_text())
-KEEP_MEMORY = (
-    "glibc.malloc.hugetlb=1"
-    ":glibc.malloc.mmap_threshold=4294967296"
-    ":glibc.malloc.trim_threshold=8589934592"
-)
+KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
 if SPEC.get("keep_memory", False) and os.environ.get("GLIBC_TUNABLES") != KEEP_MEMORY:
     # glibc reads them once, when a process starts.
     os.environ["GLIBC_TUNABLES"] = KEEP_MEMORY

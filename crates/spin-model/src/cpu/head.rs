@@ -54,13 +54,13 @@ fn log_sum_exp(logits: &[f32]) -> f32 {
 
 impl<'a> Head<'a> {
     pub fn new(decoder: &Decoder, weight: &'a [f32], smoothing: f64) -> Self {
-        Self {
-            weight,
-            vocab: decoder.config.vocab_size,
-            width: decoder.config.hidden_size,
-            softcap: decoder.config.final_softcap.map(|cap| cap as f32),
-            smoothing: smoothing as f32,
-        }
+        let config = &decoder.config;
+        Self::of(weight, config.vocab_size, config.hidden_size, config.final_softcap, smoothing)
+    }
+
+    /// `weight` is `[vocab, width]`.
+    pub fn of(weight: &'a [f32], vocab: usize, width: usize, softcap: Option<f64>, smoothing: f64) -> Self {
+        Self { weight, vocab, width, softcap: softcap.map(|cap| cap as f32), smoothing: smoothing as f32 }
     }
 
     fn weight(&self) -> Matrix<'a> {

@@ -12,6 +12,8 @@ mod linear;
 mod math;
 mod norm;
 mod pass;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
