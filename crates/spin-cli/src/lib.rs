@@ -138,9 +138,18 @@ pub fn elapsed_seconds() -> f64 {
 /// Largest resident memory of this process so far, in MiB, where the system
 /// tells.
 pub fn peak_memory_mib() -> Option<u64> {
+    memory_kib("VmHWM:").map(|kib| kib / 1024)
+}
+
+/// Resident memory of this process now, in MiB, where the system tells.
+pub fn resident_memory_mib() -> Option<f64> {
+    memory_kib("VmRSS:").map(|kib| kib as f64 / 1024.0)
+}
+
+fn memory_kib(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib / 1024)
+    let line = status.lines().find_map(|l| l.strip_prefix(key))?;
+    line.trim().trim_end_matches(" kB").trim().parse().ok()
 }
 
 /// Facts about this process for a manifest's `environment`.

@@ -1,40 +1,150 @@
-//! Checkpoints: weights, optimiser state and counters in one safetensors
-//! file, replaced by rename, so that there is always one whole checkpoint.
+//! Checkpoints: weights, optimiser state, counters and the settings they
+//! belong to, in one safetensors file, replaced by rename, so that there is
+//! always one whole checkpoint.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use spin_store::{StoreError, fsutil};
 
 use crate::error::{FitError, Result};
+use crate::optim::StateTensor;
 
 /// Counters beside the tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
-    /// Updates done.
+    /// Updates done, skipped ones included.
     pub update: usize,
-    /// Lowest held-out loss so far, in nats per token.
+    /// Lowest held-out loss so far.
     pub best_loss: Option<f64>,
     /// The update it was seen at.
     pub best_update: usize,
     /// Evaluations since.
     pub evaluations_since_best: usize,
+    /// Whether the held-out margin has reached the one to stop at.
+    pub margin_reached: bool,
+    /// Updates left out because something was not finite.
+    pub skipped: usize,
+    /// Those of them since the last good one.
+    pub skipped_in_a_row: usize,
 }
 
-const META: &str = "spin.progress";
+/// What a training was started with, as far as it decides the numbers: dotted
+/// keys with their values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Settings(BTreeMap<String, Value>);
+
+impl Settings {
+    /// The leaves of a JSON value by dotted key: `{"fit": {"beta": 1}}` is
+    /// `fit.beta = 1`.
+    pub fn of(value: &Value) -> Settings {
+        let mut settings = Settings::default();
+        settings.collect("", value);
+        settings
+    }
+
+    fn collect(&mut self, key: &str, value: &Value) {
+        match value {
+            Value::Object(table) => {
+                for (name, value) in table {
+                    let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    self.collect(&key, value);
+                }
+            }
+            leaf => {
+                self.0.insert(key.to_owned(), leaf.clone());
+            }
+        }
+    }
+
+    /// The keys that differ, each with the value here and there:
+    /// `fit.beta is 1 here and 0.1 there`.
+    pub fn differences(&self, other: &Settings) -> Vec<String> {
+        let say = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
+        let keys: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
+        keys.into_iter()
+            .filter(|key| self.0.get(*key) != other.0.get(*key))
+            .map(|key| format!("{key} is {} here and {} there", say(self.0.get(key)), say(other.0.get(key))))
+            .collect()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    progress: Progress,
+    settings: Settings,
+}
+
+const META: &str = "spin.checkpoint";
+
+/// A tensor on its way to disk; numbers in memory are not copied first.
+struct Entry<'a>(StateTensor<'a>);
+
+impl View for Entry<'_> {
+    fn dtype(&self) -> Dtype {
+        match &self.0 {
+            StateTensor::Host(..) => Dtype::F32,
+            StateTensor::Tensor(tensor) => View::dtype(tensor),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match &self.0 {
+            StateTensor::Host(_, shape) => shape,
+            StateTensor::Tensor(tensor) => tensor.dims(),
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.0 {
+            StateTensor::Host(values, _) => little_endian(values),
+            StateTensor::Tensor(tensor) => View::data(tensor),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match &self.0 {
+            StateTensor::Host(values, _) => size_of_val(*values),
+            StateTensor::Tensor(tensor) => View::data_len(tensor),
+        }
+    }
+}
+
+#[cfg(target_endian = "little")]
+fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    // SAFETY: any bytes of f32 are bytes, and the length is theirs.
+    Cow::Borrowed(unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) })
+}
+
+#[cfg(not(target_endian = "little"))]
+fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
 
 /// Replaces the checkpoint at `path`, durably.
 ///
 /// # Errors
 /// When it cannot be written; the old one is then untouched.
-pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, progress: &Progress) -> Result<()> {
-    let text = serde_json::to_string(progress).expect("counters are plain data");
+pub fn save(
+    path: &Path,
+    tensors: Vec<(String, StateTensor<'_>)>,
+    progress: &Progress,
+    settings: &Settings,
+) -> Result<()> {
+    let record = Record { progress: progress.clone(), settings: settings.clone() };
+    let text = serde_json::to_string(&record).expect("counters and settings are plain data");
     let metadata = HashMap::from([(META.to_owned(), text)]);
     let dir = path.parent().unwrap_or(Path::new("."));
-    let tmp = tempfile_in(dir, path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let tmp = dir.join(format!(".tmp-{name}"));
+    let tensors = tensors.into_iter().map(|(name, tensor)| (name, Entry(tensor)));
     let write = || -> Result<()> {
         safetensors::serialize_to_file(tensors, Some(metadata), &tmp)
             .map_err(|e| StoreError::io("write", &tmp)(std::io::Error::other(e)))?;
@@ -47,40 +157,92 @@ pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, progress: &Progress
     })
 }
 
-fn tempfile_in(dir: &Path, path: &Path) -> std::path::PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    dir.join(format!(".tmp-{name}"))
+/// A checkpoint read back.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its counters.
+    pub progress: Progress,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Checkpoint {
+    /// Takes out the tensors whose names begin with `prefix`, without it.
+    pub fn take(&mut self, prefix: &str) -> BTreeMap<String, Tensor> {
+        let (taken, rest): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut self.tensors).into_iter().partition(|(name, _)| name.starts_with(prefix));
+        self.tensors = rest;
+        taken.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect()
+    }
 }
 
 /// Reads a checkpoint back.
 ///
 /// # Errors
-/// When it is damaged or not a checkpoint.
-pub fn load(path: &Path) -> Result<(BTreeMap<String, Tensor>, Progress)> {
+/// When it is damaged, not a checkpoint, or of other settings than `settings`.
+pub fn load(path: &Path, settings: &Settings) -> Result<Checkpoint> {
     let bad = |problem: String| FitError::Checkpoint { path: path.display().to_string(), problem };
     let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
     let text = header.metadata().as_ref().and_then(|m| m.get(META)).ok_or_else(|| bad("has no counters".into()))?;
-    let progress = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let record: Record = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let differences = settings.differences(&record.settings);
+    if !differences.is_empty() {
+        return Err(FitError::OtherSettings { path: path.display().to_string(), differences: differences.join("; ") });
+    }
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-    Ok((tensors.into_iter().collect(), progress))
+    Ok(Checkpoint { progress: record.progress, tensors: tensors.into_iter().collect() })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn settings() -> Settings {
+        Settings::of(&json!({"seed": 1, "fit": {"beta": 0.1, "betas": [0.9, 0.999]}, "parents": {"model": "m@v1 ab"}}))
+    }
 
     #[test]
     fn what_is_saved_comes_back_and_damage_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.safetensors");
-        let tensor = Tensor::new(&[1f32, f32::MIN_POSITIVE, -3.5], &Device::Cpu).unwrap();
+        let values = [1f32, f32::MIN_POSITIVE, -3.5];
+        let tensors = || {
+            vec![
+                ("weights.w".to_owned(), StateTensor::Tensor(Tensor::new(&values, &Device::Cpu).unwrap())),
+                ("optimizer.w.square_avg".to_owned(), StateTensor::Host(&values, vec![3, 1])),
+            ]
+        };
         let progress = Progress { update: 7, best_loss: Some(0.1 + 0.2), ..Default::default() };
-        save(&path, &BTreeMap::from([("w".to_owned(), tensor.clone())]), &progress).unwrap();
-        let (tensors, read) = load(&path).unwrap();
-        assert_eq!(read, progress);
-        assert_eq!(tensors["w"].to_vec1::<f32>().unwrap(), tensor.to_vec1::<f32>().unwrap());
+        save(&path, tensors(), &progress, &settings()).unwrap();
+        let mut read = load(&path, &settings()).unwrap();
+        assert_eq!(read.progress, progress);
+        assert_eq!(read.take("weights.")["w"].to_vec1::<f32>().unwrap(), values);
+        let state = read.take("optimizer.");
+        assert_eq!(state["w.square_avg"].dims(), [3, 1]);
+        assert_eq!(state["w.square_avg"].flatten_all().unwrap().to_vec1::<f32>().unwrap(), values);
+        assert!(read.take("").is_empty());
         std::fs::write(&path, &std::fs::read(&path).unwrap()[..20]).unwrap();
-        assert!(load(&path).unwrap_err().to_string().contains("delete it to train from the start"));
+        assert!(load(&path, &settings()).unwrap_err().to_string().contains("delete it to train from the start"));
+    }
+
+    #[test]
+    fn a_checkpoint_of_other_settings_is_refused_with_what_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        save(&path, Vec::new(), &Progress::default(), &settings()).unwrap();
+        let other = Settings::of(&json!({"seed": 1, "fit": {"beta": 5.0, "alpha": 0.9, "betas": [0.9, 0.999]},
+            "parents": {"model": "m@v2 cd"}}));
+        let said = load(&path, &other).unwrap_err().to_string();
+        for part in [
+            "fit.beta is 5.0 here and 0.1 there",
+            "fit.alpha is 0.9 here and absent there",
+            "parents.model is \"m@v2 cd\" here and \"m@v1 ab\" there",
+            "delete it",
+        ] {
+            assert!(said.contains(part), "no {part:?} in {said}");
+        }
+        assert!(!said.contains("seed") && !said.contains("betas"), "{said}");
     }
 }

@@ -1,5 +1,7 @@
 //! Which rows make which update.
 
+use std::collections::BTreeSet;
+
 use spin_store::run::Overlong;
 use spin_store::schema::{Demonstration, Pair, ReferenceRow};
 use spin_text::Codec;
@@ -25,9 +27,77 @@ pub struct Opponent {
     /// Token ids as sampled.
     pub generated_ids: Vec<u32>,
     /// log p_θt of the real answer, summed over its tokens.
-    pub ref_real: f32,
+    pub ref_real: f64,
     /// log p_θt of the generated answer.
-    pub ref_generated: f32,
+    pub ref_generated: f64,
+}
+
+impl Example {
+    /// The answers: the real one, and the generated one if there is one.
+    pub fn answers(&self) -> impl Iterator<Item = &[u32]> {
+        let generated = self.opponent.as_ref().map(|o| o.generated_ids.as_slice());
+        std::iter::once(self.real_ids.as_slice()).chain(generated)
+    }
+
+    /// Number of sequences, each the prompt with an answer.
+    pub fn sequences(&self) -> usize {
+        1 + usize::from(self.opponent.is_some())
+    }
+
+    /// Tokens of its longest sequence.
+    pub fn longest(&self) -> usize {
+        self.prompt_ids.len() + self.answers().map(<[u32]>::len).max().unwrap_or(0)
+    }
+
+    /// Tokens of its sequences, the prompt counted in each.
+    pub fn tokens(&self) -> usize {
+        self.answers().map(|answer| self.prompt_ids.len() + answer.len()).sum()
+    }
+}
+
+/// Checks that a model can read all pairs, before any work is done.
+///
+/// # Errors
+/// The first row with an id beyond the vocabulary, more tokens than the
+/// model's context, or nothing in a prompt or an answer.
+pub fn check_pairs(pairs: &[Pair], vocab: usize, context: usize, table: &str) -> Result<()> {
+    for pair in pairs {
+        let bad = |problem: String, remedy: &str| FitError::Row {
+            row_id: pair.row_id.clone(),
+            table: table.into(),
+            problem,
+            remedy: remedy.into(),
+        };
+        let parts = [("prompt", &pair.prompt_ids), ("real", &pair.real_ids), ("generated", &pair.generated_ids)];
+        for (what, ids) in parts {
+            if ids.is_empty() {
+                return Err(bad(format!("its {what}_ids are empty"), "make the pairs again with spin-pair"));
+            }
+            if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+                return Err(bad(
+                    format!("its {what}_ids hold token {id}, beyond the model's vocabulary of {vocab}"),
+                    "the pairs were made with another model's tokenizer; make them again with spin-pair",
+                ));
+            }
+        }
+        let longest = pair.prompt_ids.len() + pair.real_ids.len().max(pair.generated_ids.len());
+        if longest > context {
+            return Err(bad(
+                format!("it has {longest} tokens, more than the {context} of the model's context"),
+                "lower template.max_length and make the pairs again with spin-pair",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Splits off the last `rows` rows, each with all its examples, so that no
+/// other sample of a held-out row is trained on.
+pub fn hold_out(examples: Vec<Example>, rows: usize) -> (Vec<Example>, Vec<Example>) {
+    let mut order = BTreeSet::new();
+    let mut ids: Vec<&str> = examples.iter().map(|e| e.row_id.as_str()).filter(|id| order.insert(*id)).collect();
+    let held_out: BTreeSet<String> = ids.drain(ids.len().saturating_sub(rows)..).map(str::to_owned).collect();
+    examples.into_iter().partition(|e| !held_out.contains(&e.row_id))
 }
 
 /// Pairs with their reference log-probabilities as examples.
@@ -57,8 +127,8 @@ pub fn of_pairs(pairs: Vec<Pair>, reference: &[ReferenceRow], table: &str) -> Re
                 real_ids: p.real_ids,
                 opponent: Some(Opponent {
                     generated_ids: p.generated_ids,
-                    ref_real: r.real_logps as f32,
-                    ref_generated: r.generated_logps as f32,
+                    ref_real: r.real_logps,
+                    ref_generated: r.generated_logps,
                 }),
             })
         })
@@ -183,5 +253,73 @@ mod tests {
         }
         assert_ne!(epochs.rows_of(0), epochs.rows_of(11));
         assert_ne!(epochs.rows_of(0), Epochs::new(103, 10, 8).rows_of(0));
+    }
+
+    fn pair(row_id: &str, sample_index: u32) -> Pair {
+        Pair {
+            row_id: row_id.into(),
+            iteration: 0,
+            sample_index,
+            real: Vec::new(),
+            generated: Vec::new(),
+            prompt_ids: vec![1, 2],
+            real_ids: vec![3],
+            generated_ids: vec![4, 9],
+        }
+    }
+
+    fn reference(pairs: &[Pair]) -> Vec<ReferenceRow> {
+        let row = |p: &Pair| ReferenceRow {
+            row_id: p.row_id.clone(),
+            iteration: p.iteration,
+            sample_index: p.sample_index,
+            real_logps: -1.0,
+            generated_logps: -2.0,
+        };
+        pairs.iter().map(row).collect()
+    }
+
+    #[test]
+    fn pairs_that_a_model_cannot_read_name_table_and_row() {
+        let pairs = [pair("a", 0), Pair { real_ids: vec![10], ..pair("b", 0) }];
+        check_pairs(&pairs, 11, 4, "pairs/t@v1").unwrap();
+        let said = |vocab, context| check_pairs(&pairs, vocab, context, "pairs/t@v1").unwrap_err().to_string();
+        for (vocab, context, parts) in [
+            (10, 4, ["\"b\"", "real_ids hold token 10", "vocabulary of 10"]),
+            (9, 4, ["\"a\"", "generated_ids hold token 9", "vocabulary of 9"]),
+            (11, 3, ["\"a\"", "4 tokens", "3 of the model's context"]),
+        ] {
+            let said = said(vocab, context);
+            assert!(said.contains("pairs/t@v1") && parts.iter().all(|part| said.contains(part)), "{said}");
+        }
+        let empty = [Pair { generated_ids: Vec::new(), ..pair("c", 0) }];
+        assert!(check_pairs(&empty, 11, 4, "t").unwrap_err().to_string().contains("generated_ids are empty"));
+    }
+
+    #[test]
+    fn a_held_out_row_takes_all_its_pairs_along() {
+        let pairs: Vec<Pair> = [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1)].map(|(id, i)| pair(id, i)).into();
+        let reference = reference(&pairs);
+        let examples = of_pairs(pairs, &reference, "t").unwrap();
+        let ids = |examples: &[Example]| examples.iter().map(|e| e.row_id.clone()).collect::<Vec<_>>();
+        let (kept, held_out) = hold_out(examples.clone(), 2);
+        assert_eq!(
+            (ids(&kept), ids(&held_out)),
+            (vec!["a".into(), "a".into()], vec!["b".into(), "c".into(), "c".into()])
+        );
+        assert_eq!(hold_out(examples.clone(), 9).0, []);
+        assert_eq!(hold_out(examples.clone(), 0).0, examples);
+    }
+
+    #[test]
+    fn a_reference_of_other_rows_is_refused() {
+        let pairs = vec![pair("a", 0), pair("b", 1)];
+        let mut other = reference(&pairs);
+        other[1].sample_index = 0;
+        assert!(of_pairs(pairs.clone(), &other, "t").unwrap_err().to_string().contains("\"b\""));
+        assert!(of_pairs(pairs.clone(), &other[..1], "t").is_err());
+        let examples = of_pairs(pairs.clone(), &reference(&pairs), "t").unwrap();
+        let first = &examples[0];
+        assert_eq!((first.sequences(), first.longest(), first.tokens()), (2, 4, 7));
     }
 }

@@ -49,10 +49,26 @@ pub enum FitError {
         /// What the user can do.
         remedy: String,
     },
+    /// Reference log-probabilities that are not those of the opponent.
+    #[error(
+        "{reference} holds log-probabilities of other {what}: it was made with {found}, this training needs {expected}; \
+         leave it out and run spin-fit again, which computes them"
+    )]
+    OtherReference {
+        /// The reference artifact.
+        reference: String,
+        /// `weights`, `pairs` or `type of weights`.
+        what: &'static str,
+        /// What it was made with.
+        found: String,
+        /// What it should have been made with.
+        expected: String,
+    },
     /// The loss or the gradient is NaN or infinite.
     #[error(
-        "the {what} is {value} at update {update} (rows {rows}); training stopped, the checkpoint of update {kept} is kept in {checkpoint}. \
-         Lower fit.learning_rate or raise its warm-up, and look at those rows"
+        "the {what} is {value} at update {update} (rows {rows}){repeated}; training stopped, the checkpoint of update \
+         {kept} is kept{place}. Lower fit.learning_rate or raise its warm-up, and look at those rows; \
+         fit.on_nonfinite = \"skip\" leaves such updates out"
     )]
     NotFinite {
         /// `loss` or `norm of the gradient`.
@@ -63,12 +79,14 @@ pub enum FitError {
         update: usize,
         /// Ids of the rows in it.
         rows: String,
-        /// The last good update.
+        /// `, the tenth in a row`, when updates are skipped.
+        repeated: String,
+        /// The last good update that is kept.
         kept: usize,
-        /// Where it is kept.
-        checkpoint: String,
+        /// ` in FILE`, when it is kept in a file.
+        place: String,
     },
-    /// The checkpoint does not belong here.
+    /// The checkpoint cannot be read.
     #[error("{path}: {problem}; delete it to train from the start")]
     Checkpoint {
         /// The file.
@@ -76,13 +94,32 @@ pub enum FitError {
         /// What is wrong.
         problem: String,
     },
+    /// The checkpoint is of another training.
+    #[error(
+        "{path} is a checkpoint of other settings: {differences}; go back to those settings, or delete it to train from \
+         the start"
+    )]
+    OtherSettings {
+        /// The file.
+        path: String,
+        /// Which keys differ, with both values.
+        differences: String,
+    },
 }
 
 /// For a program's exit code: whether the input is to blame.
 pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<FitError>() {
         Some(FitError::Store(e)) => e.is_bad_input(),
-        Some(FitError::Text(_) | FitError::Model(_) | FitError::Row { .. } | FitError::NoRows { .. }) => true,
+        Some(
+            FitError::Text(_)
+            | FitError::Model(_)
+            | FitError::Row { .. }
+            | FitError::NoRows { .. }
+            | FitError::OtherReference { .. }
+            | FitError::Checkpoint { .. }
+            | FitError::OtherSettings { .. },
+        ) => true,
         Some(_) => false,
         None => spin_store::error::is_bad_input(error),
     }

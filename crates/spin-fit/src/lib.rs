@@ -1,20 +1,35 @@
-//! Training: the SPIN objective, and supervised fine-tuning to make θ0 and
-//! baselines.
+//! Training: SPIN, DPO, and supervised fine-tuning to make θ0 and baselines.
 //!
 //! The pieces are small and separate: [`objective`] maps log-probabilities to
-//! losses, [`optim`] and [`schedule`] follow PyTorch and transformers,
-//! [`data`] decides which rows make which update, [`trainer`] runs updates and
-//! checkpoints, [`mod@reference`] computes the opponent's log-probabilities once,
+//! losses and their slopes, [`optim`] and [`schedule`] follow PyTorch and
+//! transformers, [`data`] decides which rows make which update, [`batches`] how
+//! those are cut into forward passes, [`learner`] makes one update, [`trainer`]
+//! runs updates with evaluations and checkpoints, [`metrics`] is what is
+//! recorded, [`mod@reference`] computes the opponent's log-probabilities once,
 //! [`stage`] ties them to artifacts.
+//!
+//! Without a store: a [`learner::Learner`] makes single updates on given rows,
+//! a [`trainer::Trainer`] a whole training.
 
+pub mod batches;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod learner;
+pub mod metrics;
 pub mod objective;
 pub mod optim;
+mod publish;
 pub mod reference;
 pub mod schedule;
 pub mod stage;
+#[cfg(test)]
+mod testing;
 pub mod trainer;
+#[cfg(test)]
+mod trainer_tests;
+pub mod watch;
 
 pub use error::{FitError, Result};
+pub use trainer::Trainer;
+pub use watch::Watch;

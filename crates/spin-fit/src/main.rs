@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Map, Value};
 use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_fit::Watch;
 use spin_fit::error::is_bad_input;
-use spin_fit::stage::{self, Outcome, Watch};
-use spin_fit::trainer::UpdateLog;
+use spin_fit::metrics::LogLine;
+use spin_fit::stage::{self, Options, Outcome};
 use spin_store::Store;
 use spin_store::graph::{Graph, ModelId};
 use spin_store::run::RunFile;
@@ -19,6 +20,9 @@ struct Cli {
     run: spin_cli::RunArgs,
     #[command(flatten)]
     target: Target,
+    /// The machine's peak, for the model FLOP utilisation [default: measured at the start by a short matrix product]
+    #[arg(long, value_name = "GFLOP/s", value_parser = positive)]
+    peak_gflops: Option<f64>,
 }
 
 #[derive(clap::Args)]
@@ -48,25 +52,49 @@ impl Watch for Screen {
         bar.set(done, "");
     }
 
-    fn update(&mut self, entry: &UpdateLog, scheduled: usize) {
+    fn update(&mut self, line: &LogLine, scheduled: usize) {
         if let Some(bar) = self.reference.take() {
             bar.finish();
         }
+        let entry = &line.update;
         let (done, total) = (entry.update as u64, scheduled as u64);
         let bar = self.bar.get_or_insert_with(|| Progress::new(&self.label, "updates", done.saturating_sub(1), total));
-        let margin = entry.rewards_margins.map_or_else(String::new, |m| format!(" margin {m:.3}"));
-        bar.set(done, &format!("loss {:.4}{margin} |g| {:.2}", entry.loss, entry.grad_norm));
+        let number = |name: &str, value: Option<f64>, digits: usize| {
+            value.map_or_else(String::new, |value| format!(", {name} {value:.digits$}"))
+        };
+        let margin = number("margin", entry.rewards_margins, 3);
+        let accuracy = number("accuracy", entry.rewards_accuracies, 2);
+        let speed = line.timing.tokens_per_second;
+        bar.set(done, &format!("loss {:.4}{margin}{accuracy}, {speed:.0} tokens/s", entry.loss));
         if let Some(eval) = entry.eval_loss {
-            bar.say(&format!("{}: update {done}, held-out loss {eval:.4} nats per token", self.label));
+            let unit = if entry.eval_margin.is_some() { "per pair" } else { "nats per token" };
+            let margin = number("margin", entry.eval_margin, 3);
+            let accuracy = number("accuracy", entry.eval_accuracy, 3);
+            bar.say(&format!("{}: update {done}, held-out loss {eval:.4} {unit}{margin}{accuracy}", self.label));
         }
     }
 
     fn note(&mut self, text: &str) {
-        say(&format!("{}: {text}", self.label));
+        let text = format!("{}: {text}", self.label);
+        match &self.bar {
+            Some(bar) => bar.say(&text),
+            None => say(&text),
+        }
     }
 
     fn environment(&self) -> Map<String, Value> {
         spin_cli::environment()
+    }
+
+    fn resident_mib(&self) -> Option<f64> {
+        spin_cli::resident_memory_mib()
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("give a number above 0".into()),
     }
 }
 
@@ -86,7 +114,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     };
     let stop = stop_flag()?;
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
-    let outcome = stage::run(&graph, &id, &stop, &mut screen);
+    let outcome = stage::run(&graph, &id, Options { peak_gflops: cli.peak_gflops }, &stop, &mut screen);
     if let Some(bar) = screen.bar.take() {
         bar.finish();
     }

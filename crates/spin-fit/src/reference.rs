@@ -7,26 +7,66 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 use spin_model::{Batch, CausalLm};
 use spin_store::graph::Graph;
+use spin_store::run::FitDtype;
 use spin_store::schema::{Pair, ReferenceRow, Row};
 use spin_store::{Artifact, table};
 
-use crate::error::Result;
+use crate::batches::Limit;
+use crate::error::{FitError, Result};
 
 /// Pairs per part: what a restart may lose.
 const PAIRS_PER_PART: usize = 4096;
 
-/// Summed log-probabilities of answers, in order.
+/// A prompt with its answers.
+pub type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
+
+/// Summed log-probabilities of the answers of each group, in nats.
 ///
 /// # Errors
 /// When an answer does not fit the model.
-pub fn logps(model: &CausalLm, answers: &[(&[u32], &[u32])], micro_batch: usize) -> Result<Vec<f64>> {
-    let mut out = Vec::with_capacity(answers.len());
-    for chunk in answers.chunks(micro_batch) {
-        let batch = Batch::new(chunk.iter().copied())?;
-        let tokens = model.response_token_logps(&batch)?;
-        out.extend(tokens.into_iter().map(|t| t.into_iter().map(f64::from).sum::<f64>()));
+pub fn logps(model: &CausalLm, groups: &[Group<'_>], limit: Limit) -> Result<Vec<Vec<f64>>> {
+    let size = |(prompt, answers): &Group<'_>| {
+        (answers.len(), prompt.len() + answers.iter().map(|a| a.len()).max().unwrap_or(0))
+    };
+    let mut out = vec![Vec::new(); groups.len()];
+    for batch in limit.cut_sizes(&groups.iter().map(size).collect::<Vec<_>>()) {
+        let chosen = batch.iter().map(|&g| (groups[g].0, groups[g].1.iter().copied()));
+        let sums = model.sum_logps(&Batch::grouped(chosen)?)?;
+        let mut rest = sums.as_slice();
+        for group in batch {
+            let (own, others) = rest.split_at(groups[group].1.len());
+            (out[group], rest) = (own.to_vec(), others);
+        }
     }
     Ok(out)
+}
+
+/// Reads a reference that is to be used for training `model` on `pairs`.
+///
+/// # Errors
+/// When it was made of other weights, other pairs or with another type of
+/// weights, or is damaged.
+pub fn read(reference: &Artifact, model: &Artifact, pairs: &Artifact, dtype: FitDtype) -> Result<Vec<ReferenceRow>> {
+    let refuse = |what, found: String, expected: String| {
+        Err(FitError::OtherReference { reference: reference.reference(), what, found, expected })
+    };
+    for (role, what, expected) in [("model", "weights", model), ("pairs", "pairs", pairs)] {
+        let parent = reference.manifest.parents.iter().find(|p| p.role == role);
+        let name = |reference: &str, content: &str| format!("{reference} ({})", &content[..content.len().min(12)]);
+        match parent {
+            Some(parent) if parent.content == expected.manifest.content => {}
+            Some(parent) => {
+                let expected = name(&expected.reference(), &expected.manifest.content);
+                return refuse(what, name(&parent.reference, &parent.content), expected);
+            }
+            None => return refuse(what, "none recorded".into(), expected.reference()),
+        }
+    }
+    let made_with = reference.manifest.params["dtype"].as_str().unwrap_or("an unknown type");
+    if made_with != dtype.name() {
+        return refuse("type of weights", made_with.into(), dtype.name().into());
+    }
+    Ok(ReferenceRow::read_all(reference)?)
 }
 
 /// Computes or reads back the reference of iteration `t`. `None` when a stop
@@ -49,7 +89,7 @@ pub fn run(
         graph.store.discard_work(&identity)?;
         return Ok(Some(found));
     }
-    let micro_batch = graph.run.fit_at(t)?.micro_batch_size;
+    let limit = Limit::of(&graph.run.fit_at(t)?);
     let work = graph.store.work(&identity)?;
     let mut parts = Vec::new();
     for (i, chunk) in pairs.chunks(PAIRS_PER_PART).enumerate() {
@@ -60,7 +100,7 @@ pub fn run(
         let name = table::part_name(i);
         let path = work.path(&name);
         if !(work.has(&name) && ReferenceRow::read_part(&path).is_ok_and(|rows| rows.len() == chunk.len())) {
-            ReferenceRow::write_part(&path, &rows_of(model, chunk, micro_batch)?, &identity, i)?;
+            ReferenceRow::write_part(&path, &rows_of(model, chunk, limit)?, &identity, i)?;
         }
         parts.push((name, path));
     }
@@ -75,29 +115,27 @@ pub fn run(
     Ok(Some(artifact))
 }
 
-/// One part. A row's real answer stands in many pairs and is computed once.
-fn rows_of(model: &CausalLm, pairs: &[Pair], micro_batch: usize) -> Result<Vec<ReferenceRow>> {
-    let mut real_index: HashMap<&str, usize> = HashMap::new();
-    let mut real: Vec<(&[u32], &[u32])> = Vec::new();
+/// One part. A row's real answer stands in many pairs and is computed once,
+/// with all generated ones after the same prompt.
+fn rows_of(model: &CausalLm, pairs: &[Pair], limit: Limit) -> Result<Vec<ReferenceRow>> {
+    let mut group_of_row: HashMap<&str, usize> = HashMap::new();
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut places = Vec::with_capacity(pairs.len());
     for pair in pairs {
-        real_index.entry(&pair.row_id).or_insert_with(|| {
-            real.push((&pair.prompt_ids, &pair.real_ids));
-            real.len() - 1
+        let group = *group_of_row.entry(&pair.row_id).or_insert_with(|| {
+            groups.push((&pair.prompt_ids, vec![&pair.real_ids]));
+            groups.len() - 1
         });
+        groups[group].1.push(&pair.generated_ids);
+        places.push((group, groups[group].1.len() - 1));
     }
-    let generated: Vec<(&[u32], &[u32])> =
-        pairs.iter().map(|p| (p.prompt_ids.as_slice(), p.generated_ids.as_slice())).collect();
-    let real = logps(model, &real, micro_batch)?;
-    let generated = logps(model, &generated, micro_batch)?;
-    Ok(pairs
-        .iter()
-        .zip(generated)
-        .map(|(pair, generated_logps)| ReferenceRow {
-            row_id: pair.row_id.clone(),
-            iteration: pair.iteration,
-            sample_index: pair.sample_index,
-            real_logps: real[real_index[pair.row_id.as_str()]],
-            generated_logps,
-        })
-        .collect())
+    let logps = logps(model, &groups, limit)?;
+    let row = |(pair, (group, place)): (&Pair, (usize, usize))| ReferenceRow {
+        row_id: pair.row_id.clone(),
+        iteration: pair.iteration,
+        sample_index: pair.sample_index,
+        real_logps: logps[group][0],
+        generated_logps: logps[group][place],
+    };
+    Ok(pairs.iter().zip(places).map(row).collect())
 }

@@ -1,20 +1,23 @@
 //! The stage: what is trained on what, and what is published.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
 use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, ModelConfig};
 use spin_store::graph::{Graph, ModelId, Split};
-use spin_store::run::{FitConfig, Init};
+use spin_store::run::{FitConfig, FitDtype, Init, Objective};
 use spin_store::schema::{Demonstration, Pair, Row};
 use spin_store::{Artifact, Recipe, StoreError};
 
+use crate::checkpoint::Settings;
 use crate::data::{self, Example, Lengths};
 use crate::error::{FitError, Result};
+use crate::metrics::{events, flops};
+use crate::publish;
 use crate::reference;
-use crate::trainer::{self, End, Files, Summary, Trainer, UpdateLog};
+use crate::trainer::{End, Files, Job, Trainer};
+use crate::watch::Watch;
 
 /// How far a call came.
 #[derive(Clone, Debug)]
@@ -27,16 +30,12 @@ pub enum Outcome {
     Stopped(String),
 }
 
-/// Told about progress.
-pub trait Watch {
-    /// Reference pass: pairs done, all pairs.
-    fn reference(&mut self, done: u64, total: u64);
-    /// An update, with the number of updates of the schedule.
-    fn update(&mut self, entry: &UpdateLog, scheduled: usize);
-    /// Something worth a line.
-    fn note(&mut self, text: &str);
-    /// Facts about the process, for the manifest.
-    fn environment(&self) -> Map<String, Value>;
+/// What decides no number.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// The machine's peak in 10⁹ floating-point operations per second, for
+    /// the model FLOP utilisation; measured when not given.
+    pub peak_gflops: Option<f64>,
 }
 
 /// Trains a model of the run unless it is there: θ0 (`Iteration(0)`, by SFT),
@@ -45,7 +44,13 @@ pub trait Watch {
 /// # Errors
 /// Missing inputs, bad rows, a loss that is not finite, a full disk. The last
 /// checkpoint is kept.
-pub fn run(graph: &Graph<'_>, id: &ModelId, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Outcome> {
+pub fn run(
+    graph: &Graph<'_>,
+    id: &ModelId,
+    options: Options,
+    stop: &AtomicBool,
+    watch: &mut dyn Watch,
+) -> Result<Outcome> {
     let (start, pairs) = match id {
         ModelId::Iteration(0) => (graph.base()?, None),
         ModelId::Iteration(next) => {
@@ -64,8 +69,8 @@ pub fn run(graph: &Graph<'_>, id: &ModelId, stop: &AtomicBool, watch: &mut dyn W
         && graph.store.find(&graph.reference_recipe(*t)?)?.is_none()
     {
         start.verify()?;
-        let rows = Pair::read_all(pairs)?;
-        let model = load(&start, graph, false)?;
+        let rows = read_pairs(pairs, &start)?;
+        let model = load(&start, graph, &graph.run.fit_at(*t)?, false)?;
         watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), start.reference()));
         let environment = watch.environment();
         let made =
@@ -88,48 +93,73 @@ pub fn run(graph: &Graph<'_>, id: &ModelId, stop: &AtomicBool, watch: &mut dyn W
     let _lock = work.lock("lock")?;
     let config = config_of(graph, id)?;
     let random = matches!(id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
-    let (model, rows) = match loaded {
-        Some((model, rows)) => (model, Some(rows)),
-        None => (load(&start, graph, random)?, None),
-    };
+    let (loaded_model, rows) = loaded.unzip();
     let mut facts = Map::new();
-    let (examples, held_out) = match &pairs {
+    let (examples, table) = match &pairs {
         Some((t, artifact)) => {
-            let rows = rows.map_or_else(|| Pair::read_all(artifact), Ok)?;
-            let reference = spin_store::schema::ReferenceRow::read_all(&graph.reference(*t)?)?;
-            (data::of_pairs(rows, &reference, &artifact.reference())?, Vec::new())
+            let rows = rows.map_or_else(|| read_pairs(artifact, &start), Ok)?;
+            let reference = reference::read(&graph.reference(*t)?, &start, artifact, config.dtype)?;
+            let mut examples = data::of_pairs(rows, &reference, &artifact.reference())?;
+            if config.objective == Objective::Sft {
+                examples.iter_mut().for_each(|e| e.opponent = None);
+            }
+            (examples, artifact.reference())
         }
-        None => demonstrations(graph, &start, &model, &config, &mut facts)?,
+        None => demonstrations(graph, &start, &mut facts)?,
     };
+    let model = loaded_model.map_or_else(|| load(&start, graph, &config, random), Ok)?;
+    let (examples, held_out) = split(examples, &config, &table, &mut facts)?;
     watch.note(&format!(
         "{} rows, {} held out, {} parameters, objective {}",
         examples.len(),
         held_out.len(),
         model.num_params(),
-        spin_store::run::as_params(&config.objective).as_str().unwrap_or_default()
+        crate::objective::Objective::describe(&config),
     ));
-    let mut trainer = Trainer {
-        model,
+    let files = Files {
+        checkpoint: work.path("checkpoint.safetensors"),
+        best: work.path("best.safetensors"),
+        log: work.path("training_log.jsonl"),
+        events: work.path(events::FILE_NAME),
+    };
+    let peak = match options.peak_gflops {
+        Some(gflops) => gflops * 1e9,
+        None => flops::measure_peak(model.device(), model.dtype())?,
+    };
+    let job = Job {
         config: &config,
         examples: &examples,
         held_out: &held_out,
         seed: graph.run.seed,
         updates: recipe.params["updates"].as_u64().unwrap_or(0) as usize,
-        files: Files {
-            checkpoint: work.path("checkpoint.safetensors"),
-            best: work.path("best.safetensors"),
-            log: work.path("training_metrics.jsonl"),
-        },
     };
-    match trainer.run(stop, &mut |entry, scheduled| watch.update(entry, scheduled))? {
+    let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings_of(&recipe))?;
+    match trainer.run(stop, watch)? {
         End::Stopped(update) => Ok(Outcome::Stopped(format!("after update {update}"))),
         End::Finished(summary) => {
-            add_facts(&mut facts, &summary, examples.len());
-            let artifact = publish(graph, &recipe, &trainer.model, &start, &summary, facts, watch.environment())?;
+            publish::add_facts(&mut facts, &summary, examples.len());
+            // Before the model: with the model there, nothing would be made
+            // any more.
+            publish::metrics(graph, &recipe, &summary.log, &facts, watch.environment())?;
+            let environment = watch.environment();
+            let artifact = publish::model(graph, &recipe, trainer.model(), &start, &summary.log, facts, environment)?;
             graph.store.discard_work(&identity)?;
             Ok(Outcome::Made(artifact))
         }
     }
+}
+
+/// The settings that a checkpoint of a recipe belongs to: all that decides
+/// numbers, the inputs by content.
+pub fn settings_of(recipe: &Recipe) -> Settings {
+    let parents: Map<String, Value> =
+        recipe.parents.iter().map(|p| (p.role.clone(), json!(&p.content[..p.content.len().min(12)]))).collect();
+    let mut value = recipe.params.clone();
+    if let Some(table) = value.as_object_mut() {
+        table.insert("parents".into(), Value::Object(parents));
+        table.insert("stage_version".into(), json!(recipe.stage.version));
+    }
+    Settings::of(&value)
 }
 
 fn config_of(graph: &Graph<'_>, id: &ModelId) -> Result<FitConfig> {
@@ -140,109 +170,72 @@ fn config_of(graph: &Graph<'_>, id: &ModelId) -> Result<FitConfig> {
     })
 }
 
-fn load(start: &Artifact, graph: &Graph<'_>, random: bool) -> Result<CausalLm> {
-    if random {
-        let config = ModelConfig::load(&start.dir)?;
-        return Ok(CausalLm::init(&config, graph.run.seed, &Device::Cpu)?);
-    }
-    Ok(CausalLm::load(&start.dir, &Device::Cpu, DType::F32)?)
+fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool) -> Result<CausalLm> {
+    let device = Device::Cpu;
+    let dtype = match config.dtype {
+        FitDtype::F32 => DType::F32,
+        FitDtype::Bf16 => DType::BF16,
+    };
+    let model = match random {
+        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, &device)?,
+        false => CausalLm::load(&start.dir, &device, dtype)?,
+    };
+    Ok(model.with_recompute(config.recompute_every > 0))
 }
 
-/// Training and held-out rows of a supervised training.
+/// Pairs that the model can read.
+fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>> {
+    let rows = Pair::read_all(pairs)?;
+    let config = ModelConfig::load(&model.dir)?;
+    data::check_pairs(&rows, config.vocab_size, config.max_position_embeddings, &pairs.reference())?;
+    Ok(rows)
+}
+
+/// Rows of a supervised training, and the table they are from.
 fn demonstrations(
     graph: &Graph<'_>,
     start: &Artifact,
-    model: &CausalLm,
-    config: &FitConfig,
     facts: &mut Map<String, Value>,
-) -> Result<(Vec<Example>, Vec<Example>)> {
+) -> Result<(Vec<Example>, String)> {
     let artifact = graph.demonstrations(Split::Train)?;
+    let config = ModelConfig::load(&start.dir)?;
     let codec = spin_text::codec_of(graph, &start.dir)?;
-    codec.check_vocab(model.config().vocab_size)?;
+    codec.check_vocab(config.vocab_size)?;
     let template = &graph.run.template;
-    let context = model.config().max_position_embeddings;
+    let context = config.max_position_embeddings;
     let lengths = Lengths {
         max_prompt_length: template.max_prompt_length.min(context - 1),
         max_length: template.max_length.min(context),
         overlong: template.overlong,
     };
     let rows = Demonstration::read_all(&artifact)?;
-    let (mut examples, dropped) = data::of_demonstrations(&rows, &codec, lengths, &artifact.reference())?;
+    let (examples, dropped) = data::of_demonstrations(&rows, &codec, lengths, &artifact.reference())?;
     facts.insert("dropped_over_length".into(), json!(dropped));
-    let held_out = match config.eval_every {
-        0 => Vec::new(),
-        _ => examples.split_off(examples.len().saturating_sub(config.eval_rows)),
+    Ok((examples, artifact.reference()))
+}
+
+/// Rows to train on and rows held out.
+fn split(
+    examples: Vec<Example>,
+    config: &FitConfig,
+    table: &str,
+    facts: &mut Map<String, Value>,
+) -> Result<(Vec<Example>, Vec<Example>)> {
+    let all = examples.len();
+    let (examples, held_out) = match config.eval_every {
+        0 => (examples, Vec::new()),
+        _ => data::hold_out(examples, config.eval_rows),
     };
+    if config.eval_every > 0 {
+        facts.insert("held_out".into(), json!(held_out.len()));
+    }
     if examples.is_empty() {
+        let dropped = facts.get("dropped_over_length").map_or_else(String::new, |n| format!(", {n} too long"));
         return Err(FitError::NoRows {
-            table: artifact.reference(),
-            why: format!("{} rows, {dropped} too long, {} held out", rows.len(), held_out.len()),
+            table: table.into(),
+            why: format!("{all} rows fit{dropped}, {} held out", held_out.len()),
             remedy: "raise template.max_length or lower eval_rows".into(),
         });
     }
     Ok((examples, held_out))
-}
-
-fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize) {
-    facts.insert("rows".into(), json!(rows));
-    facts.insert("updates".into(), json!(summary.updates));
-    facts.insert("scheduled_updates".into(), json!(summary.scheduled_updates));
-    facts.insert("kept_update".into(), json!(summary.kept_update));
-    facts.insert("first_loss".into(), json!(summary.log.first().map(|l| l.loss)));
-    facts.insert("last_loss".into(), json!(summary.log.last().map(|l| l.loss)));
-    if let Some(loss) = summary.best_eval_loss {
-        facts.insert("best_eval_loss".into(), json!(loss));
-    }
-}
-
-fn publish(
-    graph: &Graph<'_>,
-    recipe: &Recipe,
-    model: &CausalLm,
-    start: &Artifact,
-    summary: &Summary,
-    facts: Map<String, Value>,
-    environment: Map<String, Value>,
-) -> Result<Artifact> {
-    let staged = graph.store.staging()?;
-    let dir = staged.path();
-    copy_companions(start, dir)?;
-    model.save(dir)?;
-    write(&dir.join("training_metrics.jsonl"), &trainer::log_text(&summary.log))?;
-    write(&dir.join("README.md"), &model_card(recipe, start, &facts))?;
-    Ok(graph.store.publish(staged, recipe, facts, environment)?)
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    Ok(std::fs::write(path, text).map_err(StoreError::io("write", path))?)
-}
-
-/// Tokenizer, template and other files that belong to the model but are not
-/// weights.
-fn copy_companions(start: &Artifact, dir: &Path) -> Result<()> {
-    let made_here = ["config.json", "README.md", "training_metrics.jsonl", "model.safetensors.index.json"];
-    for file in &start.manifest.files {
-        let skip =
-            made_here.contains(&file.path.as_str()) || file.path.ends_with(".safetensors") || file.path.contains('/');
-        if !skip {
-            let from = start.dir.join(&file.path);
-            std::fs::copy(&from, dir.join(&file.path)).map_err(StoreError::io("copy", &from))?;
-        }
-    }
-    Ok(())
-}
-
-fn model_card(recipe: &Recipe, start: &Artifact, facts: &Map<String, Value>) -> String {
-    let objective = recipe.params["fit"]["objective"].as_str().unwrap_or("unknown");
-    let parents: String =
-        recipe.parents.iter().map(|p| format!("- {}: `{}` ({})\n", p.role, p.reference, &p.content[..12])).collect();
-    let pretty = |v: &Value| serde_json::to_string_pretty(v).unwrap_or_default();
-    format!(
-        "---\nlibrary_name: transformers\ntags:\n- spin\n- {objective}\n---\n\n# {}\n\nTrained from `{}` with objective \
-         `{objective}`.\n\n## Made from\n\n{parents}\n## Settings\n\n```json\n{}\n```\n\n## Facts\n\n```json\n{}\n```\n",
-        recipe.name,
-        start.reference(),
-        pretty(&recipe.params),
-        pretty(&Value::Object(facts.clone())),
-    )
 }

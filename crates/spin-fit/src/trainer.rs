@@ -1,97 +1,83 @@
-//! The training loop: updates, held-out evaluation, checkpoints, resumption.
+//! The training loop: which rows and which learning rate, held-out
+//! evaluation, when to stop, checkpoints, resumption.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
-use spin_model::{Batch, CausalLm};
-use spin_store::StoreError;
-use spin_store::run::{FitConfig, Objective, OptimizerKind, SchedulerKind};
+use spin_model::CausalLm;
+use spin_store::run::{FitConfig, Keep, NonFinite, SchedulerKind};
+use spin_store::{StoreError, fsutil};
 
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Progress, Settings};
 use crate::data::{Epochs, Example};
 use crate::error::{FitError, Result};
-use crate::objective::{self, SpinMetrics};
-use crate::optim::{AdamW, Gradients, Optimizer, RmsProp, Rule};
+use crate::learner::{Learner, Outcome};
+use crate::metrics::events::EventFile;
+use crate::metrics::flops::ModelFlops;
+use crate::metrics::{LogLine, RealWatch, Timing, UpdateLog, WINDOW, json_lines};
+use crate::optim::StateTensor;
 use crate::schedule::{Decay, Schedule};
+use crate::watch::Watch;
 
-/// What one update did, as it is written to `training_metrics.jsonl`. Names
-/// follow TRL where it has one.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct UpdateLog {
-    /// Counts from 1.
-    pub update: usize,
-    /// Mean loss of the update's rows (`spin`: per pair, `sft`: per token).
-    pub loss: f64,
-    /// Learning rate used.
-    pub learning_rate: f64,
-    /// Global norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// The pairs' metrics (`spin`).
-    #[serde(rename = "rewards/real", skip_serializing_if = "Option::is_none", default)]
-    pub rewards_real: Option<f64>,
-    /// As above, of the generated answers.
-    #[serde(rename = "rewards/generated", skip_serializing_if = "Option::is_none", default)]
-    pub rewards_generated: Option<f64>,
-    /// Share of pairs whose real answer gained more.
-    #[serde(rename = "rewards/accuracies", skip_serializing_if = "Option::is_none", default)]
-    pub rewards_accuracies: Option<f64>,
-    /// Mean difference of the two rewards.
-    #[serde(rename = "rewards/margins", skip_serializing_if = "Option::is_none", default)]
-    pub rewards_margins: Option<f64>,
-    /// Mean log-probability of the real answers: it may fall while the loss
-    /// does too.
-    #[serde(rename = "logps/real", skip_serializing_if = "Option::is_none", default)]
-    pub logps_real: Option<f64>,
-    /// Mean log-probability of the generated answers.
-    #[serde(rename = "logps/generated", skip_serializing_if = "Option::is_none", default)]
-    pub logps_generated: Option<f64>,
-    /// Held-out loss in nats per token, where it was evaluated.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub eval_loss: Option<f64>,
-}
+/// Updates in a row that may be skipped; one more is an error.
+pub const MAX_SKIPPED_IN_A_ROW: usize = 10;
 
 /// How training ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
-    /// All updates are done, or the held-out loss stopped falling.
+    /// All updates are done, or it was time to stop early.
     Finished(Summary),
     /// A stop was asked for; this many updates are in the checkpoint.
     Stopped(usize),
 }
 
+/// Why training ended before its last update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyStop {
+    /// The held-out loss has not fallen for `patience` evaluations.
+    Patience,
+    /// The held-out margin reached `stop_margin`.
+    Margin,
+}
+
 /// Facts about a finished training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// Updates made.
+    /// Updates made, skipped ones included.
     pub updates: usize,
     /// Updates of the whole schedule.
     pub scheduled_updates: usize,
     /// The update whose weights were kept; differs from `updates` when the
     /// held-out loss chose an earlier one.
     pub kept_update: usize,
-    /// Lowest held-out loss in nats per token.
+    /// Updates left out because something was not finite.
+    pub skipped_updates: usize,
+    /// Why it ended early, if it did.
+    pub early_stop: Option<EarlyStop>,
+    /// Lowest held-out loss.
     pub best_eval_loss: Option<f64>,
     /// Log of every update.
-    pub log: Vec<UpdateLog>,
+    pub log: Vec<LogLine>,
 }
 
 /// Where unfinished training is kept.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// Weights, optimiser state, counters.
+    /// Weights, optimiser state, counters, settings.
     pub checkpoint: PathBuf,
     /// Weights with the lowest held-out loss.
     pub best: PathBuf,
     /// Log lines up to (at least) the checkpoint.
     pub log: PathBuf,
+    /// TensorBoard's events, up to the last update.
+    pub events: PathBuf,
 }
 
-/// A training to run.
-pub struct Trainer<'a> {
-    /// Trained in place.
-    pub model: CausalLm,
+/// What is trained on, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
     /// How.
     pub config: &'a FitConfig,
     /// The rows.
@@ -102,33 +88,37 @@ pub struct Trainer<'a> {
     pub seed: u64,
     /// Exact number of updates, instead of epochs; 0 for epochs.
     pub updates: usize,
-    /// Where unfinished training is kept.
-    pub files: Files,
 }
 
-impl Trainer<'_> {
-    fn rule(&self) -> Rule {
-        let c = self.config;
-        match c.optimizer {
-            OptimizerKind::Rmsprop => Rule::RmsProp(RmsProp {
-                alpha: c.alpha,
-                eps: c.eps,
-                weight_decay: c.weight_decay,
-                ..RmsProp::default()
-            }),
-            OptimizerKind::Adamw => Rule::AdamW(AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay }),
-        }
-    }
+/// A training.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    learner: Learner,
+    job: Job<'a>,
+    epochs: Epochs,
+    schedule: Schedule,
+    last: usize,
+    files: Option<Files>,
+    settings: Settings,
+    progress: Progress,
+    /// The update of the checkpoint on disk.
+    saved: usize,
+    log: Vec<LogLine>,
+    real: RealWatch,
+    events: Option<EventFile>,
+    flops: ModelFlops,
+    peak_flops: Option<f64>,
+}
 
-    /// Trains, from the checkpoint if there is one.
+impl<'a> Trainer<'a> {
+    /// A training that keeps nothing on disk.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, a full disk, a foreign
-    /// checkpoint.
-    pub fn run(&mut self, stop: &AtomicBool, on_update: &mut dyn FnMut(&UpdateLog, usize)) -> Result<End> {
-        let config = self.config;
-        let epochs = Epochs::new(self.examples.len(), config.batch_size, self.seed);
-        let (scheduled, last) = match self.updates {
+    /// When the device cannot hold gradients and optimiser state.
+    pub fn new(model: CausalLm, job: Job<'a>) -> Result<Self> {
+        let config = job.config;
+        let epochs = Epochs::new(job.examples.len(), config.batch_size, job.seed);
+        let (scheduled, last) = match job.updates {
             0 => (epochs.updates_in(config.schedule_epochs), epochs.updates_in(config.stop_epoch)),
             n => (n, n),
         };
@@ -142,203 +132,294 @@ impl Trainer<'_> {
             warmup_steps: (scheduled as f64 * config.warmup_ratio).ceil() as usize,
             total_steps: scheduled,
         };
-        let mut optimizer = Optimizer::new(self.rule(), self.model.params())?;
-        let mut progress = Progress::default();
-        let mut log = Vec::new();
-        if self.files.checkpoint.exists() {
-            progress = self.restore(&mut optimizer)?;
-            log = self.read_log(progress.update)?;
-        }
-        if let Some(last) = log.last() {
-            on_update(last, scheduled);
-        }
-        while progress.update < last && !self.plateaued(&progress) {
-            if stop.load(Ordering::Relaxed) {
-                self.save(&optimizer, &progress, &log)?;
-                return Ok(End::Stopped(progress.update));
-            }
-            let rows = epochs.rows_of(progress.update);
-            let lr = config.learning_rate * schedule.factor(progress.update);
-            let mut entry = self.update(&rows, lr, &mut optimizer, &progress)?;
-            progress.update += 1;
-            entry.update = progress.update;
-            if config.eval_every > 0 && (progress.update.is_multiple_of(config.eval_every) || progress.update == last) {
-                entry.eval_loss = Some(self.evaluate(&mut progress)?);
-            }
-            on_update(&entry, scheduled);
-            log.push(entry);
-            if progress.update.is_multiple_of(config.checkpoint_every) {
-                self.save(&optimizer, &progress, &log)?;
-            }
-        }
-        let mut kept_update = progress.update;
-        if progress.best_loss.is_some() && progress.best_update < progress.update {
-            let (weights, _) = checkpoint::load(&self.files.best)?;
-            self.model.set_params(&weights)?;
-            kept_update = progress.best_update;
-        }
-        Ok(End::Finished(Summary {
-            updates: progress.update,
-            scheduled_updates: scheduled,
-            kept_update,
-            best_eval_loss: progress.best_loss,
-            log,
-        }))
-    }
-
-    fn plateaued(&self, progress: &Progress) -> bool {
-        self.config.patience > 0 && progress.evaluations_since_best >= self.config.patience
-    }
-
-    /// One optimiser step over `rows`, in micro-batches.
-    fn update(&self, rows: &[usize], lr: f64, optimizer: &mut Optimizer, progress: &Progress) -> Result<UpdateLog> {
-        let response_tokens: usize = rows.iter().map(|&r| self.examples[r].real_ids.len()).sum();
-        let mut gradients: Option<Gradients> = None;
-        let mut entry = UpdateLog { learning_rate: lr, ..UpdateLog::default() };
-        let mut metrics = SpinMetrics::default();
-        for micro in rows.chunks(self.config.micro_batch_size) {
-            let examples: Vec<&Example> = micro.iter().map(|&r| &self.examples[r]).collect();
-            let (loss, pair_metrics) = match self.config.objective {
-                Objective::Spin => self.spin_loss(&examples, rows.len())?,
-                Objective::Sft => (self.sft_loss(&examples, response_tokens)?, SpinMetrics::default()),
-            };
-            entry.loss += f64::from(loss.to_scalar::<f32>()?);
-            metrics = metrics.merge(&pair_metrics);
-            let mut store = loss.backward()?;
-            let taken = Gradients::take(self.model.params(), &mut store)?;
-            match &mut gradients {
-                None => gradients = Some(taken),
-                Some(sum) => sum.accumulate(&taken)?,
-            }
-        }
-        let mut gradients = gradients.expect("an update has rows");
-        self.check("loss", entry.loss, rows, progress)?;
-        // A limit of 0 means none; the norm is wanted all the same.
-        let limit = if self.config.max_grad_norm > 0.0 { self.config.max_grad_norm } else { f64::MAX };
-        entry.grad_norm = gradients.clip_global_norm(limit)?;
-        self.check("norm of the gradient", entry.grad_norm, rows, progress)?;
-        optimizer.step(&gradients, lr)?;
-        if self.config.objective == Objective::Spin {
-            entry.rewards_real = Some(metrics.reward_real);
-            entry.rewards_generated = Some(metrics.reward_generated);
-            entry.rewards_accuracies = Some(metrics.accuracy);
-            entry.rewards_margins = Some(metrics.margin);
-            entry.logps_real = Some(metrics.logp_real);
-            entry.logps_generated = Some(metrics.logp_generated);
-        }
-        Ok(entry)
-    }
-
-    /// Sum of the pairs' losses over `pairs_in_update`.
-    fn spin_loss(&self, examples: &[&Example], pairs_in_update: usize) -> Result<(Tensor, SpinMetrics)> {
-        let opponents: Vec<_> = examples.iter().filter_map(|e| e.opponent.as_ref()).collect();
-        let n = examples.len();
-        // Real and generated answers share one forward pass.
-        let real = examples.iter().map(|e| (e.prompt_ids.as_slice(), e.real_ids.as_slice()));
-        let generated =
-            examples.iter().zip(&opponents).map(|(e, o)| (e.prompt_ids.as_slice(), o.generated_ids.as_slice()));
-        let logps = self.model.response_logps(&Batch::new(real.chain(generated))?)?;
-        let (policy_real, policy_generated) = (logps.narrow(0, 0, n)?, logps.narrow(0, n, n)?);
-        let device = self.model.device();
-        let ref_real = Tensor::from_vec(opponents.iter().map(|o| o.ref_real).collect::<Vec<_>>(), n, device)?;
-        let ref_generated = Tensor::from_vec(opponents.iter().map(|o| o.ref_generated).collect::<Vec<_>>(), n, device)?;
-        let loss =
-            objective::spin_logistic(&policy_real, &policy_generated, &ref_real, &ref_generated, self.config.beta)?;
-        let mut losses = loss.losses;
-        if self.config.nll_weight > 0.0 {
-            let lengths: Vec<usize> = examples.iter().map(|e| e.real_ids.len()).collect();
-            losses = (losses + (objective::mean_token_nll(&policy_real, &lengths)? * self.config.nll_weight)?)?;
-        }
-        Ok(((losses.sum_all()? / pairs_in_update as f64)?, loss.metrics))
-    }
-
-    fn sft_loss(&self, examples: &[&Example], tokens_in_update: usize) -> Result<Tensor> {
-        let rows = examples.iter().map(|e| (e.prompt_ids.as_slice(), e.real_ids.as_slice()));
-        let logps = self.model.smoothed_response_logps(&Batch::new(rows)?, self.config.label_smoothing)?;
-        Ok(objective::sft(&logps, tokens_in_update)?)
-    }
-
-    fn check(&self, what: &'static str, value: f64, rows: &[usize], progress: &Progress) -> Result<()> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        let mut ids: Vec<&str> = rows.iter().map(|&r| self.examples[r].row_id.as_str()).collect();
-        let more = ids.len().saturating_sub(8);
-        ids.truncate(8);
-        let kept = if self.files.checkpoint.exists() { checkpoint::load(&self.files.checkpoint)?.1.update } else { 0 };
-        Err(FitError::NotFinite {
-            what,
-            value,
-            update: progress.update + 1,
-            rows: if more > 0 { format!("{} and {more} more", ids.join(", ")) } else { ids.join(", ") },
-            kept,
-            checkpoint: self.files.checkpoint.display().to_string(),
+        Ok(Trainer {
+            flops: ModelFlops::new(&model),
+            learner: Learner::new(model, config)?,
+            job,
+            epochs,
+            schedule,
+            last,
+            files: None,
+            settings: Settings::default(),
+            progress: Progress::default(),
+            saved: 0,
+            log: Vec::new(),
+            real: RealWatch::default(),
+            events: None,
+            peak_flops: None,
         })
     }
 
-    /// Held-out loss in nats per token; keeps the weights when it is the
-    /// lowest.
-    fn evaluate(&self, progress: &mut Progress) -> Result<f64> {
-        let rows: Vec<(&[u32], &[u32])> =
-            self.held_out.iter().map(|e| (e.prompt_ids.as_slice(), e.real_ids.as_slice())).collect();
-        let tokens: usize = rows.iter().map(|r| r.1.len()).sum();
-        let logps = crate::reference::logps(&self.model, &rows, self.config.micro_batch_size)?;
-        let loss = -logps.iter().sum::<f64>() / tokens as f64;
-        if progress.best_loss.is_none_or(|best| loss < best) {
-            *progress = Progress {
-                best_loss: Some(loss),
-                best_update: progress.update,
-                evaluations_since_best: 0,
-                update: progress.update,
-            };
-            let weights = self.model.params().iter().map(|(k, v)| (k.clone(), v.as_detached_tensor())).collect();
-            checkpoint::save(&self.files.best, &weights, progress)?;
+    /// Keeps unfinished work in files, and starts from what is there. Only a
+    /// checkpoint of equal `settings` is accepted.
+    ///
+    /// # Errors
+    /// A checkpoint that is damaged or of other settings; a full disk.
+    pub fn with_files(mut self, files: Files, settings: Settings) -> Result<Self> {
+        self.settings = settings;
+        if files.checkpoint.exists() {
+            let mut checkpoint = checkpoint::load(&files.checkpoint, &self.settings)?;
+            self.set_weights(checkpoint.take(WEIGHTS))?;
+            self.learner.optimizer.load_state_dict(&checkpoint.take(OPTIMIZER))?;
+            self.progress = checkpoint.progress;
+            self.saved = self.progress.update;
+            self.log = read_log(&files, self.progress.update)?;
+            for line in &self.log {
+                line.update.real_gain.and_then(|gain| self.real.fall(gain));
+            }
+        }
+        self.events = Some(EventFile::open(&files.events, self.progress.update, seconds_since_1970())?);
+        self.files = Some(files);
+        Ok(self)
+    }
+
+    /// Reports the model FLOP utilisation against a peak in FLOP per second.
+    #[must_use]
+    pub fn with_peak_flops(mut self, peak: f64) -> Self {
+        self.peak_flops = Some(peak);
+        self
+    }
+
+    /// The model in its present state.
+    pub fn model(&self) -> &CausalLm {
+        &self.learner.model
+    }
+
+    /// The log of all updates so far.
+    pub fn log(&self) -> &[LogLine] {
+        &self.log
+    }
+
+    /// Trains to the end, or until `stop` is set.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, a full disk.
+    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<End> {
+        if let Some(last) = self.log.last() {
+            watch.update(last, self.schedule.total_steps);
+        }
+        while self.progress.update < self.last && self.early_stop().is_none() {
+            if stop.load(Ordering::Relaxed) {
+                self.save()?;
+                return Ok(End::Stopped(self.progress.update));
+            }
+            self.step(watch)?;
+            if self.progress.update.is_multiple_of(self.job.config.checkpoint_every) {
+                self.save()?;
+            }
+        }
+        let kept_update = self.keep()?;
+        Ok(End::Finished(Summary {
+            updates: self.progress.update,
+            scheduled_updates: self.schedule.total_steps,
+            kept_update,
+            skipped_updates: self.progress.skipped,
+            early_stop: self.early_stop(),
+            best_eval_loss: self.progress.best_loss,
+            log: self.log.clone(),
+        }))
+    }
+
+    /// Makes the next update, with the evaluation that is due after it.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`].
+    pub fn step(&mut self, watch: &mut dyn Watch) -> Result<&LogLine> {
+        let config = self.job.config;
+        let rows: Vec<&Example> =
+            self.epochs.rows_of(self.progress.update).into_iter().map(|row| &self.job.examples[row]).collect();
+        let lr = config.learning_rate * self.schedule.factor(self.progress.update);
+        let start = Instant::now();
+        let outcome = self.learner.update(&rows, lr)?;
+        let seconds = start.elapsed().as_secs_f64().max(1e-9);
+        self.count(&outcome, &rows, watch)?;
+        let mut update = self.entry(&outcome, lr);
+        if let Some(mean) = update.real_gain.and_then(|gain| self.real.fall(gain)) {
+            update.real_falls = true;
+            if !self.log.iter().any(|line| line.update.real_falls) {
+                watch.note(&format!(
+                    "update {}: the human answers are less likely than at the start, by {:.2} nats per answer over the \
+                     last {WINDOW} updates; the loss falls because the generated ones lose more. Try fit.nll_weight, a \
+                     smaller fit.learning_rate or a larger fit.beta",
+                    update.update, -mean
+                ));
+            }
+        }
+        let due = update.update.is_multiple_of(config.eval_every.max(1)) || update.update == self.last;
+        if config.eval_every > 0 && due && !self.job.held_out.is_empty() {
+            self.evaluate(&mut update)?;
+        }
+        let timing = Timing {
+            wall_time: seconds_since_1970(),
+            seconds,
+            tokens_per_second: outcome.tokens as f64 / seconds,
+            flop_utilisation: self.peak_flops.map(|peak| self.flops.of_rows(&rows) / seconds / peak),
+            resident_mib: watch.resident_mib(),
+        };
+        self.log.push(LogLine { update, timing });
+        let line = self.log.last().expect("just pushed");
+        if let Some(events) = &mut self.events {
+            events.add(line)?;
+        }
+        watch.update(line, self.schedule.total_steps);
+        Ok(line)
+    }
+
+    /// Counts the update as done, or as skipped, or stops.
+    fn count(&mut self, outcome: &Outcome, rows: &[&Example], watch: &mut dyn Watch) -> Result<()> {
+        let update = self.progress.update + 1;
+        let Some(what) = outcome.not_finite else {
+            self.progress.update = update;
+            self.progress.skipped_in_a_row = 0;
+            return Ok(());
+        };
+        let value = if what == "loss" { outcome.loss } else { outcome.grad_norm };
+        let in_a_row = self.progress.skipped_in_a_row;
+        if self.job.config.on_nonfinite == NonFinite::Skip && in_a_row < MAX_SKIPPED_IN_A_ROW {
+            self.progress.update = update;
+            self.progress.skipped += 1;
+            self.progress.skipped_in_a_row += 1;
+            watch.note(&format!("update {update} is skipped: its {what} is {value} (rows {})", names(rows)));
+            return Ok(());
+        }
+        Err(FitError::NotFinite {
+            what,
+            value,
+            update,
+            rows: names(rows),
+            repeated: if in_a_row > 0 { format!(", after {in_a_row} skipped ones in a row") } else { String::new() },
+            kept: self.saved,
+            place: self.files.as_ref().map_or_else(String::new, |f| format!(" in {}", f.checkpoint.display())),
+        })
+    }
+
+    /// The record of the update that was just counted.
+    fn entry(&self, outcome: &Outcome, learning_rate: f64) -> UpdateLog {
+        let beta = self.job.config.beta;
+        let pairs = outcome.pairs.filter(|_| outcome.not_finite.is_none());
+        UpdateLog {
+            update: self.progress.update,
+            loss: outcome.loss,
+            learning_rate,
+            grad_norm: outcome.grad_norm,
+            tokens: outcome.tokens,
+            skipped: outcome.not_finite.is_some(),
+            rewards_real: pairs.map(|p| p.reward_real(beta)),
+            rewards_generated: pairs.map(|p| p.reward_generated(beta)),
+            rewards_accuracies: pairs.map(|p| p.accuracy()),
+            rewards_margins: pairs.map(|p| p.margin(beta)),
+            logps_real: pairs.map(|p| p.logp_real()),
+            logps_generated: pairs.map(|p| p.logp_generated()),
+            real_gain: pairs.map(|p| p.real_gain()),
+            ..UpdateLog::default()
+        }
+    }
+
+    /// Evaluates on the held-out rows; keeps the weights when their loss is
+    /// the lowest.
+    fn evaluate(&mut self, update: &mut UpdateLog) -> Result<()> {
+        let config = self.job.config;
+        let held_out: Vec<&Example> = self.job.held_out.iter().collect();
+        let seen = self.learner.evaluate(&held_out)?;
+        let finite = |value: f64| value.is_finite().then_some(value);
+        update.eval_loss = finite(seen.loss);
+        update.eval_margin = seen.margin.and_then(finite);
+        update.eval_accuracy = seen.accuracy;
+        let progress = &mut self.progress;
+        progress.margin_reached |= config.stop_margin > 0.0 && seen.margin.is_some_and(|m| m >= config.stop_margin);
+        if seen.loss.is_finite() && progress.best_loss.is_none_or(|best| seen.loss < best) {
+            progress.best_loss = Some(seen.loss);
+            progress.best_update = progress.update;
+            progress.evaluations_since_best = 0;
+            if let Some(files) = &self.files
+                && config.keep == Keep::Best
+            {
+                checkpoint::save(&files.best, self.weights(""), &self.progress, &self.settings)?;
+            }
         } else {
             progress.evaluations_since_best += 1;
         }
-        Ok(loss)
+        Ok(())
     }
 
-    /// The log first: it may run ahead of the checkpoint, and is then cut.
-    fn save(&self, optimizer: &Optimizer, progress: &Progress, log: &[UpdateLog]) -> Result<()> {
-        spin_store::fsutil::write_atomic(&self.files.log, log_text(log).as_bytes())?;
-        let mut tensors = optimizer.state_dict()?;
-        let optimizer_keys: Vec<String> = tensors.keys().cloned().collect();
-        for key in optimizer_keys {
-            let tensor = tensors.remove(&key).expect("listed");
-            tensors.insert(format!("optimizer.{key}"), tensor);
+    fn early_stop(&self) -> Option<EarlyStop> {
+        let patience = self.job.config.patience;
+        if self.progress.margin_reached {
+            Some(EarlyStop::Margin)
+        } else if patience > 0 && self.progress.evaluations_since_best >= patience {
+            Some(EarlyStop::Patience)
+        } else {
+            None
         }
-        for (name, var) in self.model.params() {
-            tensors.insert(format!("weights.{name}"), var.as_detached_tensor());
-        }
-        checkpoint::save(&self.files.checkpoint, &tensors, progress)
     }
 
-    fn restore(&self, optimizer: &mut Optimizer) -> Result<Progress> {
-        let (tensors, progress) = checkpoint::load(&self.files.checkpoint)?;
-        let part = |prefix: &str| {
-            let strip = |(k, v): (&String, &Tensor)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone()));
-            tensors.iter().filter_map(strip).collect()
+    /// Goes back to the best weights where they are wanted and on disk; the
+    /// update that the model is of.
+    fn keep(&mut self) -> Result<usize> {
+        let best = self.progress.best_update;
+        let earlier = self.progress.best_loss.is_some() && best < self.progress.update;
+        match &self.files {
+            Some(files) if earlier && self.job.config.keep == Keep::Best => {
+                let weights = checkpoint::load(&files.best, &self.settings)?.take("");
+                self.set_weights(weights)?;
+                Ok(best)
+            }
+            _ => Ok(self.progress.update),
+        }
+    }
+
+    /// The trained tensors, their names after a prefix.
+    fn weights(&self, prefix: &str) -> Vec<(String, StateTensor<'static>)> {
+        let tensor = |(name, var): (&String, &candle_core::Var)| {
+            (format!("{prefix}{name}"), StateTensor::Tensor(var.as_detached_tensor()))
         };
-        self.model.set_params(&part("weights."))?;
-        optimizer.load_state_dict(&part("optimizer."))?;
-        Ok(progress)
+        self.learner.model.trainable().iter().map(tensor).collect()
     }
 
-    fn read_log(&self, update: usize) -> Result<Vec<UpdateLog>> {
-        let path = &self.files.log;
-        let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
-        let lines = text.lines().map(serde_json::from_str::<UpdateLog>).collect::<Result<Vec<_>, _>>();
-        let mut log = lines.map_err(|e| FitError::Checkpoint {
-            path: path.display().to_string(),
-            problem: format!("is not a training log ({e})"),
-        })?;
-        log.retain(|l| l.update <= update);
-        Ok(log)
+    /// The one place where trained tensors are replaced.
+    fn set_weights(&self, tensors: std::collections::BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(self.learner.model.set_params(&tensors)?)
+    }
+
+    /// Replaces the checkpoint. The log first: it may run ahead of the
+    /// checkpoint, and is then cut.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is then untouched.
+    pub fn save(&mut self) -> Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        fsutil::write_atomic(&files.log, json_lines(&self.log).as_bytes())?;
+        let mut tensors = self.weights(WEIGHTS);
+        let state = self.learner.optimizer.state()?;
+        tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
+        checkpoint::save(&files.checkpoint, tensors, &self.progress, &self.settings)?;
+        self.saved = self.progress.update;
+        Ok(())
     }
 }
 
-/// The log as JSON lines. No times: equal trainings give equal bytes.
-pub fn log_text(log: &[UpdateLog]) -> String {
-    log.iter().map(|l| serde_json::to_string(l).expect("plain numbers") + "\n").collect()
+const WEIGHTS: &str = "weights.";
+const OPTIMIZER: &str = "optimizer.";
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// The first few row ids, for a message.
+fn names(rows: &[&Example]) -> String {
+    let ids: Vec<&str> = rows.iter().take(8).map(|e| e.row_id.as_str()).collect();
+    let more = rows.len() - ids.len();
+    if more > 0 { format!("{} and {more} more", ids.join(", ")) } else { ids.join(", ") }
+}
+
+fn read_log(files: &Files, update: usize) -> Result<Vec<LogLine>> {
+    let path = &files.log;
+    let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
+    let lines = text.lines().map(serde_json::from_str::<LogLine>).collect::<Result<Vec<_>, _>>();
+    let mut log = lines.map_err(|e| FitError::Checkpoint {
+        path: path.display().to_string(),
+        problem: format!("is not a training log ({e})"),
+    })?;
+    log.retain(|line| line.update.update <= update);
+    Ok(log)
 }

@@ -29,9 +29,9 @@ pub mod stage_version {
     /// `spin-pair`.
     pub const PAIR: u32 = 1;
     /// `spin-fit`.
-    pub const FIT: u32 = 1;
+    pub const FIT: u32 = 2;
     /// The reference pass of `spin-fit`.
-    pub const REFERENCE: u32 = 1;
+    pub const REFERENCE: u32 = 2;
     /// `spin-bench`.
     pub const BENCH: u32 = 1;
 }
@@ -115,7 +115,12 @@ pub struct Graph<'a> {
 /// `params` of a training stage without what cannot change the result.
 fn fit_params(fit: &FitConfig) -> Value {
     let mut params = as_params(fit);
-    params.as_object_mut().expect("a table").remove("checkpoint_every");
+    let table = params.as_object_mut().expect("a table");
+    for key in ["checkpoint_every", "recompute_every"] {
+        table.remove(key);
+    }
+    // A default spelled out is the same training.
+    table.insert("loss".into(), as_params(&fit.loss()));
     params
 }
 
@@ -259,6 +264,14 @@ impl<'a> Graph<'a> {
         }))
     }
 
+    /// Recipe of the metrics of the training with this recipe. Times are in
+    /// them, so they are an artifact beside the model: equal trainings give
+    /// equal models, and metrics that differ.
+    pub fn metrics_recipe(model: &Recipe) -> Recipe {
+        let stage = Self::stage("spin-fit metrics", model.stage.version);
+        Recipe { kind: Kind::Metrics, stage, ..model.clone() }
+    }
+
     /// Updates that the first `rounds` iterations made together; 0 for none.
     fn matched_updates(&self, rounds: usize) -> Result<u64> {
         (1..=rounds)
@@ -398,12 +411,16 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When the opponent or the pairs are missing.
     pub fn reference_recipe(&self, t: usize) -> Result<Recipe> {
-        let micro_batch = self.run.fit_at(t)?.micro_batch_size;
+        let fit = self.run.fit_at(t)?;
         Ok(Recipe {
             kind: Kind::Reference,
             name: self.name(ModelId::Iteration(t)),
             stage: Self::stage("spin-fit reference", stage_version::REFERENCE),
-            params: json!({"dtype": "f32", "micro_batch_size": micro_batch}),
+            params: json!({
+                "dtype": fit.dtype.name(),
+                "micro_batch_size": fit.micro_batch_size,
+                "max_tokens_per_batch": fit.max_tokens_per_batch,
+            }),
             parents: vec![self.model(&ModelId::Iteration(t))?.as_parent("model"), self.pairs(t)?.as_parent("pairs")],
         })
     }

@@ -19,14 +19,16 @@ pub enum Kind {
     Reference,
     /// A Hugging Face model directory.
     Model,
+    /// What each update of a training did, and how fast.
+    Metrics,
     /// Per-row results of one model on the benchmark tasks, with a summary.
     Scores,
 }
 
 impl Kind {
     /// All kinds, in the order of the pipeline.
-    pub const ALL: [Kind; 6] =
-        [Kind::Demonstrations, Kind::Samples, Kind::Pairs, Kind::Reference, Kind::Model, Kind::Scores];
+    pub const ALL: [Kind; 7] =
+        [Kind::Demonstrations, Kind::Samples, Kind::Pairs, Kind::Reference, Kind::Model, Kind::Metrics, Kind::Scores];
 
     /// The directory below the store's root.
     pub fn dir(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Kind {
             Kind::Pairs => "pairs",
             Kind::Reference => "reference",
             Kind::Model => "model",
+            Kind::Metrics => "metrics",
             Kind::Scores => "scores",
         }
     }

@@ -3,6 +3,8 @@
 //! Column names and layouts are a promise to other programs (polars, DuckDB,
 //! pandas, the datasets library), so a change means a new schema version.
 
+mod metrics;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ use crate::error::{Result, StoreError};
 use crate::kind::Kind;
 use crate::store::Artifact;
 use crate::table::{self, PartLabel};
+
+pub use metrics::MetricsRow;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,6 +271,15 @@ impl<'a> Columns<'a> {
 
     fn f64(&self, column: usize, row: usize) -> f64 {
         self.0.column(column).as_primitive::<Float64Type>().value(row)
+    }
+
+    fn optional_f64(&self, column: usize, row: usize) -> Option<f64> {
+        let array = self.0.column(column).as_primitive::<Float64Type>();
+        array.is_valid(row).then(|| array.value(row))
+    }
+
+    fn bool(&self, column: usize, row: usize) -> bool {
+        self.0.column(column).as_boolean().value(row)
     }
 
     fn list(&self, column: usize) -> &'a ListArray {

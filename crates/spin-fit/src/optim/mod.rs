@@ -1,33 +1,29 @@
-//! Optimisers with PyTorch's semantics, and clipping by the global norm.
+//! Optimisers with PyTorch's semantics.
 //!
-//! State is f32 whatever the type of the weights, and goes in and out as named
-//! tensors, so that training resumes exactly. On f32 CPU weights the update
-//! runs in place and in parallel; elsewhere it is composed of tensor
-//! operations.
+//! State is f32 whatever the type of the weights, and so are the weights that
+//! are updated: weights of another type are rounded from an f32 master after
+//! each step. State and masters go in and out as named tensors, so that
+//! training resumes exactly. On the CPU the update runs in place and in
+//! parallel; elsewhere it is composed of tensor operations.
 
-mod gradients;
+mod host;
 mod rule;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result as CandleResult, Tensor, Var};
-use rayon::prelude::*;
+use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
+use spin_model::{GradientValues, Gradients};
 
-pub use gradients::Gradients;
+use host::{HostState, HostUpdate};
 pub use rule::{AdamW, RmsProp, Rule};
-
-/// Numbers that one parallel task works on.
-const CHUNK: usize = 1 << 14;
 
 /// What can go wrong in an optimiser.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimError {
-    /// The loss does not depend on a trainable tensor, which is a defect of
-    /// the forward pass: candle drops gradients silently.
-    #[error("no gradient reached the trainable tensor `{0}`")]
+    /// There is no gradient for a trainable tensor.
+    #[error("there is no gradient for the trainable tensor `{0}`")]
     MissingGradient(String),
     /// Restored state does not belong to this optimiser.
     #[error("optimiser state `{name}`: {message}; was it saved by another optimiser or model?")]
@@ -45,6 +41,12 @@ pub enum OptimError {
 /// The result of this module's fallible functions.
 pub type Result<T> = std::result::Result<T, OptimError>;
 
+/// Which weights decay in transformers' `Trainer`: matrices, but neither
+/// biases nor norms, which are vectors.
+pub fn decays(_name: &str, var: &Var) -> bool {
+    var.dims().len() > 1
+}
+
 /// A rule with its state for a set of trainable tensors.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -57,45 +59,108 @@ pub struct Optimizer {
 struct Slot {
     name: String,
     var: Var,
+    rule: Rule,
     state: State,
 }
 
-/// One buffer per name of [`Rule::buffer_names`].
+/// One buffer per name of [`Slot::buffer_names`].
 #[derive(Debug)]
 enum State {
-    Host(Vec<Vec<f32>>),
+    /// For weights of f32, bf16 or f16 on the CPU.
+    Host(HostState),
+    /// For others: buffers of the rule, then the master if there is one.
     Device(Vec<Tensor>),
 }
 
-impl State {
-    fn new(buffers: Vec<Tensor>, var: &Var) -> CandleResult<Self> {
-        if var.device().is_cpu() && var.dtype() == DType::F32 {
-            let to_host = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-            Ok(Self::Host(buffers.iter().map(to_host).collect::<CandleResult<_>>()?))
-        } else {
-            let to_device = |tensor: &Tensor| tensor.to_device(var.device());
-            Ok(Self::Device(buffers.iter().map(to_device).collect::<CandleResult<_>>()?))
-        }
-    }
+/// A tensor of the state, borrowed where it lies in memory.
+#[derive(Debug)]
+pub enum StateTensor<'a> {
+    /// Row-major numbers in memory.
+    Host(&'a [f32], Vec<usize>),
+    /// A tensor on any device.
+    Tensor(Tensor),
 }
 
 /// The key of the number of steps in the state, beside the tensors' names.
 const STEP_KEY: &str = "step";
+/// The suffix of the f32 weights that others are rounded from.
+const MASTER: &str = "master";
+
+impl Slot {
+    /// The rule's buffers, then the master of weights that are not f32.
+    fn buffer_names(&self) -> Vec<&'static str> {
+        let mut names = self.rule.buffer_names();
+        if self.var.dtype() != DType::F32 {
+            names.push(MASTER);
+        }
+        names
+    }
+
+    fn set_buffers(&mut self, buffers: Vec<Tensor>) -> CandleResult<()> {
+        self.state = if HostState::serves(&self.var) {
+            let to_host = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            State::Host(HostState { buffers: buffers.iter().map(to_host).collect::<CandleResult<_>>()? })
+        } else {
+            let to_device = |tensor: &Tensor| tensor.to_device(self.var.device());
+            State::Device(buffers.iter().map(to_device).collect::<CandleResult<_>>()?)
+        };
+        Ok(())
+    }
+
+    fn step(&mut self, step: u32, lr: f64, grad: &GradientValues) -> CandleResult<()> {
+        match (&mut self.state, grad) {
+            (State::Host(state), GradientValues::Host(grads)) => {
+                self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, grads, state))
+            }
+            (State::Host(state), GradientValues::Device(grad)) => {
+                let grads = grad.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, &grads, state))
+            }
+            (State::Device(buffers), grad) => {
+                let grad = match grad {
+                    GradientValues::Host(grads) => Tensor::from_slice(grads, self.var.shape(), self.var.device())?,
+                    GradientValues::Device(grad) => grad.clone(),
+                };
+                let master = self.rule.buffer_names().len();
+                let param = buffers.get(master).cloned().unwrap_or_else(|| self.var.as_detached_tensor());
+                let param = self.rule.update_tensors(step, lr, &param, &grad, &mut buffers[..master])?;
+                self.var.set(&param.to_dtype(self.var.dtype())?)?;
+                if let Some(master) = buffers.get_mut(master) {
+                    *master = param;
+                }
+                Ok(())
+            }
+        }
+    }
+}
 
 impl Optimizer {
-    /// An optimiser at step 0.
+    /// An optimiser at step 0 for the weights as they are. The rule's weight
+    /// decay is for those that `decays` chooses; see [`decays`].
     ///
     /// # Errors
     ///
     /// If the device cannot hold the state.
-    pub fn new(rule: Rule, params: &BTreeMap<String, Var>) -> Result<Self> {
+    pub fn new(rule: Rule, params: &BTreeMap<String, Var>, decays: impl Fn(&str, &Var) -> bool) -> Result<Self> {
         let mut slots = Vec::with_capacity(params.len());
         for (name, var) in params {
+            let rule = if decays(name, var) { rule } else { rule.without_decay() };
+            let state = State::Device(Vec::new());
+            let mut slot = Slot { name: name.clone(), var: var.clone(), rule, state };
             let zeros = Tensor::zeros(var.shape(), DType::F32, &Device::Cpu)?;
-            let buffers = vec![zeros; rule.buffer_names().len()];
-            slots.push(Slot { name: name.clone(), var: var.clone(), state: State::new(buffers, var)? });
+            let mut buffers = vec![zeros; rule.buffer_names().len()];
+            if slot.buffer_names().len() > buffers.len() {
+                buffers.push(var.to_dtype(DType::F32)?);
+            }
+            slot.set_buffers(buffers)?;
+            slots.push(slot);
         }
         Ok(Self { rule, step: 0, slots })
+    }
+
+    /// The rule, with its weight decay.
+    pub fn rule(&self) -> Rule {
+        self.rule
     }
 
     /// Steps made so far.
@@ -109,155 +174,86 @@ impl Optimizer {
     ///
     /// If a trainable tensor has no gradient (nothing has changed then).
     pub fn step(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
-        if let Some(slot) = self.slots.iter().find(|slot| !grads.tensors().contains_key(&slot.name)) {
+        if let Some(slot) = self.slots.iter().find(|slot| grads.get(&slot.name).is_none()) {
             return Err(OptimError::MissingGradient(slot.name.clone()));
         }
         self.step += 1;
         for slot in &mut self.slots {
-            let grad = grads.tensors()[&slot.name].to_dtype(DType::F32)?.contiguous()?;
-            match &mut slot.state {
-                State::Host(buffers) => {
-                    let update = HostUpdate { rule: self.rule, step: self.step, lr, buffers: Mutex::new(buffers) };
-                    slot.var.inplace_op2(&grad, &update)?;
-                }
-                State::Device(buffers) => {
-                    let param = slot.var.as_detached_tensor().to_dtype(DType::F32)?;
-                    let param = self.rule.update_tensors(self.step, lr, &param, &grad, buffers)?;
-                    slot.var.set(&param.to_dtype(slot.var.dtype())?)?;
-                }
-            }
+            let grad = grads.get(&slot.name).expect("looked for above");
+            slot.step(self.step, lr, grad)?;
         }
         Ok(())
     }
 
-    /// The state as named tensors on the CPU: `<weight>.<buffer>` and `step`.
+    /// The state by name: `<weight>.<buffer>`, `<weight>.master` for weights
+    /// that are not f32, and `step`.
     ///
     /// # Errors
     ///
     /// If the tensor operation fails.
-    pub fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
+    pub fn state(&self) -> Result<Vec<(String, StateTensor<'_>)>> {
         let step = Tensor::new(&[i64::from(self.step)], &Device::Cpu)?;
-        let mut tensors = BTreeMap::from([(STEP_KEY.to_owned(), step)]);
+        let mut tensors = vec![(STEP_KEY.to_owned(), StateTensor::Tensor(step))];
         for slot in &self.slots {
-            for (index, buffer) in self.rule.buffer_names().into_iter().enumerate() {
+            for (index, buffer) in slot.buffer_names().into_iter().enumerate() {
                 let tensor = match &slot.state {
-                    State::Host(buffers) => Tensor::from_slice(&buffers[index], slot.var.shape(), &Device::Cpu)?,
-                    State::Device(buffers) => buffers[index].to_device(&Device::Cpu)?,
+                    State::Host(state) => StateTensor::Host(&state.buffers[index], slot.var.dims().to_vec()),
+                    State::Device(buffers) => StateTensor::Tensor(buffers[index].clone()),
                 };
-                tensors.insert(format!("{}.{buffer}", slot.name), tensor);
+                tensors.push((format!("{}.{buffer}", slot.name), tensor));
             }
         }
         Ok(tensors)
     }
 
-    /// Restores what [`Optimizer::state_dict`] gave.
+    /// The state as tensors on the CPU, copied: [`Optimizer::state`] for those
+    /// who keep it in memory.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor operation fails.
+    pub fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
+        let copy = |tensor| match tensor {
+            StateTensor::Host(values, shape) => Tensor::from_slice(values, shape, &Device::Cpu),
+            StateTensor::Tensor(tensor) => tensor.to_device(&Device::Cpu),
+        };
+        self.state()?.into_iter().map(|(name, tensor)| Ok((name, copy(tensor)?))).collect()
+    }
+
+    /// Restores what [`Optimizer::state`] gave.
     ///
     /// # Errors
     ///
     /// If the state is of another optimiser or model; nothing has changed then.
     pub fn load_state_dict(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let get = |name: &str| {
-            tensors
-                .get(name)
-                .ok_or_else(|| OptimError::State { name: name.to_owned(), message: "is missing".to_owned() })
-        };
+        let bad = |name: &str, message: String| OptimError::State { name: name.to_owned(), message };
+        let get = |name: &str| tensors.get(name).ok_or_else(|| bad(name, "is missing".to_owned()));
         let step = get(STEP_KEY)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
         let step = match step.as_slice() {
             [step] if u32::try_from(*step).is_ok() => *step as u32,
-            other => {
-                return Err(OptimError::State {
-                    name: STEP_KEY.to_owned(),
-                    message: format!("{other:?} is not a number of steps"),
-                });
-            }
+            other => return Err(bad(STEP_KEY, format!("{other:?} is not a number of steps"))),
         };
-        let buffer_names = self.rule.buffer_names();
-        let expected = 1 + self.slots.len() * buffer_names.len();
-        let mut states = Vec::with_capacity(self.slots.len());
+        let mut expected = 1;
         for slot in &self.slots {
-            let mut buffers = Vec::with_capacity(buffer_names.len());
-            for buffer in &buffer_names {
+            for buffer in slot.buffer_names() {
+                expected += 1;
                 let name = format!("{}.{buffer}", slot.name);
-                let tensor = get(&name)?;
-                if tensor.dims() != slot.var.dims() {
-                    return Err(OptimError::State {
-                        name,
-                        message: format!("has shape {:?} where the weight has {:?}", tensor.dims(), slot.var.dims()),
-                    });
+                let (found, wanted) = (get(&name)?.dims(), slot.var.dims());
+                if found != wanted {
+                    return Err(bad(&name, format!("has shape {found:?} where the weight has {wanted:?}")));
                 }
-                buffers.push(tensor.to_dtype(DType::F32)?);
             }
-            states.push(State::new(buffers, &slot.var)?);
         }
         if tensors.len() != expected {
-            return Err(OptimError::State {
-                name: "(all)".to_owned(),
-                message: format!("holds {} tensors where {expected} belong", tensors.len()),
-            });
+            return Err(bad("(all)", format!("holds {} tensors where {expected} belong", tensors.len())));
         }
-        for (slot, state) in self.slots.iter_mut().zip(states) {
-            slot.state = state;
+        for slot in &mut self.slots {
+            let buffers =
+                slot.buffer_names().into_iter().map(|b| tensors[&format!("{}.{b}", slot.name)].to_dtype(DType::F32));
+            let buffers = buffers.collect::<CandleResult<_>>()?;
+            slot.set_buffers(buffers)?;
         }
         self.step = step;
-        Ok(())
-    }
-}
-
-/// The in-place update of f32 weights on the CPU.
-struct HostUpdate<'a> {
-    rule: Rule,
-    step: u32,
-    lr: f64,
-    /// candle hands the operation out by shared reference.
-    buffers: Mutex<&'a mut Vec<Vec<f32>>>,
-}
-
-/// A part of a tensor with the same part of its gradient and state.
-struct Part<'a> {
-    params: &'a mut [f32],
-    grads: &'a [f32],
-    buffers: Vec<&'a mut [f32]>,
-}
-
-impl InplaceOp2 for HostUpdate<'_> {
-    fn name(&self) -> &'static str {
-        "optimizer-step"
-    }
-
-    fn cpu_fwd(
-        &self,
-        param: &mut CpuStorage,
-        param_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<()> {
-        let CpuStorage::F32(params) = param else {
-            candle_core::bail!("an in-place update of weights that are not f32");
-        };
-        let (Some((start, end)), Some((grad_start, grad_end))) =
-            (param_layout.contiguous_offsets(), grad_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("an in-place update needs contiguous tensors");
-        };
-        if param_layout.shape() != grad_layout.shape() {
-            candle_core::bail!("a gradient of {:?} for a weight of {:?}", grad_layout.shape(), param_layout.shape());
-        }
-        let grads = &grad.as_slice::<f32>()?[grad_start..grad_end];
-        let mut parts: Vec<Part<'_>> = params[start..end]
-            .chunks_mut(CHUNK)
-            .zip(grads.chunks(CHUNK))
-            .map(|(params, grads)| Part { params, grads, buffers: Vec::new() })
-            .collect();
-        let mut buffers = self.buffers.lock().expect("no update panics");
-        for buffer in buffers.iter_mut() {
-            for (part, chunk) in parts.iter_mut().zip(buffer.chunks_mut(CHUNK)) {
-                part.buffers.push(chunk);
-            }
-        }
-        parts.into_par_iter().for_each(|mut part| {
-            let Part { params, grads, buffers } = &mut part;
-            self.rule.update(self.step, self.lr, params, grads, buffers);
-        });
         Ok(())
     }
 }

@@ -53,6 +53,14 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// The same rule without weight decay.
+    pub(super) fn without_decay(self) -> Self {
+        match self {
+            Self::RmsProp(options) => Self::RmsProp(RmsProp { weight_decay: 0.0, ..options }),
+            Self::AdamW(options) => Self::AdamW(AdamW { weight_decay: 0.0, ..options }),
+        }
+    }
+
     /// The state kept per weight, in the order the updates take it; the names
     /// are PyTorch's.
     pub(super) fn buffer_names(&self) -> Vec<&'static str> {

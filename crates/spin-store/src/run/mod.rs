@@ -5,6 +5,7 @@
 //! ladder of learning rate and beta is written. Relative paths are relative
 //! to the run file. Unknown keys are errors that name the nearest valid key.
 
+mod fit;
 mod parse;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Result, StoreError};
+
+pub use fit::{FitConfig, FitDtype, Keep, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -205,122 +208,6 @@ impl Default for PairConfig {
     }
 }
 
-/// What is minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Objective {
-    /// The paper's loss with the logistic function.
-    #[default]
-    Spin,
-    /// Negative log-likelihood of the human answer.
-    Sft,
-}
-
-/// Which optimiser, with PyTorch's meaning and defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// `torch.optim.RMSprop`.
-    #[default]
-    Rmsprop,
-    /// `torch.optim.AdamW`.
-    Adamw,
-}
-
-/// How the learning rate moves, with transformers' meaning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SchedulerKind {
-    /// Warm-up, then constant.
-    Constant,
-    /// Warm-up, then linear to 0.
-    #[default]
-    Linear,
-    /// Warm-up, then half a cosine to 0.
-    Cosine,
-}
-
-/// `[fit]`, `[sft]` and the `fit` of a baseline.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FitConfig {
-    /// What is minimised.
-    pub objective: Objective,
-    /// The paper's λ (`spin` only).
-    pub beta: f64,
-    /// Weight of the mean negative log-likelihood per token of the human
-    /// answer, added to the loss (`spin` only; 0 in the paper).
-    pub nll_weight: f64,
-    /// Share of each target spread evenly over the vocabulary, as torch's
-    /// `cross_entropy(label_smoothing=…)` (`sft` only).
-    pub label_smoothing: f64,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Shape of the schedule.
-    pub lr_scheduler: SchedulerKind,
-    /// Share of the schedule's updates spent warming up.
-    pub warmup_ratio: f64,
-    /// Epochs over which the schedule runs to its end.
-    pub schedule_epochs: f64,
-    /// Epoch after which training stops; at most `schedule_epochs`.
-    pub stop_epoch: f64,
-    /// Optimiser.
-    pub optimizer: OptimizerKind,
-    /// Decay constant of RMSProp's squared average.
-    pub alpha: f64,
-    /// AdamW's decay constants.
-    pub betas: [f64; 2],
-    /// The optimiser's ε.
-    pub eps: f64,
-    /// Decoupled weight decay (AdamW), L2 (RMSProp).
-    pub weight_decay: f64,
-    /// Largest global norm of the gradient; 0 for no clipping.
-    pub max_grad_norm: f64,
-    /// Rows (pairs) per update.
-    pub batch_size: usize,
-    /// Rows per forward pass; gradients are accumulated up to `batch_size`.
-    pub micro_batch_size: usize,
-    /// Updates between checkpoints.
-    pub checkpoint_every: usize,
-    /// Updates between evaluations on held-out demonstrations (`sft` only);
-    /// 0 for none.
-    pub eval_every: usize,
-    /// Rows of the held-out part, taken from the end of the training set and
-    /// not trained on (`sft` with `eval_every` only).
-    pub eval_rows: usize,
-    /// Stop after this many evaluations without a lower held-out loss and
-    /// keep the best weights; 0 to train to the end.
-    pub patience: usize,
-}
-
-impl Default for FitConfig {
-    fn default() -> Self {
-        FitConfig {
-            objective: Objective::Spin,
-            beta: 0.1,
-            nll_weight: 0.0,
-            label_smoothing: 0.0,
-            learning_rate: 5e-7,
-            lr_scheduler: SchedulerKind::Linear,
-            warmup_ratio: 0.1,
-            schedule_epochs: 1.0,
-            stop_epoch: 1.0,
-            optimizer: OptimizerKind::Rmsprop,
-            alpha: 0.99,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            batch_size: 64,
-            micro_batch_size: 64,
-            checkpoint_every: 50,
-            eval_every: 0,
-            eval_rows: 0,
-            patience: 0,
-        }
-    }
-}
-
 /// `[bench]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -452,7 +339,7 @@ impl RunFile {
     /// # Errors
     /// When its overrides do not fit.
     pub fn baseline_fit(&self, baseline: &BaselineConfig) -> Result<FitConfig> {
-        let base = FitConfig { objective: Objective::Sft, ..self.fit.clone() };
+        let base = self.fit.as_baseline();
         parse::merged(self, &base, &baseline.fit, &format!("baseline.{}.fit", baseline.name))
     }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{FitConfig, Objective, RunFile, SampleConfig};
+use super::{FitConfig, FitDtype, Objective, RunFile, SampleConfig};
 use crate::error::{Result, StoreError};
 use crate::store::is_name;
 
@@ -120,6 +120,9 @@ fn check(run: &RunFile) -> Result<()> {
     if run.model.init == super::Init::Random && run.sft.is_none() {
         return bad("model.init = \"random\" needs an [sft] table: a random model cannot play".into());
     }
+    if run.model.init == super::Init::Random && run.sft.as_ref().is_some_and(|sft| sft.dtype != FitDtype::F32) {
+        return bad("model.init = \"random\" draws f32 weights; set sft.dtype = \"f32\"".into());
+    }
     check_sample(run, &run.sample, "sample")?;
     check_fit(run, &run.fit, "fit")?;
     for t in 0..run.rounds() {
@@ -174,34 +177,8 @@ fn check_sample(run: &RunFile, s: &SampleConfig, place: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_fit(run: &RunFile, f: &FitConfig, place: &str) -> Result<()> {
-    let bad = |problem: String| Err(StoreError::run(&run.path, format!("in [{place}]: {problem}")));
-    if f.batch_size == 0 || f.micro_batch_size == 0 || f.checkpoint_every == 0 {
-        return bad("batch_size, micro_batch_size and checkpoint_every must be at least 1".into());
-    }
-    if !(f.stop_epoch > 0.0 && f.stop_epoch <= f.schedule_epochs && f.schedule_epochs.is_finite()) {
-        return bad(format!(
-            "stop_epoch = {} must be above 0 and at most schedule_epochs = {}",
-            f.stop_epoch, f.schedule_epochs
-        ));
-    }
-    if !(0.0..=1.0).contains(&f.warmup_ratio) {
-        return bad(format!("warmup_ratio = {} must lie between 0 and 1", f.warmup_ratio));
-    }
-    if !(0.0..1.0).contains(&f.label_smoothing) || (f.label_smoothing > 0.0 && f.objective != Objective::Sft) {
-        return bad("label_smoothing must lie between 0 and 1, and is for objective = \"sft\"".into());
-    }
-    let finite = [f.learning_rate, f.beta, f.nll_weight, f.eps, f.weight_decay, f.max_grad_norm];
-    if finite.iter().any(|v| !v.is_finite() || *v < 0.0) {
-        return bad("learning_rate, beta, nll_weight, eps, weight_decay and max_grad_norm must be 0 or more".into());
-    }
-    if f.patience > 0 && f.eval_every == 0 || f.eval_every > 0 && f.eval_rows == 0 {
-        return bad("patience needs eval_every, and eval_every needs eval_rows".into());
-    }
-    if f.eval_every > 0 && f.objective != Objective::Sft {
-        return bad("eval_every is for objective = \"sft\"".into());
-    }
-    Ok(())
+fn check_fit(run: &RunFile, fit: &FitConfig, place: &str) -> Result<()> {
+    fit.check().map_err(|problem| StoreError::run(&run.path, format!("in [{place}]: {problem}")))
 }
 
 #[cfg(test)]

@@ -1,0 +1,121 @@
+//! What becomes of a finished training: the model, and its metrics beside it.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use spin_model::CausalLm;
+use spin_store::graph::Graph;
+use spin_store::schema::{MetricsRow, Row};
+use spin_store::{Artifact, Recipe, StoreError, fsutil, table};
+
+use crate::error::Result;
+use crate::metrics::{LogLine, events, json_lines};
+use crate::trainer::{EarlyStop, Summary};
+
+/// Adds what a training counted to the facts of its model.
+pub fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize) {
+    let loss = |line: Option<&LogLine>| json!(line.map(|l| l.update.loss));
+    facts.insert("rows".into(), json!(rows));
+    facts.insert("updates".into(), json!(summary.updates));
+    facts.insert("scheduled_updates".into(), json!(summary.scheduled_updates));
+    facts.insert("kept_update".into(), json!(summary.kept_update));
+    facts.insert("skipped_updates".into(), json!(summary.skipped_updates));
+    facts.insert("first_loss".into(), loss(summary.log.first()));
+    facts.insert("last_loss".into(), loss(summary.log.last()));
+    if let Some(loss) = summary.best_eval_loss {
+        facts.insert("best_eval_loss".into(), json!(loss));
+    }
+    if let Some(line) = summary.log.iter().rev().find(|l| l.update.eval_margin.is_some()) {
+        facts.insert("last_eval_margin".into(), json!(line.update.eval_margin));
+        facts.insert("last_eval_accuracy".into(), json!(line.update.eval_accuracy));
+    }
+    if let Some(reason) = summary.early_stop {
+        let reason = match reason {
+            EarlyStop::Patience => "patience",
+            EarlyStop::Margin => "stop_margin",
+        };
+        facts.insert("stopped_by".into(), json!(reason));
+    }
+    if let Some(line) = summary.log.iter().find(|l| l.update.real_falls) {
+        facts.insert("real_falls_since_update".into(), json!(line.update.update));
+    }
+}
+
+/// Publishes the metrics, unless a run that was killed right afterwards did.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn metrics(
+    graph: &Graph<'_>,
+    model: &Recipe,
+    log: &[LogLine],
+    facts: &Map<String, Value>,
+    environment: Map<String, Value>,
+) -> Result<()> {
+    let recipe = Graph::metrics_recipe(model);
+    if graph.store.find(&recipe)?.is_some() {
+        return Ok(());
+    }
+    let staged = graph.store.staging()?;
+    let rows: Vec<MetricsRow> = log.iter().map(LogLine::row).collect();
+    MetricsRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
+    fsutil::write_atomic(&staged.path().join(events::FILE_NAME), &events::file_of(log))?;
+    graph.store.publish(staged, &recipe, facts.clone(), environment)?;
+    Ok(())
+}
+
+/// Publishes the model.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn model(
+    graph: &Graph<'_>,
+    recipe: &Recipe,
+    model: &CausalLm,
+    start: &Artifact,
+    log: &[LogLine],
+    facts: Map<String, Value>,
+    environment: Map<String, Value>,
+) -> Result<Artifact> {
+    let staged = graph.store.staging()?;
+    let dir = staged.path();
+    copy_companions(start, dir)?;
+    model.save(dir)?;
+    write(&dir.join("training_metrics.jsonl"), &json_lines(log.iter().map(|line| &line.update)))?;
+    write(&dir.join("README.md"), &model_card(recipe, start, &facts))?;
+    Ok(graph.store.publish(staged, recipe, facts, environment)?)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    Ok(std::fs::write(path, text).map_err(StoreError::io("write", path))?)
+}
+
+/// Tokenizer, template and other files that belong to the model but are not
+/// weights.
+fn copy_companions(start: &Artifact, dir: &Path) -> Result<()> {
+    let made_here = ["config.json", "README.md", "training_metrics.jsonl", "model.safetensors.index.json"];
+    for file in &start.manifest.files {
+        let skip =
+            made_here.contains(&file.path.as_str()) || file.path.ends_with(".safetensors") || file.path.contains('/');
+        if !skip {
+            let from = start.dir.join(&file.path);
+            std::fs::copy(&from, dir.join(&file.path)).map_err(StoreError::io("copy", &from))?;
+        }
+    }
+    Ok(())
+}
+
+fn model_card(recipe: &Recipe, start: &Artifact, facts: &Map<String, Value>) -> String {
+    let objective = recipe.params["fit"]["objective"].as_str().unwrap_or("unknown");
+    let parents: String =
+        recipe.parents.iter().map(|p| format!("- {}: `{}` ({})\n", p.role, p.reference, &p.content[..12])).collect();
+    let pretty = |v: &Value| serde_json::to_string_pretty(v).unwrap_or_default();
+    format!(
+        "---\nlibrary_name: transformers\ntags:\n- spin\n- {objective}\n---\n\n# {}\n\nTrained from `{}` with objective \
+         `{objective}`.\n\n## Made from\n\n{parents}\n## Settings\n\n```json\n{}\n```\n\n## Facts\n\n```json\n{}\n```\n",
+        recipe.name,
+        start.reference(),
+        pretty(&recipe.params),
+        pretty(&Value::Object(facts.clone())),
+    )
+}

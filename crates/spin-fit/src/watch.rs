@@ -1,0 +1,34 @@
+//! Who is told about a training.
+
+use serde_json::{Map, Value};
+
+use crate::metrics::LogLine;
+
+/// Told about progress, and asked about the process: this crate neither prints
+/// nor looks around. Every method may be left as it is.
+pub trait Watch {
+    /// Reference pass: pairs done, all pairs.
+    fn reference(&mut self, _done: u64, _total: u64) {}
+
+    /// An update, with the number of updates of the schedule.
+    fn update(&mut self, _line: &LogLine, _scheduled: usize) {}
+
+    /// Something worth a line.
+    fn note(&mut self, _text: &str) {}
+
+    /// Facts about the process, for the manifest.
+    fn environment(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    /// Resident memory of the process in MiB, where the system tells.
+    fn resident_mib(&self) -> Option<f64> {
+        None
+    }
+}
+
+/// Listens to nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Watch for Silent {}

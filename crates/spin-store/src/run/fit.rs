@@ -1,0 +1,379 @@
+//! `[fit]`: how a model is trained.
+
+use serde::{Deserialize, Serialize};
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// The paper's: the human answer against the opponent's.
+    #[default]
+    Spin,
+    /// Direct preference optimisation, as TRL's `DPOTrainer`.
+    Dpo,
+    /// Negative log-likelihood of the human answer.
+    Sft,
+}
+
+/// The function of the margin between the two answers of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// log(1 + exp(-t)) (`spin`).
+    Logistic,
+    /// max(0, 1 - t) (`spin`, `dpo`).
+    Hinge,
+    /// exp(-t) (`spin`).
+    Exponential,
+    /// 1 - t (`spin`); it has no lower bound, so watch the human answers'
+    /// log-probabilities.
+    Correlation,
+    /// -log sigmoid(t), with `label_smoothing` that of conservative DPO
+    /// (`dpo`).
+    Sigmoid,
+    /// Identity preference optimisation, on log-probabilities per token
+    /// (`dpo`).
+    Ipo,
+}
+
+/// Which optimiser, with PyTorch's meaning and defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// `torch.optim.RMSprop`.
+    #[default]
+    Rmsprop,
+    /// `torch.optim.AdamW`.
+    Adamw,
+}
+
+/// How the learning rate moves, with transformers' meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchedulerKind {
+    /// Warm-up, then constant.
+    Constant,
+    /// Warm-up, then linear to 0.
+    #[default]
+    Linear,
+    /// Warm-up, then half a cosine to 0.
+    Cosine,
+}
+
+/// Type of the trained weights. Master weights and the optimiser's state are
+/// f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FitDtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl FitDtype {
+    /// Its name in run files and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            FitDtype::F32 => "f32",
+            FitDtype::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What to do about a loss or gradient that is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NonFinite {
+    /// Stop and keep the checkpoint.
+    #[default]
+    Stop,
+    /// Leave the weights as they are, count the update as skipped, go on;
+    /// stop after ten in a row.
+    Skip,
+}
+
+/// Which weights are published when there is a held-out part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Those with the lowest held-out loss.
+    #[default]
+    Best,
+    /// Those after the last update.
+    Last,
+}
+
+/// `[fit]`, `[sft]` and the `fit` of a baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FitConfig {
+    /// What is minimised.
+    pub objective: Objective,
+    /// Which function of the margin; `logistic` for `spin` and `sigmoid` for
+    /// `dpo` unless given. `sft` has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+    /// The paper's λ, DPO's β (`spin` and `dpo` only).
+    pub beta: f64,
+    /// Weight of the mean negative log-likelihood per token of the human
+    /// answer, added to the loss (`spin` and `dpo` only; 0 in the paper).
+    pub nll_weight: f64,
+    /// `sft`: share of each target spread evenly over the vocabulary, as
+    /// torch's `cross_entropy(label_smoothing=…)`. `dpo` with `sigmoid`: the
+    /// probability that a pair is the wrong way round, below 0.5.
+    pub label_smoothing: f64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Shape of the schedule.
+    pub lr_scheduler: SchedulerKind,
+    /// Share of the schedule's updates spent warming up.
+    pub warmup_ratio: f64,
+    /// Epochs over which the schedule runs to its end.
+    pub schedule_epochs: f64,
+    /// Epoch after which training stops; at most `schedule_epochs`.
+    pub stop_epoch: f64,
+    /// Optimiser.
+    pub optimizer: OptimizerKind,
+    /// Decay constant of RMSProp's squared average.
+    pub alpha: f64,
+    /// AdamW's decay constants.
+    pub betas: [f64; 2],
+    /// The optimiser's ε.
+    pub eps: f64,
+    /// Decoupled weight decay (AdamW), L2 (RMSProp); of matrices only, as in
+    /// transformers: no biases and no norms.
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Rows (pairs) per update.
+    pub batch_size: usize,
+    /// Rows per forward pass; gradients are accumulated up to `batch_size`.
+    /// Without meaning when `max_tokens_per_batch` is set.
+    pub micro_batch_size: usize,
+    /// Largest number of tokens of a forward pass: rows of an update are
+    /// sorted by length and cut so that their sequences (two for a pair),
+    /// padded to the longest, stay below. A row above it goes alone. 0 to go
+    /// by `micro_batch_size`.
+    pub max_tokens_per_batch: usize,
+    /// Type of the trained weights.
+    pub dtype: FitDtype,
+    /// Which blocks are computed again in the backward pass instead of kept:
+    /// 0 none, 1 every, k every k-th. Less memory for more time; the result
+    /// is the same.
+    pub recompute_every: usize,
+    /// What to do about a loss or gradient that is not finite.
+    pub on_nonfinite: NonFinite,
+    /// Updates between checkpoints.
+    pub checkpoint_every: usize,
+    /// Updates between evaluations on held-out rows; 0 for none.
+    pub eval_every: usize,
+    /// Rows held out and not trained on, from the end of the training set,
+    /// each with all its pairs (with `eval_every` only).
+    pub eval_rows: usize,
+    /// Stop after this many evaluations without a lower held-out loss; 0 to
+    /// train to the end.
+    pub patience: usize,
+    /// Stop when the mean held-out margin of rewards reaches this (`spin` and
+    /// `dpo` only); 0 to train to the end.
+    pub stop_margin: f64,
+    /// Which weights are published when there is a held-out part.
+    pub keep: Keep,
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        FitConfig {
+            objective: Objective::Spin,
+            loss: None,
+            beta: 0.1,
+            nll_weight: 0.0,
+            label_smoothing: 0.0,
+            learning_rate: 5e-7,
+            lr_scheduler: SchedulerKind::Linear,
+            warmup_ratio: 0.1,
+            schedule_epochs: 1.0,
+            stop_epoch: 1.0,
+            optimizer: OptimizerKind::Rmsprop,
+            alpha: 0.99,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            batch_size: 64,
+            micro_batch_size: 64,
+            max_tokens_per_batch: 0,
+            dtype: FitDtype::F32,
+            recompute_every: 0,
+            on_nonfinite: NonFinite::Stop,
+            checkpoint_every: 50,
+            eval_every: 0,
+            eval_rows: 0,
+            patience: 0,
+            stop_margin: 0.0,
+            keep: Keep::Best,
+        }
+    }
+}
+
+impl FitConfig {
+    /// The loss with the objective's default filled in; `None` for `sft`.
+    pub fn loss(&self) -> Option<Loss> {
+        match self.objective {
+            Objective::Spin => Some(self.loss.unwrap_or(Loss::Logistic)),
+            Objective::Dpo => Some(self.loss.unwrap_or(Loss::Sigmoid)),
+            Objective::Sft => None,
+        }
+    }
+
+    /// The same with objective `sft`, without what only pairs have.
+    pub(super) fn as_baseline(&self) -> FitConfig {
+        FitConfig {
+            objective: Objective::Sft,
+            loss: None,
+            nll_weight: 0.0,
+            label_smoothing: 0.0,
+            stop_margin: 0.0,
+            ..self.clone()
+        }
+    }
+
+    /// Values that no training could work with, in words for people.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.check_loss()?;
+        if self.batch_size == 0 || self.micro_batch_size == 0 || self.checkpoint_every == 0 {
+            return Err("batch_size, micro_batch_size and checkpoint_every must be at least 1".into());
+        }
+        if !(self.stop_epoch > 0.0 && self.stop_epoch <= self.schedule_epochs && self.schedule_epochs.is_finite()) {
+            return Err(format!(
+                "stop_epoch = {} must be above 0 and at most schedule_epochs = {}",
+                self.stop_epoch, self.schedule_epochs
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.warmup_ratio) {
+            return Err(format!("warmup_ratio = {} must lie between 0 and 1", self.warmup_ratio));
+        }
+        let finite = [
+            ("learning_rate", self.learning_rate),
+            ("beta", self.beta),
+            ("nll_weight", self.nll_weight),
+            ("eps", self.eps),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+            ("stop_margin", self.stop_margin),
+        ];
+        if let Some((name, value)) = finite.into_iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+            return Err(format!("{name} = {value} must be 0 or more"));
+        }
+        let decays = [("alpha", self.alpha), ("betas[0]", self.betas[0]), ("betas[1]", self.betas[1])];
+        if let Some((name, value)) = decays.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
+            return Err(format!("{name} = {value} must be 0 or more and below 1"));
+        }
+        if self.eval_every > 0 && self.eval_rows == 0 {
+            return Err("eval_every needs eval_rows, the number of rows to hold out".into());
+        }
+        if self.eval_every == 0 && (self.patience > 0 || self.stop_margin > 0.0) {
+            return Err("patience and stop_margin need eval_every, the updates between evaluations".into());
+        }
+        Ok(())
+    }
+
+    /// Whether objective, loss and their numbers fit each other.
+    fn check_loss(&self) -> Result<(), String> {
+        let name = |loss: &Loss| format!("{loss:?}").to_lowercase();
+        let (objective, losses): (&str, &[Loss]) = match self.objective {
+            Objective::Spin => ("spin", &[Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation]),
+            Objective::Dpo => ("dpo", &[Loss::Sigmoid, Loss::Hinge, Loss::Ipo]),
+            Objective::Sft => ("sft", &[]),
+        };
+        if let Some(loss) = &self.loss
+            && !losses.contains(loss)
+        {
+            let remedy = match losses {
+                [] => "has no loss to choose; leave it out".to_owned(),
+                _ => format!("has the losses {}", losses.iter().map(name).collect::<Vec<_>>().join(", ")),
+            };
+            return Err(format!("loss = \"{}\" does not fit: objective = \"{objective}\" {remedy}", name(loss)));
+        }
+        let smoothing = self.label_smoothing;
+        let smoothable = match self.objective {
+            Objective::Sft => (0.0..1.0).contains(&smoothing),
+            Objective::Dpo if self.loss() == Some(Loss::Sigmoid) => (0.0..0.5).contains(&smoothing),
+            _ => smoothing == 0.0,
+        };
+        if !smoothable {
+            return Err(format!(
+                "label_smoothing = {smoothing} must be 0 or more and below 1 for objective = \"sft\", below 0.5 for \
+                 objective = \"dpo\" with loss = \"sigmoid\", and 0 for anything else"
+            ));
+        }
+        if self.objective == Objective::Sft && (self.nll_weight > 0.0 || self.stop_margin > 0.0) {
+            return Err("nll_weight and stop_margin are for pairs: objective = \"spin\" or \"dpo\"".into());
+        }
+        if self.loss() == Some(Loss::Ipo) && self.beta == 0.0 {
+            return Err("loss = \"ipo\" divides by beta, which must be above 0".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(change: impl FnOnce(&mut FitConfig)) -> String {
+        let mut config = FitConfig::default();
+        change(&mut config);
+        config.check().expect_err("must not pass")
+    }
+
+    #[test]
+    fn every_objective_takes_its_own_losses_alone() {
+        use {Loss::*, Objective::*};
+        let all = [Logistic, Hinge, Exponential, Correlation, Sigmoid, Ipo];
+        for (objective, own) in
+            [(Spin, &[Logistic, Hinge, Exponential, Correlation][..]), (Dpo, &[Sigmoid, Hinge, Ipo]), (Sft, &[])]
+        {
+            FitConfig { objective, ..FitConfig::default() }.check().unwrap();
+            for loss in all {
+                let config = FitConfig { objective, loss: Some(loss), ..FitConfig::default() };
+                assert_eq!(config.check().is_ok(), own.contains(&loss), "{objective:?} {loss:?}");
+            }
+        }
+        let said = problem(|c| c.loss = Some(Ipo));
+        assert!(said.contains("loss = \"ipo\"") && said.contains("logistic, hinge, exponential"), "{said}");
+        assert_eq!(FitConfig { objective: Dpo, ..FitConfig::default() }.loss(), Some(Sigmoid));
+    }
+
+    #[test]
+    fn numbers_that_fit_nothing_are_named() {
+        assert!(problem(|c| c.label_smoothing = 0.1).contains("label_smoothing = 0.1"));
+        let dpo = |c: &mut FitConfig| (c.objective, c.label_smoothing) = (Objective::Dpo, 0.5);
+        assert!(problem(dpo).contains("below 0.5"));
+        assert!(problem(|c| (c.objective, c.nll_weight) = (Objective::Sft, 1.0)).contains("nll_weight"));
+        assert!(problem(|c| (c.objective, c.loss, c.beta) = (Objective::Dpo, Some(Loss::Ipo), 0.0)).contains("beta"));
+        assert!(problem(|c| c.stop_margin = 1.0).contains("need eval_every"));
+        assert!(problem(|c| c.eval_every = 1).contains("eval_rows"));
+        assert!(problem(|c| c.betas[1] = 1.0).contains("betas[1] = 1"));
+        assert!(problem(|c| c.learning_rate = f64::NAN).contains("learning_rate = NaN"));
+    }
+
+    #[test]
+    fn a_baseline_has_nothing_that_only_pairs_have() {
+        let fit = FitConfig {
+            objective: Objective::Dpo,
+            label_smoothing: 0.2,
+            nll_weight: 1.0,
+            loss: Some(Loss::Sigmoid),
+            stop_margin: 2.0,
+            eval_every: 3,
+            eval_rows: 4,
+            ..FitConfig::default()
+        };
+        fit.check().unwrap();
+        let baseline = fit.as_baseline();
+        baseline.check().unwrap();
+        assert_eq!((baseline.objective, baseline.label_smoothing, baseline.eval_every), (Objective::Sft, 0.0, 3));
+    }
+}
