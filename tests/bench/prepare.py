@@ -20,6 +20,7 @@ Made for tokenizers 0.23 and transformers 5.23.
 import argparse
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +88,9 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD)
 
 
-def make_pairs(tokenizer, stream: list[int], starts: list[bool], length: int, rows: int) -> list[dict]:
+def make_pairs(
+    tokenizer, stream: list[int], starts: list[bool], length: int, rows: int
+) -> list[dict]:
     """`starts` says which tokens of the stream begin a word."""
     choose = random.Random(length)
     prompt = length // 2
@@ -132,7 +135,7 @@ stream = tokenizer(" ".join(texts))["input_ids"]
 # With the byte-level pattern a token that is a space and a letter begins a word, and no
 # merge crosses the beginning of a word.
 tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-begins = [len(token) > 1 and token[0] == "Ġ" and token[1].isascii() and token[1].isalpha() for token in tokens]
+begins = [re.match("Ġ[A-Za-z]", token) is not None for token in tokens]
 starts = [begins[token] for token in stream]
 print(f"{len(texts)} texts, {len(stream)} tokens")
 

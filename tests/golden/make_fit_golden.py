@@ -396,7 +396,10 @@ def trl_run(model_dir: Path, pairs: list[dict], loss: dict, scratch: Path):
         disable_tqdm=True,
     )
     trainer = DPOTrainer(
-        load(model_dir), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        load(model_dir),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
     )
     for row, pair in zip(trainer.train_dataset, pairs, strict=True):
         ids = (row["prompt_ids"], row["chosen_ids"], row["rejected_ids"])

@@ -63,11 +63,12 @@ def variants(base: str) -> dict[str, LoraConfig]:
     else:
         attention = ["q_proj", "v_proj"]
         every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    suffixed = ["self_attn.o_proj", "mlp.down_proj"]
     common = {"task_type": "CAUSAL_LM", "lora_dropout": 0.0}
     return {
         "attention": LoraConfig(r=4, lora_alpha=8, target_modules=attention, **common),
         "rslora": LoraConfig(r=3, lora_alpha=6, target_modules=every, use_rslora=True, **common),
-        "bare": LoraConfig(r=2, lora_alpha=5, target_modules=["self_attn.o_proj", "mlp.down_proj"], **common),
+        "bare": LoraConfig(r=2, lora_alpha=5, target_modules=suffixed, **common),
     }
 
 

@@ -180,7 +180,7 @@ fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool) -
         true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, &device)?,
         false => CausalLm::load(&start.dir, &device, dtype)?,
     };
-    Ok(model.with_recompute(config.recompute_every > 0))
+    Ok(model.with_recompute(config.recompute_every))
 }
 
 /// Pairs that the model can read.

@@ -378,7 +378,7 @@ impl<'a> Trainer<'a> {
 
     /// The one place where trained tensors are replaced.
     fn set_weights(&self, tensors: std::collections::BTreeMap<String, Tensor>) -> Result<()> {
-        Ok(self.learner.model.set_params(&tensors)?)
+        Ok(self.learner.model.set_trainable(&tensors)?)
     }
 
     /// Replaces the checkpoint. The log first: it may run ahead of the
