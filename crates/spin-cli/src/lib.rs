@@ -86,7 +86,7 @@ pub fn run(is_bad_input: fn(&(dyn Error + 'static)) -> bool, body: impl FnOnce()
 /// Tells the C library to keep freed memory instead of handing it back: the
 /// tensors of a step are as large as those of the last, and giving pages back
 /// and faulting them in again took a third of a small training's time.
-fn keep_freed_memory() {
+pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt only sets parameters of the allocator.
     unsafe {
