@@ -127,13 +127,8 @@ fn every_loss_separates_the_pairs_it_is_trained_on() {
 fn an_interrupted_training_ends_with_the_same_bits() {
     let examples = ragged(30, true);
     let (rest, held_out) = examples.split_at(24);
-    let config = FitConfig {
-        batch_size: 8,
-        max_tokens_per_batch: 300,
-        eval_every: 2,
-        eval_rows: 6,
-        ..config(Objective::Spin)
-    };
+    let config =
+        FitConfig { batch_size: 8, max_tokens_per_batch: 300, eval_every: 2, eval_rows: 6, ..config(Objective::Spin) };
     let settings = || Settings::of(&serde_json::json!({"seed": 7}));
     let run = |stop_at: &[usize]| {
         let dir = tempfile::tempdir().unwrap();
@@ -145,8 +140,10 @@ fn an_interrupted_training_ends_with_the_same_bits() {
         };
         for at in stop_at {
             // Dropped without a word, as by a kill.
-            let mut trainer =
-                Trainer::new(model(), job(&config, rest, held_out)).unwrap().with_files(files.clone(), settings()).unwrap();
+            let mut trainer = Trainer::new(model(), job(&config, rest, held_out))
+                .unwrap()
+                .with_files(files.clone(), settings())
+                .unwrap();
             while trainer.log().len() < *at {
                 trainer.step(&mut Silent).unwrap();
                 if trainer.log().len() % 3 == 0 {
@@ -248,20 +245,23 @@ fn what_is_not_finite_stops_or_is_skipped_as_set() {
 
 #[test]
 fn human_answers_that_become_less_likely_are_reported_once() {
-    // Generated answers equal to the real ones but for an end: what pushes one
-    // down pushes the other down too. Ascent on both is what correlation with
-    // swapped roles would do; a reference far above the start does it surely.
+    // An opponent that finds every answer e times as likely as the model does.
     let mut examples = ragged(16, true);
     let start = crate::learner::Learner::new(model(), &config(Objective::Spin)).unwrap();
     let rows: Vec<&Example> = examples.iter().collect();
     let groups: Vec<_> = rows.iter().map(|e| (e.prompt_ids.as_slice(), e.answers().collect())).collect();
-    let logps =
-        crate::reference::logps(&start.model, &groups, crate::batches::Limit::Rows(16)).unwrap();
+    let logps = crate::reference::logps(&start.model, &groups, crate::batches::Limit::Rows(16)).unwrap();
     for (example, logps) in examples.iter_mut().zip(logps) {
         let opponent = example.opponent.as_mut().unwrap();
         (opponent.ref_real, opponent.ref_generated) = (logps[0] + 1.0, logps[1] + 1.0);
     }
-    let config = FitConfig { learning_rate: 1e-6, batch_size: 16, schedule_epochs: 15.0, stop_epoch: 15.0, ..config(Objective::Spin) };
+    let config = FitConfig {
+        learning_rate: 1e-6,
+        batch_size: 16,
+        schedule_epochs: 15.0,
+        stop_epoch: 15.0,
+        ..config(Objective::Spin)
+    };
     let (mut trainer, mut notes) = (Trainer::new(model(), job(&config, &examples, &[])).unwrap(), Notes::default());
     let summary = finish(&mut trainer, &mut notes);
     let first = summary.log.iter().position(|line| line.update.real_falls).unwrap();
