@@ -1,6 +1,8 @@
 //! The whole loop on a tiny model.
 
+use spin_store::Artifact;
 use spin_store::graph::{ModelId, Split};
+use spin_store::run::FitDtype;
 use spin_store::schema::{Demonstration, Pair, ReferenceRow, Row, Sample};
 
 use crate::project::Project;
@@ -67,8 +69,78 @@ fn two_rounds_from_import_to_table() {
             let loss = facts["first_loss"].as_f64().unwrap();
             assert!((loss - std::f64::consts::LN_2).abs() < 1e-4, "iteration {t} starts at {loss}");
         }
+        // A reference that is handed over must be the opponent's, of the same
+        // pairs, in the same type.
+        let (model, pairs) = (|t| graph.model(&ModelId::Iteration(t)).unwrap(), |t| graph.pairs(t).unwrap());
+        let own = graph.reference(1).unwrap();
+        let refused = |model: &Artifact, pairs: &Artifact, dtype| {
+            spin_fit::reference::read(&own, model, pairs, dtype).unwrap_err().to_string()
+        };
+        assert_eq!(
+            spin_fit::reference::read(&own, &model(1), &pairs(1), FitDtype::F32).unwrap().len(),
+            pairs(1).manifest.rows() as usize
+        );
+        let weights = refused(&model(0), &pairs(1), FitDtype::F32);
+        assert!(weights.contains("other weights") && weights.contains("needs model/tiny/iter-0@v1"), "{weights}");
+        let other = refused(&model(1), &pairs(0), FitDtype::F32);
+        assert!(other.contains("reference/tiny/iter-1@v1") && other.contains("other pairs"), "{other}");
+        let dtype = refused(&model(1), &pairs(1), FitDtype::Bf16);
+        assert!(dtype.contains("made with f32, this training needs bf16"), "{dtype}");
         assert_eq!(Demonstration::read_all(&graph.demonstrations(Split::Test).unwrap()).unwrap().len(), 40);
     });
+}
+
+#[test]
+fn objectives_evaluations_and_metrics_from_the_run_file() {
+    let project = Project::new();
+    project.run_plan("spin-fit --iteration");
+    project.fails(
+        "spin-fit --iteration 0 --set fit.loss=ipo",
+        3,
+        &["loss = \"ipo\"", "objective = \"spin\"", "logistic"],
+    );
+    project.fails("spin-fit --iteration 0 --set fit.stop_margin=1", 3, &["stop_margin", "eval_every"]);
+    project.fails("spin-fit --iteration 0 --peak-gflops 0", 2, &["above 0"]);
+
+    let dpo = "spin-fit --iteration 0 --peak-gflops 50 --set fit.objective=dpo --set fit.loss=hinge \
+               --set fit.eval_every=3 --set fit.eval_rows=20 --set fit.max_tokens_per_batch=900 \
+               --set fit.on_nonfinite=skip --set fit.checkpoint_every=1000";
+    let said = project.run(dpo);
+    assert!(said.contains("20 held out") && said.contains("objective dpo (hinge)"), "{said}");
+    assert!(said.contains("held-out loss") && said.contains("per pair, margin"), "{said}");
+    project.with_graph(|graph| {
+        let model = graph.store.get(&"model/tiny/iter-1".parse().unwrap()).unwrap().manifest;
+        assert_eq!(model.params["fit"]["loss"], "hinge");
+        // What does not decide the numbers is not in the recipe.
+        assert!(model.params["fit"]["checkpoint_every"].is_null() && model.params["fit"]["recompute_every"].is_null());
+        // Policy and opponent agree at the start: max(0, 1 - 0).
+        assert!((model.facts["first_loss"].as_f64().unwrap() - 1.0).abs() < 1e-3, "{}", model.facts["first_loss"]);
+        assert_eq!((&model.facts["held_out"], &model.facts["skipped_updates"]), (&20.into(), &0.into()));
+        let metrics = graph.store.get(&"metrics/tiny/iter-1".parse().unwrap()).unwrap();
+        assert_eq!(metrics.manifest.params, model.params);
+        assert!(metrics.dir.join("events.out.tfevents.0.spin-fit").exists());
+    });
+    // 100 of 120 rows are left: seven updates, evaluated at 3, 6 and the last.
+    let rows = project.metrics("iter-1");
+    let evaluated: Vec<u32> = rows.iter().filter(|row| row.eval_loss.is_some()).map(|row| row.update).collect();
+    assert_eq!((rows.len(), evaluated), (7, vec![3, 6, 7]));
+    for row in &rows {
+        assert!(row.tokens > 0.0 && row.tokens_per_second > 0.0 && row.wall_time > 1.7e9, "{row:?}");
+        let utilisation = row.flop_utilisation.expect("a peak was given");
+        assert!(utilisation > 0.0 && utilisation.is_finite(), "{row:?}");
+        assert!(
+            row.logps_real.is_some() && row.rewards_margins.is_some() && row.eval_accuracy.is_none_or(|a| a <= 1.0)
+        );
+    }
+    // The same said in other words is the same training.
+    let again = format!("{dpo} --set fit.recompute_every=1");
+    assert!(project.run(&again).contains("already there"));
+    // Without demonstrations left there is nothing to train on.
+    project.fails(
+        "spin-fit --iteration 0 --set fit.eval_every=1 --set fit.eval_rows=500",
+        3,
+        &["no row to train on", "lower eval_rows"],
+    );
 }
 
 #[test]

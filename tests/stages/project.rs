@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use spin_store::Store;
 use spin_store::graph::Graph;
 use spin_store::run::RunFile;
+use spin_store::schema::{MetricsRow, Row};
 
 /// The directory of the programs. `cargo test` builds no program of another
 /// package, so the test command builds them first.
@@ -196,6 +197,28 @@ impl Project {
         let run = RunFile::load(&self.path("run.toml"), &[]).expect("a good run file");
         let store = Store::open(&run.store_dir()).expect("a store");
         look(&Graph::new(&run, &store))
+    }
+
+    /// Files of unfinished work whose names contain `part`, sorted.
+    pub fn work_files(&self, part: &str) -> Vec<PathBuf> {
+        let entries = |dir: &Path| -> Vec<PathBuf> {
+            std::fs::read_dir(dir).map_or_else(|_| Vec::new(), |all| all.filter_map(|e| Some(e.ok()?.path())).collect())
+        };
+        let mut files: Vec<PathBuf> = entries(&self.path("store/.work")).iter().flat_map(|dir| entries(dir)).collect();
+        files.retain(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.contains(part) && !name.starts_with('.')
+        });
+        files.sort();
+        files
+    }
+
+    /// The metrics of a model's training.
+    pub fn metrics(&self, model: &str) -> Vec<MetricsRow> {
+        let reference = format!("metrics/tiny/{model}").parse().expect("a reference");
+        self.with_graph(|graph| {
+            MetricsRow::read_all(&graph.store.get(&reference).expect("published")).expect("readable")
+        })
     }
 
     /// Digests of all published files but manifests, by path below the store.

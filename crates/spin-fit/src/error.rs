@@ -64,6 +64,14 @@ pub enum FitError {
         /// What it should have been made with.
         expected: String,
     },
+    /// An adapter to start from has other settings than the run file.
+    #[error("{path} is an adapter of other settings, {found}; write these into [fit.lora]")]
+    OtherAdapter {
+        /// The adapter's directory.
+        path: String,
+        /// Its settings.
+        found: String,
+    },
     /// The loss or the gradient is NaN or infinite.
     #[error(
         "the {what} is {value} at update {update} (rows {rows}){repeated}; training stopped, the checkpoint of update \
@@ -117,6 +125,7 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
             | FitError::Row { .. }
             | FitError::NoRows { .. }
             | FitError::OtherReference { .. }
+            | FitError::OtherAdapter { .. }
             | FitError::Checkpoint { .. }
             | FitError::OtherSettings { .. },
         ) => true,

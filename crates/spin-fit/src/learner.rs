@@ -22,6 +22,8 @@ pub struct Learner {
     limit: Limit,
     max_grad_norm: f64,
     gradients: Gradients,
+    /// Decides what adapters drop, with the update and the forward pass.
+    seed: u64,
 }
 
 /// What an update did.
@@ -60,17 +62,18 @@ pub fn rule(config: &FitConfig) -> Rule {
 }
 
 impl Learner {
-    /// A learner with a fresh optimiser.
+    /// A learner with a fresh optimiser; `seed` decides what adapters drop.
     ///
     /// # Errors
     /// When the device cannot hold gradients and state.
-    pub fn new(model: CausalLm, config: &FitConfig) -> Result<Self> {
+    pub fn new(model: CausalLm, config: &FitConfig, seed: u64) -> Result<Self> {
         Ok(Learner {
             optimizer: Optimizer::new(rule(config), model.trainable(), optim::decays)?,
             gradients: Gradients::zeros(model.trainable())?,
             objective: Objective::new(config),
             limit: Limit::of(config),
             max_grad_norm: config.max_grad_norm,
+            seed,
             model,
         })
     }
@@ -94,8 +97,9 @@ impl Learner {
         let mut metrics = PairMetrics::default();
         let (mut loss, mut sloped) = (0.0, false);
         self.gradients.clear()?;
-        for cut in self.limit.cut(rows) {
-            let batch = Batch::grouped(cut.iter().map(|&row| (rows[row].prompt_ids.as_slice(), rows[row].answers())))?;
+        for (pass, cut) in self.limit.cut(rows).into_iter().enumerate() {
+            let batch = Batch::grouped(cut.iter().map(|&row| (rows[row].prompt_ids.as_slice(), rows[row].answers())))?
+                .with_dropout_seed(mix(mix(self.seed) ^ (u64::from(self.optimizer.steps()) << 32 | pass as u64)));
             let mut slopes = |group: usize, logps: &[f64]| {
                 let slopes = match (objective, pair_logps(rows[cut[group]], logps)) {
                     (Objective::Pairs(objective), Some(pair)) => {
@@ -176,6 +180,14 @@ impl Learner {
             }),
         }
     }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
 }
 
 /// A row's log-probabilities beside those of the opponent; `None` for a row

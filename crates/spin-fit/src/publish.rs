@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use spin_model::CausalLm;
+use spin_model::{CausalLm, LoraConfig};
 use spin_store::graph::Graph;
 use spin_store::schema::{MetricsRow, Row};
 use spin_store::{Artifact, Recipe, StoreError, fsutil, table};
@@ -11,6 +11,20 @@ use spin_store::{Artifact, Recipe, StoreError, fsutil, table};
 use crate::error::Result;
 use crate::metrics::{LogLine, events, json_lines};
 use crate::trainer::{EarlyStop, Summary};
+
+/// Where a model's directory has the adapter that its weights were merged from.
+pub const ADAPTER_DIR: &str = "adapter";
+
+/// The run file's settings of an adapter as the model takes them.
+pub fn peft(lora: &spin_store::run::LoraConfig) -> LoraConfig {
+    LoraConfig {
+        r: lora.r,
+        lora_alpha: lora.lora_alpha,
+        lora_dropout: lora.lora_dropout,
+        target_modules: lora.target_modules.clone(),
+        use_rslora: lora.use_rslora,
+    }
+}
 
 /// Adds what a training counted to the facts of its model.
 pub fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize) {
@@ -80,7 +94,16 @@ pub fn model(
     let staged = graph.store.staging()?;
     let dir = staged.path();
     copy_companions(start, dir)?;
-    model.save(dir)?;
+    if model.adapter().is_some() {
+        // Whole weights, because generation takes a model; and the adapter
+        // below, where transformers does not take it for the model's own.
+        model.merge_adapter()?.save(dir)?;
+        let adapter = dir.join(ADAPTER_DIR);
+        std::fs::create_dir(&adapter).map_err(StoreError::io("create", &adapter))?;
+        model.save_adapter(&adapter, &start.reference(), Some(&start.manifest.content))?;
+    } else {
+        model.save(dir)?;
+    }
     write(&dir.join("training_metrics.jsonl"), &json_lines(log.iter().map(|line| &line.update)))?;
     write(&dir.join("README.md"), &model_card(recipe, start, &facts))?;
     Ok(graph.store.publish(staged, recipe, facts, environment)?)

@@ -108,12 +108,14 @@ pub fn run(
         None => demonstrations(graph, &start, &mut facts)?,
     };
     let model = loaded_model.map_or_else(|| load(&start, graph, &config, random), Ok)?;
+    let model = adapted(model, &config, graph, &start, &recipe)?;
     let (examples, held_out) = split(examples, &config, &table, &mut facts)?;
     watch.note(&format!(
-        "{} rows, {} held out, {} parameters, objective {}",
+        "{} rows, {} held out, {} parameters, {} of them trained, objective {}",
         examples.len(),
         held_out.len(),
         model.num_params(),
+        model.num_trainable(),
         crate::objective::Objective::describe(&config),
     ));
     let files = Files {
@@ -181,6 +183,35 @@ fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool) -
         false => CausalLm::load(&start.dir, &device, dtype)?,
     };
     Ok(model.with_recompute(config.recompute_every))
+}
+
+/// The model with the adapter that is trained instead of its weights, if the
+/// configuration has one. The reference was computed without it.
+fn adapted(
+    model: CausalLm,
+    config: &FitConfig,
+    graph: &Graph<'_>,
+    start: &Artifact,
+    recipe: &Recipe,
+) -> Result<CausalLm> {
+    let Some(lora) = &config.lora else { return Ok(model) };
+    let wanted = publish::peft(lora);
+    let Some(from) = &lora.from else {
+        // A model's adapters differ from iteration to iteration.
+        let name = recipe
+            .name
+            .bytes()
+            .fold(graph.run.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        return Ok(model.with_new_adapter(&wanted, name)?);
+    };
+    let dir = graph.run.resolve(from);
+    let model = model.load_adapter(&dir, Some(&start.manifest.content))?;
+    match model.adapter() {
+        Some(found) if !found.computes_like(&wanted) => {
+            Err(FitError::OtherAdapter { path: dir.display().to_string(), found: found.to_json("").replace('\n', " ") })
+        }
+        _ => Ok(model),
+    }
 }
 
 /// Pairs that the model can read.

@@ -134,7 +134,7 @@ impl<'a> Trainer<'a> {
         };
         Ok(Trainer {
             flops: ModelFlops::new(&model),
-            learner: Learner::new(model, config)?,
+            learner: Learner::new(model, config, job.seed)?,
             job,
             epochs,
             schedule,

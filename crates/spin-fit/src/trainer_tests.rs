@@ -188,7 +188,8 @@ fn early_stops_come_when_they_should_and_keep_the_best() {
         let mut trainer = trainer.with_files(files(name), Settings::default()).unwrap();
         let summary = finish(&mut trainer, &mut Silent);
         let held_out: Vec<&Example> = held_out.iter().collect();
-        let left = crate::learner::Learner::new(trainer.model().clone(), config).unwrap().evaluate(&held_out).unwrap();
+        let left =
+            crate::learner::Learner::new(trainer.model().clone(), config, 1).unwrap().evaluate(&held_out).unwrap();
         (summary, left)
     };
     let (summary, left) = run(&wild, "best");
@@ -245,11 +246,9 @@ fn what_is_not_finite_stops_or_is_skipped_as_set() {
 
 #[test]
 fn human_answers_that_become_less_likely_are_reported_once() {
-    // Generated answers equal to the real ones but for an end: what pushes one
-    // down pushes the other down too. Ascent on both is what correlation with
-    // swapped roles would do; a reference far above the start does it surely.
+    // An opponent that finds every answer e times as likely as the model does.
     let mut examples = ragged(16, true);
-    let start = crate::learner::Learner::new(model(), &config(Objective::Spin)).unwrap();
+    let start = crate::learner::Learner::new(model(), &config(Objective::Spin), 1).unwrap();
     let rows: Vec<&Example> = examples.iter().collect();
     let groups: Vec<_> = rows.iter().map(|e| (e.prompt_ids.as_slice(), e.answers().collect())).collect();
     let logps = crate::reference::logps(&start.model, &groups, crate::batches::Limit::Rows(16)).unwrap();

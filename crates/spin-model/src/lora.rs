@@ -159,6 +159,16 @@ impl LoraConfig {
         Ok(())
     }
 
+    /// Whether two settings make the same adapter; dropout may differ.
+    pub fn computes_like(&self, other: &Self) -> bool {
+        let sorted = |config: &Self| {
+            let mut names = config.target_modules.clone();
+            names.sort();
+            names
+        };
+        self.r == other.r && self.scale() == other.scale() && sorted(self) == sorted(other)
+    }
+
     /// The text to write as `adapter_config.json`. `base` is what PEFT loads
     /// the adapter onto by itself: a directory or a name on the hub.
     pub fn to_json(&self, base: &str) -> String {

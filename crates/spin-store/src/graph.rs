@@ -113,7 +113,7 @@ pub struct Graph<'a> {
 }
 
 /// `params` of a training stage without what cannot change the result.
-fn fit_params(fit: &FitConfig) -> Value {
+fn fit_params(run: &RunFile, fit: &FitConfig) -> Result<Value> {
     let mut params = as_params(fit);
     let table = params.as_object_mut().expect("a table");
     for key in ["checkpoint_every", "recompute_every"] {
@@ -121,7 +121,12 @@ fn fit_params(fit: &FitConfig) -> Value {
     }
     // A default spelled out is the same training.
     table.insert("loss".into(), as_params(&fit.loss()));
-    params
+    // An adapter to start from counts by its content, not by its place.
+    if let Some(from) = fit.lora.as_ref().and_then(|lora| lora.from.as_ref()) {
+        let (digest, _) = digest::of_file(&run.resolve(from).join("adapter_model.safetensors"))?;
+        params["lora"]["from"] = json!(digest);
+    }
+    Ok(params)
 }
 
 impl<'a> Graph<'a> {
@@ -232,13 +237,13 @@ impl<'a> Graph<'a> {
         let parents = match model {
             ModelId::Iteration(0) => {
                 let Some(sft) = &self.run.sft else { return Ok(None) };
-                params["fit"] = fit_params(sft);
+                params["fit"] = fit_params(self.run, sft)?;
                 params["init"] = as_params(&self.run.model.init);
                 vec![self.base()?.as_parent("model"), self.demonstrations(Split::Train)?.as_parent("demonstrations")]
             }
             ModelId::Iteration(next) => {
                 let t = next - 1;
-                params["fit"] = fit_params(&self.run.fit_at(t)?);
+                params["fit"] = fit_params(self.run, &self.run.fit_at(t)?)?;
                 vec![
                     self.model(&ModelId::Iteration(t))?.as_parent("model"),
                     self.pairs(t)?.as_parent("pairs"),
@@ -247,7 +252,7 @@ impl<'a> Graph<'a> {
             }
             ModelId::Baseline(name) => {
                 let baseline = self.run.baseline_named(name)?;
-                params["fit"] = fit_params(&self.run.baseline_fit(baseline)?);
+                params["fit"] = fit_params(self.run, &self.run.baseline_fit(baseline)?)?;
                 params["updates"] = json!(self.matched_updates(baseline.match_iterations)?);
                 vec![
                     self.model(&ModelId::Iteration(baseline.from))?.as_parent("model"),

@@ -55,6 +55,8 @@ impl ModelFlops {
 /// When the device has no memory for them.
 pub fn measure_peak(device: &Device, dtype: DType) -> Result<f64> {
     let size = if device.is_cpu() { 768 } else { 8192 };
+    // A CPU computes in f32 whatever the type of the weights.
+    let dtype = if device.is_cpu() { DType::F32 } else { dtype };
     let matrix = Tensor::zeros((size, size), dtype, device)?;
     let mut best = f64::INFINITY;
     for _ in 0..6 {

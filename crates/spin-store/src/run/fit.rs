@@ -1,5 +1,7 @@
 //! `[fit]`: how a model is trained.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// What is minimised.
@@ -105,6 +107,36 @@ pub enum Keep {
     Last,
 }
 
+/// `[fit.lora]`: train a low-rank adapter instead of the weights. Names and
+/// meaning are those of PEFT's `LoraConfig`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    /// The adapter is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Share of an adapter's inputs dropped in training.
+    pub lora_dropout: f64,
+    /// Ends of the names of the projections that get an adapter, or
+    /// `["all-linear"]`.
+    pub target_modules: Vec<String>,
+    /// Scale by `lora_alpha / sqrt(r)` instead.
+    pub use_rslora: bool,
+    /// Start from this adapter, a directory in PEFT's format, whose settings
+    /// must be the ones above; without it from a fresh one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        // Those of the original code: alignment-handbook's ModelArguments.
+        let target_modules = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec();
+        LoraConfig { r: 16, lora_alpha: 32.0, lora_dropout: 0.05, target_modules, use_rslora: false, from: None }
+    }
+}
+
 /// `[fit]`, `[sft]` and the `fit` of a baseline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -180,6 +212,9 @@ pub struct FitConfig {
     pub stop_margin: f64,
     /// Which weights are published when there is a held-out part.
     pub keep: Keep,
+    /// Train an adapter; without it all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 impl Default for FitConfig {
@@ -213,6 +248,7 @@ impl Default for FitConfig {
             patience: 0,
             stop_margin: 0.0,
             keep: Keep::Best,
+            lora: None,
         }
     }
 }
@@ -242,6 +278,15 @@ impl FitConfig {
     /// Values that no training could work with, in words for people.
     pub(super) fn check(&self) -> Result<(), String> {
         self.check_loss()?;
+        if let Some(LoraConfig { r, lora_alpha, lora_dropout, target_modules, .. }) = &self.lora
+            && !(*r > 0 && *lora_alpha > 0.0 && (0.0..1.0).contains(lora_dropout) && !target_modules.is_empty())
+        {
+            return Err(
+                "[lora] needs r of at least 1, lora_alpha above 0, lora_dropout of 0 or more and below 1, and \
+                        target_modules"
+                    .into(),
+            );
+        }
         if self.batch_size == 0 || self.micro_batch_size == 0 || self.checkpoint_every == 0 {
             return Err("batch_size, micro_batch_size and checkpoint_every must be at least 1".into());
         }

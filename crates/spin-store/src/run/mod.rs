@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::error::{Result, StoreError};
 
-pub use fit::{FitConfig, FitDtype, Keep, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
+pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]

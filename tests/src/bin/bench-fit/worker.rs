@@ -94,7 +94,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     }
     let config = FitConfig { micro_batch_size: spec.batch_size, ..FitConfig::default() };
     let model_flops = flops::ModelFlops::new(&model);
-    let mut learner = Learner::new(model.clone(), &config)?;
+    let mut learner = Learner::new(model.clone(), &config, 1)?;
     // VmHWM starts again from what is resident now.
     let separate_peak = std::fs::write("/proc/self/clear_refs", "5").is_ok();
     let (mut seconds, mut losses, mut shares, mut used) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
