@@ -142,6 +142,11 @@ impl Learner {
         Ok(outcome)
     }
 
+    /// The gradients of the last update, clipped.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+
     /// How the model does on rows that it is not trained on.
     ///
     /// # Errors
