@@ -26,8 +26,6 @@ pub mod stage;
 #[cfg(test)]
 mod testing;
 pub mod trainer;
-#[cfg(test)]
-mod trainer_tests;
 pub mod watch;
 
 pub use error::{FitError, Result};

@@ -14,7 +14,7 @@ use spin_store::graph::{Graph, ModelId};
 use spin_store::run::RunFile;
 
 #[derive(Parser)]
-#[command(version, about = "Train the main player", after_help = spin_cli::EXIT_CODES)]
+#[command(version, about = "Train the main player", after_help = after_help())]
 struct Cli {
     #[command(flatten)]
     run: spin_cli::RunArgs,
@@ -23,6 +23,21 @@ struct Cli {
     /// The machine's peak, for the model FLOP utilisation [default: measured at the start by a short matrix product]
     #[arg(long, value_name = "GFLOP/s", value_parser = positive)]
     peak_gflops: Option<f64>,
+}
+
+/// What the flags do not say.
+fn after_help() -> String {
+    format!(
+        "Keys of [fit], [sft] and a baseline's fit that choose what is minimised:\n  \
+         objective = \"spin\"  with loss = \"logistic\", \"hinge\", \"exponential\" or \"correlation\"\n  \
+         objective = \"dpo\"   with loss = \"sigmoid\" (and label_smoothing), \"hinge\" or \"ipo\"\n  \
+         objective = \"sft\"   (and label_smoothing)\n\
+         Others: max_tokens_per_batch, dtype, recompute_every, on_nonfinite, eval_every, eval_rows, patience, \
+         stop_margin, keep; an unknown key is answered with the nearest one.\n\n\
+         A training can be watched while it runs: tensorboard --logdir STORE/.work; a finished one lies under \
+         STORE/metrics.\n\n{}",
+        spin_cli::EXIT_CODES
+    )
 }
 
 #[derive(clap::Args)]

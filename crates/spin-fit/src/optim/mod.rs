@@ -72,6 +72,26 @@ enum State {
     Device(Vec<Tensor>),
 }
 
+impl State {
+    /// Zeros for the rule, and the weights as they are for a master.
+    fn zeros(var: &Var, buffers: usize) -> CandleResult<Self> {
+        let master = var.dtype() != DType::F32;
+        if HostState::serves(var) {
+            let mut buffers = vec![vec![0.0; var.elem_count()]; buffers];
+            if master {
+                buffers.push(var.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?);
+            }
+            return Ok(State::Host(HostState { buffers }));
+        }
+        let zeros = |_| Tensor::zeros(var.shape(), DType::F32, var.device());
+        let mut buffers = (0..buffers).map(zeros).collect::<CandleResult<Vec<_>>>()?;
+        if master {
+            buffers.push(var.as_detached_tensor().to_dtype(DType::F32)?);
+        }
+        Ok(State::Device(buffers))
+    }
+}
+
 /// A tensor of the state, borrowed where it lies in memory.
 #[derive(Debug)]
 pub enum StateTensor<'a> {
@@ -145,15 +165,8 @@ impl Optimizer {
         let mut slots = Vec::with_capacity(params.len());
         for (name, var) in params {
             let rule = if decays(name, var) { rule } else { rule.without_decay() };
-            let state = State::Device(Vec::new());
-            let mut slot = Slot { name: name.clone(), var: var.clone(), rule, state };
-            let zeros = Tensor::zeros(var.shape(), DType::F32, &Device::Cpu)?;
-            let mut buffers = vec![zeros; rule.buffer_names().len()];
-            if slot.buffer_names().len() > buffers.len() {
-                buffers.push(var.to_dtype(DType::F32)?);
-            }
-            slot.set_buffers(buffers)?;
-            slots.push(slot);
+            let state = State::zeros(var, rule.buffer_names().len())?;
+            slots.push(Slot { name: name.clone(), var: var.clone(), rule, state });
         }
         Ok(Self { rule, step: 0, slots })
     }

@@ -1,13 +1,16 @@
 //! The training loop: which rows and which learning rate, held-out
 //! evaluation, when to stop, checkpoints, resumption.
 
-use std::path::PathBuf;
+mod job;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::Tensor;
 use spin_model::CausalLm;
-use spin_store::run::{FitConfig, Keep, NonFinite, SchedulerKind};
+use spin_store::run::{Keep, NonFinite};
 use spin_store::{StoreError, fsutil};
 
 use crate::checkpoint::{self, Progress, Settings};
@@ -18,77 +21,13 @@ use crate::metrics::events::EventFile;
 use crate::metrics::flops::ModelFlops;
 use crate::metrics::{LogLine, RealWatch, Timing, UpdateLog, WINDOW, json_lines};
 use crate::optim::StateTensor;
-use crate::schedule::{Decay, Schedule};
+use crate::schedule::Schedule;
 use crate::watch::Watch;
+
+pub use job::{EarlyStop, End, Files, Job, Summary};
 
 /// Updates in a row that may be skipped; one more is an error.
 pub const MAX_SKIPPED_IN_A_ROW: usize = 10;
-
-/// How training ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum End {
-    /// All updates are done, or it was time to stop early.
-    Finished(Summary),
-    /// A stop was asked for; this many updates are in the checkpoint.
-    Stopped(usize),
-}
-
-/// Why training ended before its last update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EarlyStop {
-    /// The held-out loss has not fallen for `patience` evaluations.
-    Patience,
-    /// The held-out margin reached `stop_margin`.
-    Margin,
-}
-
-/// Facts about a finished training.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
-    /// Updates made, skipped ones included.
-    pub updates: usize,
-    /// Updates of the whole schedule.
-    pub scheduled_updates: usize,
-    /// The update whose weights were kept; differs from `updates` when the
-    /// held-out loss chose an earlier one.
-    pub kept_update: usize,
-    /// Updates left out because something was not finite.
-    pub skipped_updates: usize,
-    /// Why it ended early, if it did.
-    pub early_stop: Option<EarlyStop>,
-    /// Lowest held-out loss.
-    pub best_eval_loss: Option<f64>,
-    /// Log of every update.
-    pub log: Vec<LogLine>,
-}
-
-/// Where unfinished training is kept.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// Weights, optimiser state, counters, settings.
-    pub checkpoint: PathBuf,
-    /// Weights with the lowest held-out loss.
-    pub best: PathBuf,
-    /// Log lines up to (at least) the checkpoint.
-    pub log: PathBuf,
-    /// TensorBoard's events, up to the last update.
-    pub events: PathBuf,
-}
-
-/// What is trained on, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub struct Job<'a> {
-    /// How.
-    pub config: &'a FitConfig,
-    /// The rows.
-    pub examples: &'a [Example],
-    /// Held-out rows; empty unless `eval_every` is set.
-    pub held_out: &'a [Example],
-    /// Decides the order of the rows.
-    pub seed: u64,
-    /// Exact number of updates, instead of epochs; 0 for epochs.
-    pub updates: usize,
-}
 
 /// A training.
 #[derive(Debug)]
@@ -116,25 +55,11 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When the device cannot hold gradients and optimiser state.
     pub fn new(model: CausalLm, job: Job<'a>) -> Result<Self> {
-        let config = job.config;
-        let epochs = Epochs::new(job.examples.len(), config.batch_size, job.seed);
-        let (scheduled, last) = match job.updates {
-            0 => (epochs.updates_in(config.schedule_epochs), epochs.updates_in(config.stop_epoch)),
-            n => (n, n),
-        };
-        let schedule = Schedule {
-            decay: match config.lr_scheduler {
-                SchedulerKind::Constant => Decay::Constant,
-                SchedulerKind::Linear => Decay::Linear,
-                SchedulerKind::Cosine => Decay::Cosine,
-            },
-            // As transformers' TrainingArguments.get_warmup_steps.
-            warmup_steps: (scheduled as f64 * config.warmup_ratio).ceil() as usize,
-            total_steps: scheduled,
-        };
+        let epochs = Epochs::new(job.examples.len(), job.config.batch_size, job.seed);
+        let (schedule, last) = job.schedule(&epochs);
         Ok(Trainer {
             flops: ModelFlops::new(&model),
-            learner: Learner::new(model, config, job.seed)?,
+            learner: Learner::new(model, job.config, job.seed)?,
             job,
             epochs,
             schedule,
@@ -175,8 +100,8 @@ impl<'a> Trainer<'a> {
 
     /// Reports the model FLOP utilisation against a peak in FLOP per second.
     #[must_use]
-    pub fn with_peak_flops(mut self, peak: f64) -> Self {
-        self.peak_flops = Some(peak);
+    pub fn with_peak_flops(mut self, peak: Option<f64>) -> Self {
+        self.peak_flops = peak;
         self
     }
 
