@@ -72,6 +72,20 @@ pub enum FitError {
         /// Its settings.
         found: String,
     },
+    /// A directory to write is there already.
+    #[error("{path} exists already; name a directory that does not")]
+    Exists {
+        /// The directory.
+        path: String,
+    },
+    /// The device to train on is not there.
+    #[error("{device} cannot be used: {problem}")]
+    Device {
+        /// As it was given.
+        device: String,
+        /// Why not.
+        problem: String,
+    },
     /// The loss or the gradient is NaN or infinite.
     #[error(
         "the {what} is {value} at update {update} (rows {rows}){repeated}; training stopped, the checkpoint of update \
@@ -126,6 +140,7 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
             | FitError::NoRows { .. }
             | FitError::OtherReference { .. }
             | FitError::OtherAdapter { .. }
+            | FitError::Exists { .. }
             | FitError::Checkpoint { .. }
             | FitError::OtherSettings { .. },
         ) => true,

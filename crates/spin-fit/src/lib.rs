@@ -8,6 +8,8 @@
 //! recorded, [`mod@reference`] computes the opponent's log-probabilities once,
 //! [`stage`] ties them to artifacts.
 //!
+//! [`mod@merge`] turns an adapter into whole weights.
+//!
 //! Without a store: a [`learner::Learner`] makes single updates on given rows,
 //! a [`trainer::Trainer`] a whole training.
 
@@ -16,6 +18,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod learner;
+pub mod merge;
 pub mod metrics;
 pub mod objective;
 pub mod optim;

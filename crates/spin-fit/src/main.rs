@@ -1,12 +1,15 @@
 //! `spin-fit`: train the main player, θ0, or a baseline.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use candle_core::DType;
+use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::Watch;
 use spin_fit::error::is_bad_input;
+use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::stage::{self, Options, Outcome};
 use spin_store::Store;
@@ -15,7 +18,39 @@ use spin_store::run::RunFile;
 
 #[derive(Parser)]
 #[command(version, about = "Train the main player", after_help = after_help())]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    training: Option<Training>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Merge a LoRA adapter in PEFT's format into whole weights
+    Merge {
+        /// Hugging Face directory of the base model
+        base: PathBuf,
+        /// Directory of the adapter
+        adapter: PathBuf,
+        /// Directory to write; must not exist
+        out: PathBuf,
+        /// Type of the weights to write
+        #[arg(long, value_enum, default_value = "f32")]
+        dtype: Dtype,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(clap::Args)]
+struct Training {
     #[command(flatten)]
     run: spin_cli::RunArgs,
     #[command(flatten)]
@@ -23,6 +58,9 @@ struct Cli {
     /// The machine's peak, for the model FLOP utilisation [default: measured at the start by a short matrix product]
     #[arg(long, value_name = "GFLOP/s", value_parser = positive)]
     peak_gflops: Option<f64>,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 /// What the flags do not say.
@@ -115,10 +153,23 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    spin_cli::run(is_bad_input, || body(&cli))
+    spin_cli::run(is_bad_input, || match (&cli.command, &cli.training) {
+        (Some(Command::Merge { base, adapter, out, dtype }), _) => {
+            let dtype = match dtype {
+                Dtype::F32 => DType::F32,
+                Dtype::Bf16 => DType::BF16,
+                Dtype::F16 => DType::F16,
+            };
+            merge(base, adapter, out, dtype)?;
+            say(&format!("made {}", out.display()));
+            Ok(Exit::Done)
+        }
+        (None, Some(training)) => body(training),
+        (None, None) => unreachable!("required without a subcommand"),
+    })
 }
 
-fn body(cli: &Cli) -> anyhow::Result<Exit> {
+fn body(cli: &Training) -> anyhow::Result<Exit> {
     let run = RunFile::load(&cli.run.run, &cli.run.set)?;
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);
@@ -127,9 +178,10 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
         (None, Some(t)) => ModelId::Iteration(t + 1),
         (None, None) => ModelId::Iteration(0),
     };
+    let options = Options { device: stage::device(&cli.device)?, peak_gflops: cli.peak_gflops };
     let stop = stop_flag()?;
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
-    let outcome = stage::run(&graph, &id, Options { peak_gflops: cli.peak_gflops }, &stop, &mut screen);
+    let outcome = stage::run(&graph, &id, &options, &stop, &mut screen);
     if let Some(bar) = screen.bar.take() {
         bar.finish();
     }

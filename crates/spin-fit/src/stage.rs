@@ -30,9 +30,30 @@ pub enum Outcome {
     Stopped(String),
 }
 
-/// What decides no number.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Where the model is computed.
+///
+/// # Errors
+/// When there is no such device, or this program was built without it.
+pub fn device(name: &str) -> Result<Device> {
+    let problem = |problem: String| FitError::Device { device: name.to_owned(), problem };
+    match name.split_once(':').unwrap_or((name, "0")) {
+        ("cpu", _) => Ok(Device::Cpu),
+        ("cuda", _) if !cfg!(feature = "cuda") => {
+            Err(problem("this program was built without it; build with `--features cuda`".into()))
+        }
+        ("cuda", ordinal) => {
+            let ordinal = ordinal.parse().map_err(|_| problem("give cuda or cuda:N".into()))?;
+            Device::new_cuda(ordinal).map_err(|error| problem(error.to_string()))
+        }
+        _ => Err(problem("give cpu, cuda or cuda:N".into())),
+    }
+}
+
+/// What is not of the training itself.
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// Where the model is computed; devices round differently.
+    pub device: Device,
     /// The machine's peak in 10⁹ floating-point operations per second, for
     /// the model FLOP utilisation; measured when not given.
     pub peak_gflops: Option<f64>,
@@ -47,7 +68,7 @@ pub struct Options {
 pub fn run(
     graph: &Graph<'_>,
     id: &ModelId,
-    options: Options,
+    options: &Options,
     stop: &AtomicBool,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
@@ -70,7 +91,7 @@ pub fn run(
     {
         start.verify()?;
         let rows = read_pairs(pairs, &start)?;
-        let model = load(&start, graph, &graph.run.fit_at(*t)?, false)?;
+        let model = load(&start, graph, &graph.run.fit_at(*t)?, false, &options.device)?;
         watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), start.reference()));
         let environment = watch.environment();
         let made =
@@ -107,7 +128,7 @@ pub fn run(
         }
         None => demonstrations(graph, &start, &mut facts)?,
     };
-    let model = loaded_model.map_or_else(|| load(&start, graph, &config, random), Ok)?;
+    let model = loaded_model.map_or_else(|| load(&start, graph, &config, random, &options.device), Ok)?;
     let model = adapted(model, &config, graph, &start, &recipe)?;
     let (examples, held_out) = split(examples, &config, &table, &mut facts)?;
     watch.note(&format!(
@@ -173,15 +194,14 @@ fn config_of(graph: &Graph<'_>, id: &ModelId) -> Result<FitConfig> {
     })
 }
 
-fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool) -> Result<CausalLm> {
-    let device = Device::Cpu;
+fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool, device: &Device) -> Result<CausalLm> {
     let dtype = match config.dtype {
         FitDtype::F32 => DType::F32,
         FitDtype::Bf16 => DType::BF16,
     };
     let model = match random {
-        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, &device)?,
-        false => CausalLm::load(&start.dir, &device, dtype)?,
+        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, device)?,
+        false => CausalLm::load(&start.dir, device, dtype)?,
     };
     Ok(model.with_recompute(config.recompute_every))
 }

@@ -30,11 +30,14 @@ impl ModelFlops {
         let config = model.config();
         let table = |name: &str| name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight");
         let blocks = model.params().iter().filter(|(name, _)| !table(name)).map(|(_, var)| var.elem_count());
+        // Frozen weights take no gradient of their own; an adapter's own
+        // arithmetic is not counted.
+        let passes = if model.adapter().is_some() { 4.0 } else { 6.0 };
         let heads = config.num_hidden_layers * config.num_attention_heads * config.head_dim;
         ModelFlops {
-            per_token: 6.0 * blocks.sum::<usize>() as f64,
+            per_token: passes * blocks.sum::<usize>() as f64,
             per_token_and_length: 12.0 * heads as f64,
-            per_response_token: 6.0 * (config.vocab_size * config.hidden_size) as f64,
+            per_response_token: passes * (config.vocab_size * config.hidden_size) as f64,
         }
     }
 
