@@ -165,6 +165,27 @@ fn special_tokens_in_text_stay_text() {
 }
 
 #[test]
+fn pairs_of_another_vocabulary_are_refused_before_anything_is_computed() {
+    let project = Project::new();
+    project.run_plan("spin-fit --iteration");
+    project.with_graph(|graph| {
+        let (recipe, pairs) = (graph.pairs_recipe(0).unwrap(), graph.pairs(0).unwrap());
+        let mut rows = Pair::read_all(&pairs).unwrap();
+        rows[7].generated_ids[0] = 460;
+        rows[7].row_id = "strange".into();
+        let staged = graph.store.staging().unwrap();
+        Pair::write_part(&staged.path().join("part-00000.parquet"), &rows, &recipe.identity(), 0).unwrap();
+        graph.store.publish(staged, &recipe, Default::default(), Default::default()).unwrap();
+    });
+    project.fails(
+        "spin-fit --iteration 0",
+        3,
+        &["row \"strange\" of pairs/tiny/iter-0@v2", "generated_ids hold token 460", "vocabulary of 460", "spin-pair"],
+    );
+    assert!(!project.path("store/reference").exists());
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
     let project = Project::new();
     project.run(IMPORT);

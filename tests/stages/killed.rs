@@ -144,6 +144,7 @@ fn a_training_killed_at_ten_steps_ends_with_the_same_weights() {
     assert_eq!(made_again(&project), made_again(&reference));
     // Metrics differ in times alone, and hold every update once.
     let metrics = |project: &Project| project.metrics("iter-1");
+    assert!(metrics(&project).iter().all(|row| row.flop_utilisation > Some(0.0) && row.resident_mib > Some(1.0)));
     for (killed, undisturbed) in metrics(&project).iter().zip(metrics(&reference)) {
         assert_eq!(
             (killed.update, killed.loss, killed.eval_loss),

@@ -105,12 +105,12 @@ impl Watch for Screen {
         bar.set(done, "");
     }
 
-    fn update(&mut self, line: &LogLine, scheduled: usize) {
+    fn update(&mut self, line: &LogLine, last: usize) {
         if let Some(bar) = self.reference.take() {
             bar.finish();
         }
         let entry = &line.update;
-        let (done, total) = (entry.update as u64, scheduled as u64);
+        let (done, total) = (entry.update as u64, last as u64);
         let bar = self.bar.get_or_insert_with(|| Progress::new(&self.label, "updates", done.saturating_sub(1), total));
         let number = |name: &str, value: Option<f64>, digits: usize| {
             value.map_or_else(String::new, |value| format!(", {name} {value:.digits$}"))

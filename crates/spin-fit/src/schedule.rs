@@ -70,4 +70,25 @@ mod tests {
             }
         }
     }
+
+    /// By transformers 5's `get_linear_schedule_with_warmup` and
+    /// `get_cosine_schedule_with_warmup`.
+    #[test]
+    fn warm_ups_as_long_as_the_training_or_longer_are_those_of_transformers() {
+        for (decay, warmup_steps, total_steps, expected) in [
+            (Decay::Linear, 5, 5, vec![0.0, 0.2, 0.4, 0.6, 0.8, 0.0, 0.0]),
+            (Decay::Cosine, 5, 5, vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 0.0]),
+            (Decay::Linear, 4, 2, vec![0.0, 0.25, 0.5, 0.75, 0.0]),
+            (Decay::Linear, 0, 1, vec![1.0, 0.0]),
+            (Decay::Linear, 1, 1, vec![0.0, 0.0]),
+            (Decay::Cosine, 1, 1, vec![0.0, 1.0, 0.0]),
+            (Decay::Linear, 2, 3, vec![0.0, 0.5, 1.0, 0.0]),
+            (Decay::Constant, 2, 1, vec![0.0, 0.5, 1.0, 1.0]),
+        ] {
+            let schedule = Schedule { decay, warmup_steps, total_steps };
+            for (step, expected) in expected.into_iter().enumerate() {
+                assert!((schedule.factor(step) - expected).abs() < 1e-15, "{schedule:?} step {step}");
+            }
+        }
+    }
 }

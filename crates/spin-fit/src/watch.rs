@@ -10,8 +10,9 @@ pub trait Watch {
     /// Reference pass: pairs done, all pairs.
     fn reference(&mut self, _done: u64, _total: u64) {}
 
-    /// An update, with the number of updates of the schedule.
-    fn update(&mut self, _line: &LogLine, _scheduled: usize) {}
+    /// An update, with the number of updates to make unless training stops
+    /// early. A resumed training first tells where it goes on.
+    fn update(&mut self, _line: &LogLine, _last: usize) {}
 
     /// Something worth a line.
     fn note(&mut self, _text: &str) {}

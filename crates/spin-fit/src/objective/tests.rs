@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FUNCTIONS: [(&str, fn(f64) -> Slope); 4] =
+type Named = (&'static str, fn(f64) -> Slope);
+
+const FUNCTIONS: [Named; 4] =
     [("logistic", logistic), ("hinge", hinge), ("exponential", exponential), ("correlation", correlation)];
 
 const LOSSES: [Loss; 6] = [Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation, Loss::Sigmoid, Loss::Ipo];

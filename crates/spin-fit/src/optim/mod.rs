@@ -47,10 +47,10 @@ pub fn decays(_name: &str, var: &Var) -> bool {
     var.dims().len() > 1
 }
 
-/// A rule with its state for a set of trainable tensors.
+/// A rule with its state, and its settings, for each of a set of trainable
+/// tensors.
 #[derive(Debug)]
 pub struct Optimizer {
-    rule: Rule,
     step: u32,
     slots: Vec<Slot>,
 }
@@ -168,12 +168,7 @@ impl Optimizer {
             let state = State::zeros(var, rule.buffer_names().len())?;
             slots.push(Slot { name: name.clone(), var: var.clone(), rule, state });
         }
-        Ok(Self { rule, step: 0, slots })
-    }
-
-    /// The rule, with its weight decay.
-    pub fn rule(&self) -> Rule {
-        self.rule
+        Ok(Self { step: 0, slots })
     }
 
     /// Steps made so far.

@@ -120,8 +120,10 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// A loss or gradient that is not finite, a full disk.
     pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<End> {
-        if let Some(last) = self.log.last() {
-            watch.update(last, self.schedule.total_steps);
+        if let Some(mut last) = self.log.last().cloned() {
+            // Where it goes on; its evaluation was told before.
+            last.update.eval_loss = None;
+            watch.update(&last, self.last);
         }
         while self.progress.update < self.last && self.early_stop().is_none() {
             if stop.load(Ordering::Relaxed) {
@@ -186,7 +188,7 @@ impl<'a> Trainer<'a> {
         if let Some(events) = &mut self.events {
             events.add(line)?;
         }
-        watch.update(line, self.schedule.total_steps);
+        watch.update(line, self.last);
         Ok(line)
     }
 
@@ -246,9 +248,9 @@ impl<'a> Trainer<'a> {
         let config = self.job.config;
         let held_out: Vec<&Example> = self.job.held_out.iter().collect();
         let seen = self.learner.evaluate(&held_out)?;
-        let finite = |value: f64| value.is_finite().then_some(value);
-        update.eval_loss = finite(seen.loss);
-        update.eval_margin = seen.margin.and_then(finite);
+        // JSON has no NaN.
+        update.eval_loss = Some(seen.loss).filter(|loss| loss.is_finite());
+        update.eval_margin = seen.margin.filter(|margin| margin.is_finite());
         update.eval_accuracy = seen.accuracy;
         let progress = &mut self.progress;
         progress.margin_reached |= config.stop_margin > 0.0 && seen.margin.is_some_and(|m| m >= config.stop_margin);

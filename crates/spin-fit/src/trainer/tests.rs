@@ -146,7 +146,7 @@ fn an_interrupted_training_ends_with_the_same_bits() {
                 .unwrap();
             while trainer.log().len() < *at {
                 trainer.step(&mut Silent).unwrap();
-                if trainer.log().len() % 3 == 0 {
+                if trainer.log().len().is_multiple_of(3) {
                     trainer.save().unwrap();
                 }
             }
