@@ -116,10 +116,15 @@ def write(out: Path, base_dir: Path, base: str, variant: str, config: LoraConfig
         assert gradient.abs().max() > 1e-6, (out.name, name)
         expected[f"grad.spin_logistic.{name}"] = gradient.clone()
 
-    model.zero_grad()
-    losses, norms = fit.train(model, CURVE, pairs, reference)
-    expected[f"curve.{CURVE['key']}"] = losses
-    expected[f"grad_norm.{CURVE['key']}"] = norms
+    # Adapters of all projections make these models so steep that rounding decides the
+    # curve: torch's own differs by up to 9e-3 between float32 and float64. With fewer
+    # it is within 3e-7.
+    curves = [] if variant == "rslora" else [CURVE]
+    for curve in curves:
+        model.zero_grad()
+        losses, norms = fit.train(model, curve, pairs, reference)
+        expected[f"curve.{curve['key']}"] = losses
+        expected[f"grad_norm.{curve['key']}"] = norms
 
     if variant == "rslora":
         merged = load().merge_and_unload()
@@ -139,7 +144,7 @@ def write(out: Path, base_dir: Path, base: str, variant: str, config: LoraConfig
         "pairs": pairs,
         "reference": base_cases["reference"],
         "objectives": [fit.BY_NAME["spin_logistic"]],
-        "curves": [CURVE],
+        "curves": curves,
     }
     (out / "cases.json").write_text(fit.to_json(cases))
 

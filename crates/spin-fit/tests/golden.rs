@@ -229,10 +229,6 @@ fn twenty_steps_equal_trls() {
     }
 }
 
-/// RMSProp's first step moves every entry by ten learning rates, up or down,
-/// however small its gradient: entries whose gradient is rounding noise go
-/// either way, and adapters of all projections have some. Hence the wider
-/// bound; the first three losses come before that tells.
 #[test]
 fn twenty_steps_on_an_adapter_equal_pefts() {
     let mut checked = 0;
@@ -247,11 +243,11 @@ fn twenty_steps_on_an_adapter_equal_pefts() {
             let key = format!("curve.{}", curve["key"].as_str().unwrap());
             let (losses, norms) = differences_of_curve(&golden, &mut learner, &examples, curve, &key);
             eprintln!("{} {key}: losses within {losses:.1e}, norms within {norms:.1e}", golden.name);
-            assert!(losses < 5e-4, "{} {key}: {losses}", golden.name);
+            assert!(losses < 1e-4 && norms < 1e-3, "{} {key}: {losses}", golden.name);
             checked += 1;
         }
     }
-    assert!(checked >= 12, "{checked}");
+    assert!(checked >= 8, "{checked}");
 }
 
 /// bf16 weights with f32 masters. The loss is computed in f32 from weights
