@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::DType;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::Watch;
@@ -18,38 +18,6 @@ use spin_store::run::RunFile;
 
 #[derive(Parser)]
 #[command(version, about = "Train the main player", after_help = after_help())]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    training: Option<Training>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Merge a LoRA adapter in PEFT's format into whole weights
-    Merge {
-        /// Hugging Face directory of the base model
-        base: PathBuf,
-        /// Directory of the adapter
-        adapter: PathBuf,
-        /// Directory to write; must not exist
-        out: PathBuf,
-        /// Type of the weights to write
-        #[arg(long, value_enum, default_value = "f32")]
-        dtype: Dtype,
-    },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
-    F32,
-    Bf16,
-    F16,
-}
-
-#[derive(clap::Args)]
 struct Training {
     #[command(flatten)]
     run: spin_cli::RunArgs,
@@ -71,11 +39,34 @@ fn after_help() -> String {
          objective = \"dpo\"   with loss = \"sigmoid\" (and label_smoothing), \"hinge\" or \"ipo\"\n  \
          objective = \"sft\"   (and label_smoothing)\n\
          Others: max_tokens_per_batch, dtype, recompute_every, on_nonfinite, eval_every, eval_rows, patience, \
-         stop_margin, keep; an unknown key is answered with the nearest one.\n\n\
+         stop_margin, keep, the table lora; an unknown key is answered with the nearest one.\n\n\
+         An adapter becomes whole weights by: spin-fit merge BASE ADAPTER OUT\n\n\
          A training can be watched while it runs: tensorboard --logdir STORE/.work; a finished one lies under \
          STORE/metrics.\n\n{}",
         spin_cli::EXIT_CODES
     )
+}
+
+/// Merge a LoRA adapter in PEFT's format into whole weights
+#[derive(Parser)]
+#[command(bin_name = "spin-fit merge", version, after_help = spin_cli::EXIT_CODES)]
+struct Merge {
+    /// Hugging Face directory of the base model
+    base: PathBuf,
+    /// Directory of the adapter
+    adapter: PathBuf,
+    /// Directory to write; must not exist
+    out: PathBuf,
+    /// Type of the weights to write
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
 }
 
 #[derive(clap::Args)]
@@ -152,21 +143,22 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    spin_cli::run(is_bad_input, || match (&cli.command, &cli.training) {
-        (Some(Command::Merge { base, adapter, out, dtype }), _) => {
-            let dtype = match dtype {
-                Dtype::F32 => DType::F32,
-                Dtype::Bf16 => DType::BF16,
-                Dtype::F16 => DType::F16,
-            };
-            merge(base, adapter, out, dtype)?;
+    // The one other command; a run file of that name is `./merge`.
+    if std::env::args().nth(1).is_some_and(|first| first == "merge") {
+        let Merge { base, adapter, out, dtype } = Merge::parse_from(std::env::args_os().skip(1));
+        let dtype = match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        };
+        return spin_cli::run(is_bad_input, || {
+            merge(&base, &adapter, &out, dtype)?;
             say(&format!("made {}", out.display()));
             Ok(Exit::Done)
-        }
-        (None, Some(training)) => body(training),
-        (None, None) => unreachable!("required without a subcommand"),
-    })
+        });
+    }
+    let cli = Training::parse();
+    spin_cli::run(is_bad_input, || body(&cli))
 }
 
 fn body(cli: &Training) -> anyhow::Result<Exit> {
