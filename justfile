@@ -32,3 +32,12 @@ test: build
 lint:
     cargo fmt --check
     cargo clippy --release --workspace --all-targets -- -D warnings
+
+# Compare the golden files with the Python packages of now: torch, transformers, trl, peft
+golden-check PYTHON="python3": build
+    tests/golden/check.sh {{ PYTHON }}
+
+# Measure against the peer, into docs/bench: `just bench fit [PYTHON] [FLAGS]`, with torch, transformers, trl
+bench WHAT PYTHON="python3" *FLAGS: build
+    [ -e target/bench-{{ WHAT }}/model ] || {{ PYTHON }} tests/bench/prepare.py target/bench-{{ WHAT }} --text ../shared/benchmarks ../shared/sft
+    bench-{{ WHAT }} run --data target/bench-{{ WHAT }} --python {{ PYTHON }} --peer tests/bench/trl_dpo.py --out docs/bench {{ FLAGS }}

@@ -5,11 +5,13 @@
 //! - `shards`: 1 and 7 shards give equal rows
 //! - `killed`: kill -9 at random moments changes nothing
 //! - `bad_input`: what a user can get wrong, and what the programs say
+//! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs against our own model and golden greedy text
 //! - `run_files`: the run files that ship can be read
 
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
 
+mod adapters;
 mod bad_input;
 mod engines;
 mod killed;

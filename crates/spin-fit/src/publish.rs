@@ -135,9 +135,12 @@ fn model_card(recipe: &Recipe, start: &Artifact, facts: &Map<String, Value>) -> 
     let pretty = |v: &Value| serde_json::to_string_pretty(v).unwrap_or_default();
     format!(
         "---\nlibrary_name: transformers\ntags:\n- spin\n- {objective}\n---\n\n# {}\n\nTrained from `{}` with objective \
-         `{objective}`.\n\n## Made from\n\n{parents}\n## Settings\n\n```json\n{}\n```\n\n## Facts\n\n```json\n{}\n```\n",
+         `{objective}`, run `{}`. A model is scored after it is made: its scores are the artifact `scores/{}` of the \
+         same store.\n\n## Made from\n\n{parents}\n## Settings\n\n```json\n{}\n```\n\n## Facts\n\n```json\n{}\n```\n",
         recipe.name,
         start.reference(),
+        recipe.name.split('/').next().unwrap_or_default(),
+        recipe.name,
         pretty(&recipe.params),
         pretty(&Value::Object(facts.clone())),
     )

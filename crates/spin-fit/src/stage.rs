@@ -200,7 +200,7 @@ fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool, d
         FitDtype::Bf16 => DType::BF16,
     };
     let model = match random {
-        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, device)?,
+        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, device)?.to_dtype(dtype)?,
         false => CausalLm::load(&start.dir, device, dtype)?,
     };
     Ok(model.with_recompute(config.recompute_every))

@@ -114,6 +114,20 @@ impl CausalLm {
         })
     }
 
+    /// A model with the same weights rounded to a type, without the adapter.
+    ///
+    /// # Errors
+    ///
+    /// If the device cannot hold a second set of weights.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let tensors =
+            self.params.iter().map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().to_dtype(dtype)?)));
+        let tensors = tensors.collect::<Result<_>>()?;
+        let mut model = Self::from_tensors((*self.config).clone(), tensors, &self.device, dtype)?;
+        model.settings = self.settings;
+        Ok(model)
+    }
+
     /// The same model computing with other kernels, for tests and
     /// measurements. The weights are shared, not copied.
     pub fn with_kernels(&self, kernels: Kernels) -> Self {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{FitConfig, FitDtype, Objective, RunFile, SampleConfig};
+use super::{FitConfig, Objective, RunFile, SampleConfig};
 use crate::error::{Result, StoreError};
 use crate::store::is_name;
 
@@ -119,9 +119,6 @@ fn check(run: &RunFile) -> Result<()> {
     }
     if run.model.init == super::Init::Random && run.sft.is_none() {
         return bad("model.init = \"random\" needs an [sft] table: a random model cannot play".into());
-    }
-    if run.model.init == super::Init::Random && run.sft.as_ref().is_some_and(|sft| sft.dtype != FitDtype::F32) {
-        return bad("model.init = \"random\" draws f32 weights; set sft.dtype = \"f32\"".into());
     }
     check_sample(run, &run.sample, "sample")?;
     check_fit(run, &run.fit, "fit")?;

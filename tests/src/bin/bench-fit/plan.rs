@@ -108,7 +108,7 @@ pub fn run(bench: &Bench, turns: usize, short: bool) -> anyhow::Result<Vec<Measu
     }
     let mut all = Vec::new();
     for turn in 0..turns {
-        let spec = bench.spec(512, 4, 5);
+        let spec = bench.spec(512, 4, 4);
         let quick = Spec { keep_memory: true, ..spec.clone() };
         let mut sides = vec![
             (Side::SpinFit, "comparison", spec.clone()),
@@ -127,7 +127,7 @@ pub fn run(bench: &Bench, turns: usize, short: bool) -> anyhow::Result<Vec<Measu
         return Ok(all);
     }
     let keep = |spec: Spec| Spec { gradient_checkpointing: false, ..spec };
-    all.push(bench.measure(Side::SpinFit, "no recomputation", keep(bench.spec(512, 4, 5)))?);
+    all.push(bench.measure(Side::SpinFit, "no recomputation", keep(bench.spec(512, 4, 4)))?);
     for length in LENGTHS {
         for side in [Side::SpinFit, Side::Trl] {
             all.push(bench.measure(side, "length", bench.spec(length, 2, 3))?);

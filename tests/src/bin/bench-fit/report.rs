@@ -113,11 +113,16 @@ fn markdown(all: &[Measured], document: &Value) -> String {
     }
     let _ = writeln!(text, "\nRatios, spin-fit by TRL:\n\n| metric | ratio |\n|---|---|");
     for (key, value) in document["ratios"].as_object().into_iter().flatten() {
-        let _ = writeln!(text, "| {key} | {:.3} |", value.as_f64().unwrap_or(f64::NAN));
+        let value = value.as_f64().unwrap_or(f64::NAN);
+        let _ = match value.abs() < 1e-3 {
+            true => writeln!(text, "| {key} | {value:.1e} |"),
+            false => writeln!(text, "| {key} | {value:.2} |"),
+        };
     }
     text.push_str(
         "\nThe share of the ceiling counts the matrix products a step really makes, recomputation included; the \
-         ceiling is the best of a few square products by the same library.\n",
+         ceiling is the best of a few square products by the same library. The two libraries' ceilings differ on the \
+         same machine, which is part of the ratios.\n",
     );
     for (part, title, variable) in [
         ("length", "## Growth with length, 2 pairs a step", "tokens"),

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Makes the golden files anew with the Python packages of now and compares;
+# gives PEFT adapters that we wrote; runs the tests that read the golden files.
+#
+#   tests/golden/check.sh PYTHON
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=$1
+"$python" tests/golden/make_fit_golden.py --check tests/golden/fit
+"$python" tests/golden/make_lora_golden.py --check tests/golden/lora
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+for base in llama llama_linear mistral qwen2 qwen3 phi3 gemma2 smollm3; do
+    for scaling in "" --rslora; do
+        adapter tests/golden/fit/$base "$out/$base$scaling" $scaling
+        "$python" tests/golden/check_adapter.py tests/golden/fit/$base "$out/$base$scaling"/{adapter,ids.json,logits.safetensors}
+    done
+done
+cargo test --release --workspace --test golden --test transformers --test adapters
