@@ -228,7 +228,7 @@ fn adapted(
     let dir = graph.run.resolve(from);
     let model = model.load_adapter(&dir, Some(&start.manifest.content))?;
     match model.adapter() {
-        Some(found) if !found.computes_like(&wanted) => {
+        Some(found) if !model.adapter_is(&wanted) => {
             Err(FitError::OtherAdapter { path: dir.display().to_string(), found: found.to_json("").replace('\n', " ") })
         }
         _ => Ok(model),

@@ -160,7 +160,7 @@ impl LoraConfig {
     }
 
     /// Whether two settings make the same adapter; dropout may differ.
-    pub fn computes_like(&self, other: &Self) -> bool {
+    pub(crate) fn computes_like(&self, other: &Self) -> bool {
         let sorted = |config: &Self| {
             let mut names = config.target_modules.clone();
             names.sort();
@@ -203,6 +203,23 @@ impl LoraConfig {
     }
 }
 
+/// The settings with `all-linear` written out, as PEFT has it in its files.
+pub(crate) fn expanded(decoder: &Decoder, config: &LoraConfig) -> LoraConfig {
+    if !config.target_modules.iter().any(|target| target == "all-linear") {
+        return config.clone();
+    }
+    LoraConfig { target_modules: projections(decoder), ..config.clone() }
+}
+
+/// The last parts of the names of the projections, sorted.
+fn projections(decoder: &Decoder) -> Vec<String> {
+    let modules = decoder.layers.iter().flat_map(|layer| layer.linears().map(crate::decoder::Linear::module));
+    let mut names: Vec<String> = modules.filter_map(|module| module.rsplit('.').next()).map(str::to_owned).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Where an adapter's weights come from.
 pub(crate) enum Source<'a> {
     /// As PEFT initialises: `lora_A` uniform, `lora_B` zero.
@@ -225,9 +242,7 @@ pub(crate) fn attach(
     for target in config.target_modules.iter().filter(|target| *target != "all-linear") {
         let single = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
         if !modules.iter().any(|module| single.targets(module)) {
-            let mut names: Vec<&str> = modules.iter().filter_map(|module| module.rsplit('.').next()).collect();
-            names.sort_unstable();
-            names.dedup();
+            let names = projections(decoder);
             return Err(Error::Config {
                 origin: "target_modules".to_owned(),
                 message: format!("`{target}` names no projection of this model; it has: {}", names.join(", ")),

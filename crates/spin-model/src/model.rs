@@ -184,9 +184,16 @@ impl CausalLm {
 
     fn with_adapter(&self, config: LoraConfig, source: &lora::Source<'_>) -> Result<Self> {
         let mut model = self.without_adapter();
+        let config = lora::expanded(&model.decoder, &config);
         let tensors = lora::attach(&mut model.decoder, &config, source, &self.device)?;
         model.adapter = Some((config, tensors));
         Ok(model)
+    }
+
+    /// Whether this model's adapter is what these settings make; dropout may
+    /// differ. Without an adapter it is not.
+    pub fn adapter_is(&self, config: &LoraConfig) -> bool {
+        self.adapter().is_some_and(|own| own.computes_like(&lora::expanded(&self.decoder, config)))
     }
 
     /// The base alone. The weights are shared, not copied.

@@ -158,6 +158,9 @@ fn an_adapter_is_all_that_is_trained_and_merges() {
     let base = model(false, Kernels::Fused);
     let adapted = base.with_new_adapter(&config, 9).unwrap();
     assert_eq!(adapted.trainable().len(), 3 * 7 * 2);
+    // PEFT knows `all-linear` as a word by itself only, and writes it out.
+    assert_eq!(adapted.adapter().unwrap().target_modules[..2], ["down_proj", "gate_proj"]);
+    assert!(adapted.adapter_is(&config) && !adapted.adapter_is(&LoraConfig { r: 4, ..config.clone() }));
     let logps = |model: &CausalLm| model.sum_logps(&small_batch()).unwrap();
     assert_eq!(logps(&base), logps(&adapted), "a fresh adapter computes nothing");
     for (name, var) in adapted.trainable() {
