@@ -195,6 +195,46 @@ fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
     project.run("spin-store verify --store store");
 }
 
+/// The gradient is finite and the step is not.
+#[test]
+fn weights_that_are_not_finite_are_not_published() {
+    let project = Project::new();
+    project.run(IMPORT);
+    let one = "--set sft.batch_size=1000 --set sft.warmup_ratio=0 --set sft.schedule_epochs=1 --set sft.stop_epoch=1";
+    let wild =
+        format!("spin-fit --sft --set sft.learning_rate=1e38 --set sft.max_grad_norm=0 {one} --set sft.eval_every=0");
+    project.fails(&wild, 1, &["the weights are not finite after update 1", "model.", "learning_rate"]);
+    assert!(!project.path("store/model/tiny/iter-0").exists());
+}
+
+/// A training that is done is not lost with the room to publish it.
+#[test]
+fn a_model_that_cannot_be_published_is_published_by_the_next_run() {
+    let project = Project::new();
+    project.run(IMPORT);
+    // Nothing can be staged where a file is in the way.
+    let staging = project.path("store/.staging");
+    let _ = std::fs::remove_dir_all(&staging);
+    std::fs::write(&staging, "").unwrap();
+    let rare = "spin-fit --sft --set sft.checkpoint_every=1000";
+    project.fails(rare, 1, &[".staging"]);
+    std::fs::remove_file(&staging).unwrap();
+    let again = project.run(&format!("{rare} --set sft.patience=0"));
+    assert!(again.contains("made model/tiny/iter-0@v1"), "{again}");
+    // No update was made again: the log of the second run begins at the end.
+    assert!(!again.contains("update 1,") && project.metrics("iter-0").len() == 21, "{again}");
+}
+
+#[test]
+fn old_weights_of_other_formats_stay_behind() {
+    let project = Project::new();
+    project.write("model/pytorch_model.bin", "weights of the base");
+    project.write("model/notes.txt", "a companion");
+    project.run_plan("spin-sample");
+    let model = project.path("store/model/tiny/iter-0/v1");
+    assert!(model.join("notes.txt").exists() && !model.join("pytorch_model.bin").exists());
+}
+
 #[test]
 fn a_full_disk_leaves_the_store_as_it_was() {
     let project = Project::new();

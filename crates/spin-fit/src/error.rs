@@ -108,6 +108,21 @@ pub enum FitError {
         /// ` in FILE`, when it is kept in a file.
         place: String,
     },
+    /// A weight became NaN or infinite by an update whose gradient was finite.
+    #[error(
+        "the weights are not finite after update {update}: {tensor}; training stopped, the checkpoint of update {kept} \
+         is kept in {checkpoint}. Lower fit.learning_rate, or set fit.max_grad_norm"
+    )]
+    WeightNotFinite {
+        /// The first such tensor.
+        tensor: String,
+        /// The last update.
+        update: usize,
+        /// The update of the checkpoint; 0 for none.
+        kept: usize,
+        /// Its file.
+        checkpoint: String,
+    },
     /// The checkpoint cannot be read.
     #[error("{path}: {problem}; delete it to train from the start")]
     Checkpoint {
@@ -133,14 +148,15 @@ pub enum FitError {
 pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<FitError>() {
         Some(FitError::Store(e)) => e.is_bad_input(),
+        Some(FitError::Model(e)) => e.is_bad_input(),
         Some(
             FitError::Text(_)
-            | FitError::Model(_)
             | FitError::Row { .. }
             | FitError::NoRows { .. }
             | FitError::OtherReference { .. }
             | FitError::OtherAdapter { .. }
             | FitError::Exists { .. }
+            | FitError::Device { .. }
             | FitError::Checkpoint { .. }
             | FitError::OtherSettings { .. },
         ) => true,

@@ -144,7 +144,7 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     // The one other command; a run file of that name is `./merge`.
-    if std::env::args().nth(1).is_some_and(|first| first == "merge") {
+    if std::env::args_os().nth(1).is_some_and(|first| first == "merge") {
         let Merge { base, adapter, out, dtype } = Merge::parse_from(std::env::args_os().skip(1));
         let dtype = match dtype {
             Dtype::F32 => DType::F32,
@@ -185,7 +185,11 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
                 format!(", best held-out loss {:.4} at update {}", l.as_f64().unwrap_or(f64::NAN), facts["kept_update"])
             });
             let (updates, cost) = (&facts["updates"], spin_cli::cost());
-            say(&format!("made {}: {updates} updates{best}, {cost}", artifact.reference()));
+            let skipped = match facts.get("skipped_updates").and_then(Value::as_u64) {
+                Some(count) if count > 0 => format!(", {count} of them skipped as not finite"),
+                _ => String::new(),
+            };
+            say(&format!("made {}: {updates} updates{skipped}{best}, {cost}", artifact.reference()));
         }
         Outcome::Stopped(place) => {
             say(&format!("{}: stopped {place}, checkpointed; run it again", screen.label));

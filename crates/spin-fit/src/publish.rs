@@ -97,7 +97,7 @@ pub fn model(
     if model.adapter().is_some() {
         // Whole weights, because generation takes a model; and the adapter
         // below, where transformers does not take it for the model's own.
-        model.merge_adapter()?.save(dir)?;
+        model.save_merged(dir)?;
         let adapter = dir.join(ADAPTER_DIR);
         std::fs::create_dir(&adapter).map_err(StoreError::io("create", &adapter))?;
         model.save_adapter(&adapter, &start.reference(), Some(&start.manifest.content))?;
@@ -116,16 +116,21 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// Tokenizer, template and other files that belong to the model but are not
 /// weights.
 fn copy_companions(start: &Artifact, dir: &Path) -> Result<()> {
-    let made_here = ["config.json", "README.md", "training_metrics.jsonl", "model.safetensors.index.json"];
     for file in &start.manifest.files {
-        let skip =
-            made_here.contains(&file.path.as_str()) || file.path.ends_with(".safetensors") || file.path.contains('/');
-        if !skip {
+        if is_companion(&file.path) {
             let from = start.dir.join(&file.path);
             std::fs::copy(&from, dir.join(&file.path)).map_err(StoreError::io("copy", &from))?;
         }
     }
     Ok(())
+}
+
+/// Whether a file of a model's directory is true of a model trained from it:
+/// neither weights of any format nor what is written anew.
+pub(crate) fn is_companion(path: &str) -> bool {
+    let made_here = ["config.json", "README.md", "training_metrics.jsonl", "manifest.json", "adapter_config.json"];
+    let weights = [".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"];
+    !made_here.contains(&path) && !path.contains('/') && !weights.iter().any(|end| path.ends_with(end))
 }
 
 fn model_card(recipe: &Recipe, start: &Artifact, facts: &Map<String, Value>) -> String {

@@ -15,7 +15,7 @@ use crate::batches::Limit;
 use crate::error::{FitError, Result};
 
 /// Pairs per part: what a restart may lose.
-const PAIRS_PER_PART: usize = 4096;
+const PAIRS_PER_PART: usize = 512;
 
 /// A prompt with its answers.
 pub type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
@@ -25,11 +25,27 @@ pub type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
 /// # Errors
 /// When an answer does not fit the model.
 pub fn logps(model: &CausalLm, groups: &[Group<'_>], limit: Limit) -> Result<Vec<Vec<f64>>> {
+    Ok(logps_while(model, groups, limit, &mut |_| true)?.unwrap_or_default())
+}
+
+/// As [`logps`], as long as `go_on` holds, which is asked before each forward
+/// pass and told the number of groups done; `None` if it did not.
+fn logps_while(
+    model: &CausalLm,
+    groups: &[Group<'_>],
+    limit: Limit,
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<Vec<Vec<f64>>>> {
+    let mut done = 0;
     let size = |(prompt, answers): &Group<'_>| {
         (answers.len(), prompt.len() + answers.iter().map(|a| a.len()).max().unwrap_or(0))
     };
     let mut out = vec![Vec::new(); groups.len()];
     for batch in limit.cut_sizes(&groups.iter().map(size).collect::<Vec<_>>()) {
+        if !go_on(done) {
+            return Ok(None);
+        }
+        done += batch.len();
         let chosen = batch.iter().map(|&g| (groups[g].0, groups[g].1.iter().copied()));
         let sums = model.sum_logps(&Batch::grouped(chosen)?)?;
         let mut rest = sums.as_slice();
@@ -38,7 +54,7 @@ pub fn logps(model: &CausalLm, groups: &[Group<'_>], limit: Limit) -> Result<Vec
             (out[group], rest) = (own.to_vec(), others);
         }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 /// Reads a reference that is to be used for training `model` on `pairs`.
@@ -91,16 +107,23 @@ pub fn run(
     }
     let limit = Limit::of(&graph.run.fit_at(t)?);
     let work = graph.store.work(&identity)?;
+    let _lock = work.lock("lock")?;
+    // Another process may have finished between the look and the lock.
+    if let Some(found) = graph.store.find(&recipe)? {
+        graph.store.discard_work(&identity)?;
+        return Ok(Some(found));
+    }
     let mut parts = Vec::new();
     for (i, chunk) in pairs.chunks(PAIRS_PER_PART).enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        on_progress((i * PAIRS_PER_PART) as u64, pairs.len() as u64);
+        let mut go_on = |done: usize| {
+            on_progress((i * PAIRS_PER_PART + done) as u64, pairs.len() as u64);
+            !stop.load(Ordering::Relaxed)
+        };
         let name = table::part_name(i);
         let path = work.path(&name);
         if !(work.has(&name) && ReferenceRow::read_part(&path).is_ok_and(|rows| rows.len() == chunk.len())) {
-            ReferenceRow::write_part(&path, &rows_of(model, chunk, limit)?, &identity, i)?;
+            let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else { return Ok(None) };
+            ReferenceRow::write_part(&path, &rows, &identity, i)?;
         }
         parts.push((name, path));
     }
@@ -117,7 +140,13 @@ pub fn run(
 
 /// One part. A row's real answer stands in many pairs and is computed once,
 /// with all generated ones after the same prompt.
-fn rows_of(model: &CausalLm, pairs: &[Pair], limit: Limit) -> Result<Vec<ReferenceRow>> {
+/// `None` if `go_on` did not hold to the end.
+fn rows_of(
+    model: &CausalLm,
+    pairs: &[Pair],
+    limit: Limit,
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<Vec<ReferenceRow>>> {
     let mut group_of_row: HashMap<&str, usize> = HashMap::new();
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut places = Vec::with_capacity(pairs.len());
@@ -129,7 +158,7 @@ fn rows_of(model: &CausalLm, pairs: &[Pair], limit: Limit) -> Result<Vec<Referen
         groups[group].1.push(&pair.generated_ids);
         places.push((group, groups[group].1.len() - 1));
     }
-    let logps = logps(model, &groups, limit)?;
+    let Some(logps) = logps_while(model, &groups, limit, go_on)? else { return Ok(None) };
     let row = |(pair, (group, place)): (&Pair, (usize, usize))| ReferenceRow {
         row_id: pair.row_id.clone(),
         iteration: pair.iteration,
@@ -137,5 +166,5 @@ fn rows_of(model: &CausalLm, pairs: &[Pair], limit: Limit) -> Result<Vec<Referen
         real_logps: logps[group][0],
         generated_logps: logps[group][place],
     };
-    Ok(pairs.iter().zip(places).map(row).collect())
+    Ok(Some(pairs.iter().zip(places).map(row).collect()))
 }

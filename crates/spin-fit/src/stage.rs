@@ -36,8 +36,10 @@ pub enum Outcome {
 /// When there is no such device, or this program was built without it.
 pub fn device(name: &str) -> Result<Device> {
     let problem = |problem: String| FitError::Device { device: name.to_owned(), problem };
+    if name == "cpu" {
+        return Ok(Device::Cpu);
+    }
     match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu", _) => Ok(Device::Cpu),
         ("cuda", _) if !cfg!(feature = "cuda") => {
             Err(problem("this program was built without it; build with `--features cuda`".into()))
         }
@@ -112,6 +114,11 @@ pub fn run(
     start.verify()?;
     let work = graph.store.work(&identity)?;
     let _lock = work.lock("lock")?;
+    // Another process may have finished between the look and the lock.
+    if let Some(found) = graph.store.find(&recipe)? {
+        graph.store.discard_work(&identity)?;
+        return Ok(Outcome::Found(found));
+    }
     let config = config_of(graph, id)?;
     let random = matches!(id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
     let (loaded_model, rows) = loaded.unzip();

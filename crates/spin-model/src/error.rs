@@ -10,8 +10,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// A file could not be read.
     #[error(
-        "cannot read {path}: {source}; a model directory holds config.json and \
-         model.safetensors, or shards listed in model.safetensors.index.json"
+        "cannot read {path}; a model directory holds config.json and model.safetensors, or shards listed in \
+         model.safetensors.index.json; an adapter's adapter_config.json and adapter_model.safetensors"
     )]
     Read {
         /// The file.
@@ -20,7 +20,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file could not be written.
-    #[error("cannot write {path}: {source}")]
+    #[error("cannot write {path}")]
     Write {
         /// The file.
         path: PathBuf,
@@ -72,4 +72,15 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Whether what was given is to blame, rather than the machine.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Config { .. } | Self::WeightsFile { .. } => true,
+            Self::Tensor { .. } | Self::Batch { .. } => true,
+            Self::Write { .. } | Self::Gradient { .. } | Self::Candle(_) => false,
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use serde_json::{Map, Value, json};
 
-use crate::decoder::{Adapter, Decoder};
+use crate::decoder::{Adapter, Decoder, Linear};
 use crate::error::{Error, Result};
 use crate::init;
 use crate::params::Param;
@@ -22,6 +22,9 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 /// In the metadata of the weights: what the adapter was trained on.
 const BASE_KEY: &str = "spin.base";
+
+/// No projection has more inputs or outputs, and a larger number is a mistake.
+const MAX_RANK: usize = 65_536;
 
 /// The settings of an adapter; names and defaults are those of PEFT's
 /// `LoraConfig`.
@@ -52,6 +55,18 @@ impl Default for LoraConfig {
 /// values under which it computes what this crate does.
 const NEUTRAL: &[(&str, &[Neutral])] = &[
     ("bias", &[Neutral::Absent, Neutral::Text("none")]),
+    // Others change the base's weights when PEFT loads the adapter.
+    (
+        "init_lora_weights",
+        &[
+            Neutral::Absent,
+            Neutral::Flag(true),
+            Neutral::Flag(false),
+            Neutral::Text("gaussian"),
+            Neutral::Text("eva"),
+            Neutral::Text("orthogonal"),
+        ],
+    ),
     ("use_dora", &[Neutral::Absent, Neutral::Flag(false)]),
     ("fan_in_fan_out", &[Neutral::Absent, Neutral::Flag(false)]),
     ("lora_bias", &[Neutral::Absent, Neutral::Flag(false)]),
@@ -60,6 +75,7 @@ const NEUTRAL: &[(&str, &[Neutral])] = &[
     ("kasa_config", &[Neutral::Absent]),
     ("arrow_config", &[Neutral::Absent]),
     ("velora_config", &[Neutral::Absent]),
+    ("monteclora_config", &[Neutral::Absent]),
     ("alora_invocation_tokens", &[Neutral::Absent]),
     ("modules_to_save", &[Neutral::Absent, Neutral::Empty]),
     ("rank_pattern", &[Neutral::Absent, Neutral::Empty]),
@@ -130,12 +146,22 @@ impl LoraConfig {
                 )));
             }
         };
+        let r = match get("r") {
+            Value::Null => 8,
+            value => value.as_u64().ok_or_else(|| error(format!("`r` must be a whole number, not {value}")))? as usize,
+        };
+        let use_rslora = match get("use_rslora") {
+            Value::Null => false,
+            value => {
+                value.as_bool().ok_or_else(|| error(format!("`use_rslora` must be true or false, not {value}")))?
+            }
+        };
         let config = Self {
-            r: number("r", 8.0)? as usize,
+            r,
             lora_alpha: number("lora_alpha", 8.0)?,
             lora_dropout: number("lora_dropout", 0.0)?,
             target_modules,
-            use_rslora: get("use_rslora").as_bool().unwrap_or(false),
+            use_rslora,
         };
         config.check().map_err(error)?;
         Ok(config)
@@ -147,8 +173,8 @@ impl LoraConfig {
     ///
     /// A sentence on what does not.
     pub fn check(&self) -> std::result::Result<(), String> {
-        if self.r == 0 {
-            return Err("`r` must be at least 1".to_owned());
+        if !(1..=MAX_RANK).contains(&self.r) {
+            return Err(format!("`r` must be at least 1 and at most {MAX_RANK}, not {}", self.r));
         }
         if !(self.lora_alpha.is_finite() && self.lora_alpha > 0.0) {
             return Err(format!("`lora_alpha` must be positive, not {}", self.lora_alpha));
@@ -213,7 +239,7 @@ pub(crate) fn expanded(decoder: &Decoder, config: &LoraConfig) -> LoraConfig {
 
 /// The last parts of the names of the projections, sorted.
 fn projections(decoder: &Decoder) -> Vec<String> {
-    let modules = decoder.layers.iter().flat_map(|layer| layer.linears().map(crate::decoder::Linear::module));
+    let modules = decoder.layers.iter().flat_map(|layer| layer.linears().map(Linear::module));
     let mut names: Vec<String> = modules.filter_map(|module| module.rsplit('.').next()).map(str::to_owned).collect();
     names.sort_unstable();
     names.dedup();
@@ -239,7 +265,11 @@ pub(crate) fn attach(
     let mut adapters = BTreeMap::new();
     let modules: Vec<String> =
         decoder.layers.iter().flat_map(|layer| layer.linears().map(|linear| linear.module().to_owned())).collect();
-    for target in config.target_modules.iter().filter(|target| *target != "all-linear") {
+    // A file may name projections of other models as well, as PEFT's do.
+    let fresh = matches!(source, Source::Seed(_));
+    let unknown_matters =
+        |target: &&String| fresh || !modules.iter().any(|module| config.targets(module)) && !target.is_empty();
+    for target in config.target_modules.iter().filter(unknown_matters) {
         let single = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
         if !modules.iter().any(|module| single.targets(module)) {
             let names = projections(decoder);
@@ -333,23 +363,25 @@ pub(crate) fn write(
     base: Option<&str>,
 ) -> Result<()> {
     weights::write_bytes(&dir.join(CONFIG_FILE), config.to_json(base_path).as_bytes())?;
-    let tensors: Vec<(&str, &Tensor)> = adapters.iter().map(|(name, var)| (name.as_str(), var.as_tensor())).collect();
+    let tensors = adapters.iter().map(|(name, var)| weights::Stored::of(name, var.as_detached_tensor())).collect();
     let extra: Vec<(&str, &str)> = base.map(|base| (BASE_KEY, base)).into_iter().collect();
-    weights::write_file(&dir.join(WEIGHTS_FILE), &tensors, &extra)
+    weights::write_file(&dir.join(WEIGHTS_FILE), tensors, &extra)
 }
 
-/// The weights with their adapters added: W + scale B A, computed in f32.
-pub(crate) fn merged(decoder: &Decoder) -> Result<BTreeMap<String, Tensor>> {
-    let mut merged = BTreeMap::new();
-    for linear in decoder.layers.iter().flat_map(|layer| layer.linears()) {
-        if let Some(adapter) = &linear.adapter {
-            let weight = linear.weight.var.as_detached_tensor();
-            let delta = adapter.up.var.as_detached_tensor().matmul(&adapter.down.var.as_detached_tensor())?;
-            let sum = (weight.to_dtype(DType::F32)? + (delta * adapter.scale)?)?;
-            merged.insert(linear.weight.name.clone(), sum.to_dtype(weight.dtype())?);
-        }
-    }
-    Ok(merged)
+/// The projections that have adapters, by the names of their weights.
+pub(crate) fn adapted(decoder: &Decoder) -> BTreeMap<&str, &Linear> {
+    let linears = decoder.layers.iter().flat_map(|layer| layer.linears());
+    linears.filter(|linear| linear.adapter.is_some()).map(|linear| (linear.weight.name.as_str(), linear)).collect()
+}
+
+/// A projection's weight with its adapter added: W + scale B A, computed in f32
+/// and rounded once.
+pub(crate) fn merged(linear: &Linear) -> Result<Tensor> {
+    let weight = linear.weight.var.as_detached_tensor();
+    let Some(adapter) = &linear.adapter else { return Ok(weight) };
+    let delta = adapter.up.var.as_detached_tensor().matmul(&adapter.down.var.as_detached_tensor())?;
+    let sum = (weight.to_dtype(DType::F32)? + (delta * adapter.scale)?)?;
+    Ok(sum.to_dtype(weight.dtype())?)
 }
 
 #[cfg(test)]

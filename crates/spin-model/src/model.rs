@@ -37,7 +37,8 @@ pub struct CausalLm {
     dtype: DType,
 }
 
-/// How a model is computed; none of it changes what is computed.
+/// How a model is computed; none of it changes what is computed, but for what
+/// adapters drop, which is decided by row.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     kernels: Kernels,
@@ -230,11 +231,11 @@ impl CausalLm {
     ///
     /// If the device cannot hold a second set of weights.
     pub fn merge_adapter(&self) -> Result<Self> {
+        let adapted = lora::adapted(&self.decoder);
         let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
-        let mut merged = lora::merged(&self.decoder)?;
         for (name, var) in &self.params {
-            let tensor = match merged.remove(name) {
-                Some(tensor) => tensor,
+            let tensor = match adapted.get(name.as_str()) {
+                Some(linear) => lora::merged(linear)?,
                 None => var.as_detached_tensor().copy()?,
             };
             tensors.insert(name.clone(), tensor);
@@ -279,6 +280,23 @@ impl CausalLm {
     /// Number of numbers that training changes.
     pub fn num_trainable(&self) -> usize {
         self.trainable().values().map(|var| var.elem_count()).sum()
+    }
+
+    /// The name of a trained tensor that holds NaN or an infinity, if one does.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor operation fails.
+    pub fn not_finite(&self) -> Result<Option<String>> {
+        for (name, var) in self.trainable() {
+            // NaN and infinities survive being added up; finite weights cannot
+            // reach an infinity in f32 this way unless they are as good as lost.
+            let sum = var.as_detached_tensor().to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
+            if !sum.is_finite() {
+                return Ok(Some(name.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Replaces everything training changes, such as by the weights of a
@@ -335,8 +353,25 @@ impl CausalLm {
     pub fn save_sharded(&self, dir: &Path, max_shard_bytes: usize) -> Result<()> {
         let config = self.config.to_json(weights::dtype_name(self.dtype));
         weights::write_bytes(&dir.join("config.json"), config.as_bytes())?;
-        let tensors = self.params.iter().map(|(name, var)| (name.as_str(), var.as_tensor()));
-        weights::write_dir(dir, tensors, max_shard_bytes)
+        let tensors = self.params.iter().map(|(name, var)| weights::Stored::of(name, var.as_detached_tensor()));
+        weights::write_dir(dir, tensors.collect(), max_shard_bytes)
+    }
+
+    /// As [`CausalLm::save`], with the adapter merged into the weights one
+    /// tensor at a time.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
+    pub fn save_merged(&self, dir: &Path) -> Result<()> {
+        let config = self.config.to_json(weights::dtype_name(self.dtype));
+        weights::write_bytes(&dir.join("config.json"), config.as_bytes())?;
+        let adapted = lora::adapted(&self.decoder);
+        let tensors = self.params.iter().map(|(name, var)| match adapted.get(name.as_str()).copied() {
+            Some(linear) => weights::Stored::made(name, var.as_detached_tensor(), move || lora::merged(linear)),
+            None => weights::Stored::of(name, var.as_detached_tensor()),
+        });
+        weights::write_dir(dir, tensors.collect(), weights::DEFAULT_MAX_SHARD_BYTES)
     }
 
     /// The log-probability of every response token, per sequence; without

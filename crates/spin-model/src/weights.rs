@@ -1,10 +1,12 @@
 //! Named tensors in and out of safetensors files, single or sharded.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -147,38 +149,87 @@ pub(crate) fn dtype_name(dtype: DType) -> &'static str {
     }
 }
 
+/// A tensor to be written; its bytes are made when they are, so that only one
+/// tensor's are in memory.
+pub(crate) struct Stored<'a> {
+    name: &'a str,
+    like: Tensor,
+    made: Option<Box<dyn Fn() -> Result<Tensor> + 'a>>,
+    /// Why the bytes could not be made: [`View`] has no place for it.
+    failure: RefCell<Option<Error>>,
+}
+
+impl<'a> Stored<'a> {
+    pub fn of(name: &'a str, tensor: Tensor) -> Self {
+        Self { name, like: tensor, made: None, failure: RefCell::default() }
+    }
+
+    /// A tensor of the shape and type of `like`, made when it is written.
+    pub fn made(name: &'a str, like: Tensor, made: impl Fn() -> Result<Tensor> + 'a) -> Self {
+        Self { name, like, made: Some(Box::new(made)), failure: RefCell::default() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.like.elem_count() * self.like.dtype().size_in_bytes()
+    }
+}
+
+impl View for &Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.like.dtype() {
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            _ => Dtype::F32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.like.dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.made.as_ref().map_or_else(|| Ok(self.like.clone()), |made| made());
+        match tensor.and_then(|tensor| little_endian(&tensor)) {
+            Ok(bytes) => Cow::Owned(bytes),
+            Err(error) => {
+                *self.failure.borrow_mut() = Some(error);
+                Cow::Owned(vec![0; self.bytes()])
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes()
+    }
+}
+
 /// Writes tensors as `model.safetensors`, or as numbered shards with an index
 /// if they need more than `max_shard_bytes`. Equal tensors give equal bytes.
-pub(crate) fn write_dir<'a>(
-    dir: &Path,
-    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-    max_shard_bytes: usize,
-) -> Result<()> {
-    let tensors: Vec<(&str, &Tensor)> = tensors.into_iter().collect();
-    let bytes_of = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-    let mut shards: Vec<Vec<(&str, &Tensor)>> = vec![Vec::new()];
+pub(crate) fn write_dir(dir: &Path, tensors: Vec<Stored<'_>>, max_shard_bytes: usize) -> Result<()> {
+    let total: usize = tensors.iter().map(Stored::bytes).sum();
+    let mut shards: Vec<Vec<Stored<'_>>> = vec![Vec::new()];
     let mut used = 0;
-    for (name, tensor) in tensors.iter().copied() {
-        let bytes = bytes_of(tensor);
+    for tensor in tensors {
+        let bytes = tensor.bytes();
         let current = shards.last_mut().expect("there is always one shard");
         if used + bytes > max_shard_bytes && !current.is_empty() {
-            shards.push(vec![(name, tensor)]);
+            shards.push(vec![tensor]);
             used = bytes;
         } else {
-            current.push((name, tensor));
+            current.push(tensor);
             used += bytes;
         }
     }
-    if let [shard] = shards.as_slice() {
-        return write_file(&dir.join(SINGLE), shard, &[]);
+    if shards.len() == 1 {
+        return write_file(&dir.join(SINGLE), shards.remove(0), &[]);
     }
     let mut weight_map = BTreeMap::new();
-    for (number, shard) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
+    let count = shards.len();
+    for (number, shard) in shards.into_iter().enumerate() {
+        let file = format!("model-{:05}-of-{count:05}.safetensors", number + 1);
+        weight_map.extend(shard.iter().map(|tensor| (tensor.name.to_owned(), file.clone())));
         write_file(&dir.join(&file), shard, &[])?;
-        weight_map.extend(shard.iter().map(|(name, _)| (*name, file.clone())));
     }
-    let total: usize = tensors.iter().map(|(_, tensor)| bytes_of(tensor)).sum();
     let index = serde_json::json!({
         "metadata": { "total_size": total },
         "weight_map": weight_map,
@@ -187,37 +238,26 @@ pub(crate) fn write_dir<'a>(
 }
 
 /// Writes one file of tensors, with some strings beside them.
-pub(crate) fn write_file(path: &Path, tensors: &[(&str, &Tensor)], extra: &[(&str, &str)]) -> Result<()> {
-    let mut buffers = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let dtype = match tensor.dtype() {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::BF16 => Dtype::BF16,
-            other => {
-                return Err(Error::Tensor {
-                    path: path.display().to_string(),
-                    tensor: (*name).to_owned(),
-                    message: format!("has type {other:?}; only F32, F16 and BF16 are written"),
-                });
-            }
-        };
-        buffers.push((*name, dtype, tensor.dims().to_vec(), little_endian(tensor)?));
-    }
-    let malformed = |error: safetensors::SafeTensorError| Error::WeightsFile {
-        path: path.to_path_buf(),
-        message: format!("cannot be laid out: {error}"),
-    };
-    let mut views = Vec::with_capacity(buffers.len());
-    for (name, dtype, shape, bytes) in &buffers {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(malformed)?;
-        views.push((*name, view));
+pub(crate) fn write_file(path: &Path, tensors: Vec<Stored<'_>>, extra: &[(&str, &str)]) -> Result<()> {
+    if let Some(tensor) = tensors.iter().find(|t| !matches!(t.like.dtype(), DType::F32 | DType::F16 | DType::BF16)) {
+        return Err(Error::Tensor {
+            path: path.display().to_string(),
+            tensor: tensor.name.to_owned(),
+            message: format!("has type {:?}; only F32, F16 and BF16 are written", tensor.like.dtype()),
+        });
     }
     // Older transformers refuse files without this entry.
     let entries = [("format", "pt")].into_iter().chain(extra.iter().copied());
     let metadata = entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<HashMap<_, _>>();
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(malformed)?;
-    write_bytes(path, &bytes)
+    let views = tensors.iter().map(|tensor| (tensor.name, tensor));
+    let written = safetensors::serialize_to_file(views, Some(metadata), path);
+    if let Some(error) = tensors.iter().find_map(|tensor| tensor.failure.borrow_mut().take()) {
+        return Err(error);
+    }
+    written.map_err(|error| match error {
+        SafeTensorError::IoError(source) => Error::Write { path: path.to_path_buf(), source },
+        other => Error::WeightsFile { path: path.to_path_buf(), message: format!("cannot be laid out: {other}") },
+    })
 }
 
 fn little_endian(tensor: &Tensor) -> Result<Vec<u8>> {

@@ -135,6 +135,11 @@ impl<'a> Trainer<'a> {
                 self.save()?;
             }
         }
+        // What follows may fail: a disk that is full, a machine too small for
+        // what publishing needs.
+        if self.saved < self.progress.update {
+            self.save()?;
+        }
         let kept_update = self.keep()?;
         Ok(End::Finished(Summary {
             updates: self.progress.update,
@@ -312,9 +317,18 @@ impl<'a> Trainer<'a> {
     /// checkpoint, and is then cut.
     ///
     /// # Errors
-    /// When it cannot be written; the old one is then untouched.
+    /// When it cannot be written, or a weight is not finite; the old one is then
+    /// untouched.
     pub fn save(&mut self) -> Result<()> {
         let Some(files) = &self.files else { return Ok(()) };
+        if let Some(tensor) = self.learner.model.not_finite()? {
+            return Err(FitError::WeightNotFinite {
+                tensor,
+                update: self.progress.update,
+                kept: self.saved,
+                checkpoint: files.checkpoint.display().to_string(),
+            });
+        }
         fsutil::write_atomic(&files.log, json_lines(&self.log).as_bytes())?;
         let mut tensors = self.weights(WEIGHTS);
         let state = self.learner.optimizer.state()?;
@@ -344,9 +358,15 @@ fn read_log(files: &Files, update: usize) -> Result<Vec<LogLine>> {
     let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
     let lines = text.lines().map(serde_json::from_str::<LogLine>).collect::<Result<Vec<_>, _>>();
     let mut log = lines.map_err(|e| FitError::Checkpoint {
-        path: path.display().to_string(),
-        problem: format!("is not a training log ({e})"),
+        path: files.checkpoint.display().to_string(),
+        problem: format!("its log {} is not one ({e})", path.display()),
     })?;
     log.retain(|line| line.update.update <= update);
+    if !log.iter().map(|line| line.update.update).eq(1..=update) {
+        return Err(FitError::Checkpoint {
+            path: files.checkpoint.display().to_string(),
+            problem: format!("its log {} lacks some of its {update} updates", path.display()),
+        });
+    }
     Ok(log)
 }

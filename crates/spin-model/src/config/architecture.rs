@@ -103,9 +103,8 @@ impl Architecture {
         let default = if self == Self::Gemma2 { "gelu_pytorch_tanh" } else { "silu" };
         // Gemma's configurations have two keys, of which transformers heeds
         // the second.
-        let name =
-            ["hidden_activation", "hidden_act"].into_iter().find_map(|key| keys.get(key)).and_then(Value::as_str);
-        match name.unwrap_or(default) {
+        let value = ["hidden_activation", "hidden_act"].into_iter().find_map(|key| keys.get(key));
+        match value.map_or(default, |value| value.as_str().unwrap_or("(not a name)")) {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
             other => {
@@ -120,22 +119,15 @@ impl Architecture {
         let window = match self {
             Self::Llama => None,
             Self::Qwen2 | Self::Qwen3 | Self::SmolLm3 if !keys.flag("use_sliding_window")?.unwrap_or(false) => None,
-            _ => keys.optional_size("sliding_window")?,
+            Self::Mistral | Self::Gemma2 | Self::Qwen2 | Self::Qwen3 => keys.size_or("sliding_window", Some(4096))?,
+            Self::Phi3 | Self::SmolLm3 => keys.optional_size("sliding_window")?,
         };
         let listed = keys.per_layer("layer_types", count, |kind| match kind.as_str()? {
             "full_attention" => Some(false),
             "sliding_attention" => Some(true),
             _ => None,
         })?;
-        let first_windowed = keys.optional_size("max_window_layers")?.unwrap_or(0);
-        let windowed = |layer: usize| match (&listed, self) {
-            // Mistral and Phi-3 have one mask for all layers.
-            (_, Self::Mistral | Self::Phi3) => true,
-            (Some(listed), _) => listed[layer],
-            (None, Self::Gemma2) => layer % 2 == 0,
-            (None, Self::Qwen2 | Self::Qwen3) => layer >= first_windowed,
-            (None, _) => window.is_some(),
-        };
+        let first_windowed = keys.optional_count("max_window_layers")?.unwrap_or(28);
         let rope = match self {
             Self::SmolLm3 => {
                 let every = keys.optional_size("no_rope_layer_interval")?.unwrap_or(4);
@@ -143,6 +135,15 @@ impl Architecture {
                 listed.unwrap_or_else(|| (0..count).map(|layer| (layer + 1) % every != 0).collect())
             }
             _ => vec![true; count],
+        };
+        let windowed = |layer: usize| match (&listed, self) {
+            // Mistral and Phi-3 have one mask for all layers.
+            (_, Self::Mistral | Self::Phi3) => true,
+            (Some(listed), _) => listed[layer],
+            (None, Self::Gemma2) => layer % 2 == 0,
+            (None, Self::Qwen2 | Self::Qwen3) => layer >= first_windowed,
+            (None, Self::SmolLm3) => !rope[layer],
+            (None, Self::Llama) => false,
         };
         Ok((0..count)
             .map(|layer| LayerConfig { window: window.filter(|_| windowed(layer)), rope: rope[layer] })

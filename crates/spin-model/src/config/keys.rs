@@ -4,6 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
+/// Above every size in a real configuration.
+const MAX_SIZE: u64 = 1 << 28;
+
 pub(super) struct Keys<'a> {
     pub raw: &'a Map<String, Value>,
     pub origin: &'a str,
@@ -20,13 +23,33 @@ impl Keys<'_> {
     }
 
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        match self.optional_count(key)? {
+            Some(0) => Err(self.error(format!("`{key}` must be a positive integer, not 0"))),
+            size => Ok(size),
+        }
+    }
+
+    /// As [`Keys::optional_size`], or 0. Larger numbers than any model has are
+    /// mistakes, which are better found here than by allocating.
+    pub fn optional_count(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
         match value.as_u64() {
-            Some(size) if size > 0 => Ok(Some(size as usize)),
-            _ => Err(self.error(format!("`{key}` must be a positive integer, not {value}"))),
+            Some(size) if size <= MAX_SIZE => Ok(Some(size as usize)),
+            _ => Err(self.error(format!("`{key}` must be a positive integer of at most {MAX_SIZE}, not {value}"))),
         }
+    }
+
+    /// A size that the configuration class has a default for where the key is
+    /// absent; null means none, which is another thing.
+    pub fn size_or(&self, key: &str, absent: Option<usize>) -> Result<Option<usize>> {
+        if self.raw.contains_key(key) { self.optional_size(key) } else { Ok(absent) }
+    }
+
+    /// As [`Keys::size_or`], of positive numbers.
+    pub fn float_or(&self, key: &str, absent: Option<f64>) -> Result<Option<f64>> {
+        if self.raw.contains_key(key) { self.float(key) } else { Ok(absent) }
     }
 
     pub fn size(&self, key: &str) -> Result<usize> {

@@ -15,6 +15,9 @@ pub use rope::{RopeConfig, RopeScaling};
 
 use crate::error::{Error, Result};
 
+/// No decoder is as deep: a larger number is a mistake.
+const MAX_LAYERS: usize = 10_000;
+
 /// The shape of a decoder-only transformer.
 ///
 /// One decoder computes every architecture; what sets them apart are fields of
@@ -110,6 +113,9 @@ impl ModelConfig {
 
         let hidden_size = keys.size("hidden_size")?;
         let num_hidden_layers = keys.size("num_hidden_layers")?;
+        if num_hidden_layers > MAX_LAYERS {
+            return Err(keys.error(format!("num_hidden_layers {num_hidden_layers} is more than {MAX_LAYERS}")));
+        }
         let num_attention_heads = keys.size("num_attention_heads")?;
         let head_dim = match keys.optional_size("head_dim")? {
             Some(dim) => dim,
@@ -123,17 +129,26 @@ impl ModelConfig {
                 )));
             }
         };
-        let num_key_value_heads = keys.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        // Absent keys have the defaults of transformers' configuration classes.
+        let absent = match architecture {
+            Architecture::Mistral => Some(8),
+            Architecture::Gemma2 | Architecture::SmolLm3 => Some(4),
+            Architecture::Qwen2 | Architecture::Qwen3 => Some(32),
+            Architecture::Llama | Architecture::Phi3 => None,
+        };
+        let num_key_value_heads = keys.size_or("num_key_value_heads", absent)?.unwrap_or(num_attention_heads);
         if num_attention_heads % num_key_value_heads != 0 {
             return Err(keys.error(format!(
                 "num_attention_heads {num_attention_heads} is not a multiple of \
                  num_key_value_heads {num_key_value_heads}"
             )));
         }
-        let rope = RopeConfig::read(&keys, head_dim)?;
+        let rope = RopeConfig::read(&keys, architecture, head_dim)?;
         let attention_bias = keys.flag("attention_bias")?.unwrap_or(false);
-        if keys.float("attention_dropout").is_ok_and(|rate| rate.is_some()) {
-            return Err(keys.error("`attention_dropout` is not 0; dropout is supported in adapters only"));
+        for key in ["attention_dropout", "resid_pdrop", "embd_pdrop"] {
+            if keys.get(key).is_some_and(|rate| rate.as_f64() != Some(0.0)) {
+                return Err(keys.error(format!("`{key}` is not 0; dropout is supported in adapters only")));
+            }
         }
         Ok(Self {
             architecture,
@@ -145,7 +160,10 @@ impl ModelConfig {
             num_key_value_heads,
             head_dim,
             max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
-            rms_norm_eps: keys.float("rms_norm_eps")?.unwrap_or(1e-6),
+            rms_norm_eps: keys.float("rms_norm_eps")?.unwrap_or(match architecture {
+                Architecture::Phi3 => 1e-5,
+                _ => 1e-6,
+            }),
             rope,
             // The defaults of the configuration classes.
             tie_word_embeddings: keys
@@ -165,8 +183,8 @@ impl ModelConfig {
                 _ => head_dim as f64,
             }
             .powf(-0.5),
-            attention_softcap: if gemma { keys.float("attn_logit_softcapping")? } else { None },
-            final_softcap: if gemma { keys.float("final_logit_softcapping")? } else { None },
+            attention_softcap: if gemma { keys.float_or("attn_logit_softcapping", Some(50.0))? } else { None },
+            final_softcap: if gemma { keys.float_or("final_logit_softcapping", Some(30.0))? } else { None },
             embedding_scale: if gemma { (hidden_size as f64).sqrt() } else { 1.0 },
             layers: architecture.layers(&keys, num_hidden_layers)?,
             raw,
@@ -346,6 +364,51 @@ mod tests {
         assert!(refusal("rope_scaling", scaling).contains("rope_scaling.low_freq_factor"));
         assert!(refusal("num_key_value_heads", 3.into()).contains("multiple"));
         assert!(refusal("hidden_size", 0.into()).contains("positive"));
+    }
+
+    /// transformers' configuration classes have defaults for absent keys, and
+    /// null means another thing.
+    #[test]
+    fn absent_keys_have_the_defaults_of_their_class() {
+        let of = |architecture: &str, more: &[(&str, Value)]| {
+            let mut raw = minimal();
+            raw.insert("architectures".to_owned(), serde_json::json!([architecture]));
+            raw.insert("num_attention_heads".to_owned(), 32.into());
+            raw.insert("head_dim".to_owned(), 4.into());
+            raw.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+            parse(&raw).unwrap()
+        };
+        let mistral = of("MistralForCausalLM", &[]);
+        assert_eq!((mistral.num_key_value_heads, mistral.layers[0].window), (8, Some(4096)));
+        assert_eq!(of("MistralForCausalLM", &[("sliding_window", Value::Null)]).layers[0].window, None);
+        let gemma = of("Gemma2ForCausalLM", &[]);
+        assert_eq!((gemma.attention_softcap, gemma.final_softcap), (Some(50.0), Some(30.0)));
+        assert_eq!((gemma.layers[0].window, gemma.layers[1].window), (Some(4096), None));
+        assert_eq!(of("Gemma2ForCausalLM", &[("final_logit_softcapping", Value::Null)]).final_softcap, None);
+        let qwen = [("use_sliding_window", true.into()), ("sliding_window", 9.into()), ("max_window_layers", 0.into())];
+        assert!(of("Qwen2ForCausalLM", &qwen).layers.iter().all(|layer| layer.window == Some(9)));
+        assert!(of("Qwen2ForCausalLM", &qwen[..2]).layers.iter().all(|layer| layer.window.is_none()));
+        let smol = [
+            ("use_sliding_window", true.into()),
+            ("sliding_window", 9.into()),
+            ("no_rope_layers", serde_json::json!([1, 0])),
+        ];
+        let smol = of("SmolLM3ForCausalLM", &smol);
+        assert_eq!(smol.layers[0], LayerConfig { window: None, rope: true });
+        assert_eq!(smol.layers[1], LayerConfig { window: Some(9), rope: false });
+        assert_eq!((smol.num_key_value_heads, smol.rope.theta), (4, 2e6));
+        assert_eq!(of("Phi3ForCausalLM", &[]).rms_norm_eps, 1e-5);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let nested = serde_json::json!({"full_attention": {"rope_type": "linear", "factor": 2.0}});
+        assert!(refusal("rope_parameters", nested).contains("full_attention"));
+        assert!(refusal("rope_scaling", "linear".into()).contains("rope_scaling"));
+        assert!(refusal("hidden_act", 5.into()).contains("hidden_act"));
+        assert!(refusal("resid_pdrop", 0.1.into()).contains("resid_pdrop"));
+        assert!(refusal("num_hidden_layers", 1_000_000.into()).contains("num_hidden_layers"));
+        assert!(refusal("num_hidden_layers", 1_000_000_000_000_u64.into()).contains("num_hidden_layers"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::architecture::Architecture;
 use super::keys::Keys;
 use crate::error::Result;
 
@@ -43,7 +44,12 @@ pub enum RopeScaling {
 impl RopeConfig {
     /// Reads both generations of transformers: `rope_theta` with
     /// `rope_scaling`, and `rope_parameters`.
-    pub(super) fn read(keys: &Keys<'_>, head_dim: usize) -> Result<Self> {
+    pub(super) fn read(keys: &Keys<'_>, architecture: Architecture, head_dim: usize) -> Result<Self> {
+        for key in ["rope_scaling", "rope_parameters"] {
+            if keys.get(key).is_some_and(|table| !table.is_object()) {
+                return Err(keys.error(format!("`{key}` must be an object or null")));
+            }
+        }
         let parameters = keys.get("rope_parameters").and_then(Value::as_object);
         let nested = |key: &str| parameters.and_then(|table| table.get(key)).and_then(Value::as_f64);
         let agreed = |key: &str, default: f64| match (keys.float(key)?, nested(key)) {
@@ -54,7 +60,7 @@ impl RopeConfig {
             (Some(value), _) | (None, Some(value)) => Ok(value),
             (None, None) => Ok(default),
         };
-        let theta = agreed("rope_theta", 10_000.0)?;
+        let theta = agreed("rope_theta", if architecture == Architecture::SmolLm3 { 2_000_000.0 } else { 10_000.0 })?;
         let dim = (head_dim as f64 * agreed("partial_rotary_factor", 1.0)?) as usize;
         if dim == 0 || dim % 2 != 0 || dim > head_dim {
             return Err(keys.error(format!(
@@ -81,6 +87,11 @@ impl RopeConfig {
                 .filter(|value| *value > 0.0)
                 .ok_or_else(|| keys.error(format!("`{key}.{name}` must be a positive number")))
         };
+        if let Some(layers) = table.keys().find(|name| name.ends_with("_attention")) {
+            return Err(
+                keys.error(format!("`{key}.{layers}`: rotary positions that differ by layer are not supported"))
+            );
+        }
         // "type" is the spelling of transformers before 4.43.
         let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str).unwrap_or("default");
         match kind {
