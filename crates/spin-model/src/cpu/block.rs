@@ -5,7 +5,7 @@ use candle_core::Result;
 use super::activation;
 use super::attention::Attention;
 use super::linear::{Place, Rows};
-use super::math::Write;
+use super::math::{Write, add_scaled};
 use super::norm::Norm;
 use crate::batch::RowPlan;
 use crate::config::ModelConfig;
@@ -92,7 +92,7 @@ impl Block<'_> {
         let mut projected = vec![0.0; stream.len()];
         linear.forward(x, &mut projected, &place, Write::Over, self.plan.dropout_seed)?;
         let normed = self.norm(norm)?.forward(&projected);
-        sum.iter_mut().zip(&normed).for_each(|(sum, value)| *sum += value);
+        add_scaled(&mut sum, &normed, 1.0);
         Ok((sum, Some(projected)))
     }
 

@@ -11,7 +11,7 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use super::ROWS_PER_TASK;
-use super::math::{Matrix, MatrixMut, Write, matmul, product};
+use super::math::{Matrix, MatrixMut, Write, add_scaled, matmul, product};
 use crate::decoder::{Adapter, Linear};
 use crate::dropout::Mask;
 use crate::gradients::Gradients;
@@ -133,7 +133,7 @@ impl Linear {
                     Some(mask) => {
                         let mut through = product(low_grad, down);
                         mask.apply(&mut through);
-                        x_grad.iter_mut().zip(&through).for_each(|(sum, value)| *sum += scale * value);
+                        add_scaled(x_grad, &through, scale);
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// a * b + c, in one instruction where the target has one; elsewhere a fused
 /// multiply-add would be a slow library call.
@@ -91,6 +92,14 @@ pub(super) fn max(values: &[f32]) -> f32 {
 #[inline(always)]
 pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+/// `sums` += `scale` `values`, in parallel.
+pub(super) fn add_scaled(sums: &mut [f32], values: &[f32], scale: f32) {
+    const CHUNK: usize = 1 << 14;
+    sums.par_chunks_mut(CHUNK)
+        .zip(values.par_chunks(CHUNK))
+        .for_each(|(sums, values)| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += scale * value));
 }
 
 /// A matrix over a slice, by strides: rows, the columns of some rows, or the

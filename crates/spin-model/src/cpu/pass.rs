@@ -166,15 +166,19 @@ impl<'a> Pass<'a> {
 
     fn response_rows(&self, x: &[f32]) -> Vec<f32> {
         let width = self.decoder.config.hidden_size;
-        let mut out = Vec::with_capacity(self.plan.response_rows.len() * width);
-        for row in &self.plan.response_rows {
-            let at = *row as usize * width;
-            out.extend_from_slice(&x[at..at + width]);
-        }
+        let mut out = vec![0.0; self.plan.response_rows.len() * width];
+        let rows = out.par_chunks_mut(ROWS_PER_TASK * width).zip(self.plan.response_rows.par_chunks(ROWS_PER_TASK));
+        rows.for_each(|(out, rows)| {
+            for (out, row) in out.chunks_exact_mut(width).zip(rows) {
+                let at = *row as usize * width;
+                out.copy_from_slice(&x[at..at + width]);
+            }
+        });
         out
     }
 
-    /// The reverse of [`Pass::response_rows`]: a row may have been taken twice.
+    /// The reverse of [`Pass::response_rows`]: a row may have been taken twice,
+    /// so rows are added one after the other, which is one pass over them.
     fn add_response_rows(&self, responses: &[f32], x: &mut [f32]) {
         let width = self.decoder.config.hidden_size;
         for (row, values) in self.plan.response_rows.iter().zip(responses.chunks_exact(width)) {
