@@ -343,14 +343,13 @@ pub(crate) fn read(
         });
     }
     let wanted = shapes(decoder, &config);
-    let tensors = weights::read_files(&file, &[file.clone()], &wanted, |_| false, device, DType::F32).map_err(
-        |error| match error {
+    let tensors = weights::read_files(&file, std::slice::from_ref(&file), &wanted, |_| false, device, DType::F32)
+        .map_err(|error| match error {
             Error::Tensor { path, tensor, message } => {
                 Error::Tensor { path, tensor, message: format!("{message}; is the adapter of another base model?") }
             }
             other => other,
-        },
-    )?;
+        })?;
     Ok((config, tensors))
 }
 

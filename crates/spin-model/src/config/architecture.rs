@@ -140,7 +140,7 @@ impl Architecture {
             // Mistral and Phi-3 have one mask for all layers.
             (_, Self::Mistral | Self::Phi3) => true,
             (Some(listed), _) => listed[layer],
-            (None, Self::Gemma2) => layer % 2 == 0,
+            (None, Self::Gemma2) => layer.is_multiple_of(2),
             (None, Self::Qwen2 | Self::Qwen3) => layer >= first_windowed,
             (None, Self::SmolLm3) => !rope[layer],
             (None, Self::Llama) => false,

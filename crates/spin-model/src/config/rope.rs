@@ -62,7 +62,7 @@ impl RopeConfig {
         };
         let theta = agreed("rope_theta", if architecture == Architecture::SmolLm3 { 2_000_000.0 } else { 10_000.0 })?;
         let dim = (head_dim as f64 * agreed("partial_rotary_factor", 1.0)?) as usize;
-        if dim == 0 || dim % 2 != 0 || dim > head_dim {
+        if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
             return Err(keys.error(format!(
                 "{dim} of {head_dim} dimensions of a head would be rotated; rotary embeddings need pairs"
             )));
