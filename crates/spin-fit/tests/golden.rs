@@ -132,8 +132,8 @@ fn every_objectives_loss_and_gradient_equal_pytorchs_for_every_architecture() {
     assert!(checked >= 11 * 10, "{checked}");
 }
 
-/// Trains as `curve` says; the largest difference of the losses (of losses
-/// above 1, by the loss), and of the norms of the gradient by the largest norm.
+/// Trains as `curve` says; the largest difference of the losses, and of the
+/// norms of the gradient by the largest norm.
 fn differences_of_curve(
     golden: &Golden,
     learner: &mut Learner,
@@ -155,7 +155,7 @@ fn differences_of_curve(
     }
     let apart = |values: &[f32], expected: &[f32]| largest(values.iter().zip(expected).map(|(a, b)| a - b));
     let expected = flat(&golden.expected[key]);
-    let losses = largest(losses.iter().zip(&expected).map(|(a, b)| (a - b) / b.abs().max(1.0)));
+    let losses = apart(&losses, &expected);
     let norms = golden.expected.get(&key.replacen("curve", "grad_norm", 1)).map_or(0.0, |expected| {
         let expected = flat(expected);
         apart(&norms, &expected) / largest(expected.iter().copied())
