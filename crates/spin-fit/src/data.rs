@@ -183,6 +183,17 @@ pub fn of_demonstrations(
     Ok((examples, dropped))
 }
 
+/// The increment of SplitMix64 (Steele, Lea & Flood 2014).
+const SPLIT_MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The number that SplitMix64 gives in a state.
+pub(crate) fn mix(state: u64) -> u64 {
+    let z = state.wrapping_add(SPLIT_MIX);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 /// The order of the rows in an epoch: a permutation that depends on seed and
 /// epoch alone.
 pub fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
@@ -191,11 +202,9 @@ pub fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     // Fisher–Yates with SplitMix64 (Steele, Lea & Flood 2014). The bias of the
     // multiply-shift reduction is below rows / 2⁶⁴.
     let mut next = move || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let z = mix(state);
+        state = state.wrapping_add(SPLIT_MIX);
+        z
     };
     for i in (1..rows).rev() {
         let j = ((u128::from(next()) * (i as u128 + 1)) >> 64) as usize;

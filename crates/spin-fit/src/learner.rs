@@ -5,7 +5,7 @@ use spin_model::{Batch, CausalLm, Gradients};
 use spin_store::run::{FitConfig, OptimizerKind};
 
 use crate::batches::Limit;
-use crate::data::Example;
+use crate::data::{Example, mix};
 use crate::error::{FitError, Result};
 use crate::objective::{self, Objective, PairLogps, PairMetrics};
 use crate::optim::{self, AdamW, Optimizer, RmsProp, Rule};
@@ -185,14 +185,6 @@ impl Learner {
             }),
         }
     }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
-fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    value ^ (value >> 31)
 }
 
 /// A row's log-probabilities beside those of the opponent; `None` for a row
