@@ -265,18 +265,18 @@ pub(crate) fn attach(
     let mut adapters = BTreeMap::new();
     let modules: Vec<String> =
         decoder.layers.iter().flat_map(|layer| layer.linears().map(|linear| linear.module().to_owned())).collect();
-    // A file may name projections of other models as well, as PEFT's do.
+    // A file may name projections of other models beside this one's, as PEFT's do.
     let fresh = matches!(source, Source::Seed(_));
-    let unknown_matters =
-        |target: &&String| fresh || !modules.iter().any(|module| config.targets(module)) && !target.is_empty();
-    for target in config.target_modules.iter().filter(unknown_matters) {
-        let single = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
-        if !modules.iter().any(|module| single.targets(module)) {
-            let names = projections(decoder);
-            return Err(Error::Config {
-                origin: "target_modules".to_owned(),
-                message: format!("`{target}` names no projection of this model; it has: {}", names.join(", ")),
-            });
+    if fresh || !modules.iter().any(|module| config.targets(module)) {
+        for target in &config.target_modules {
+            let single = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
+            if !modules.iter().any(|module| single.targets(module)) {
+                let names = projections(decoder).join(", ");
+                return Err(Error::Config {
+                    origin: "target_modules".to_owned(),
+                    message: format!("`{target}` names no projection of this model; it has: {names}"),
+                });
+            }
         }
     }
     for linear in decoder.layers.iter_mut().flat_map(crate::decoder::Layer::linears_mut) {

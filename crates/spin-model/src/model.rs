@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::batch::{Batch, Layout, RowPlan};
 use crate::config::ModelConfig;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Linear};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::lora::{self, LoraConfig};
@@ -351,10 +351,7 @@ impl CausalLm {
     ///
     /// If a file cannot be written.
     pub fn save_sharded(&self, dir: &Path, max_shard_bytes: usize) -> Result<()> {
-        let config = self.config.to_json(weights::dtype_name(self.dtype));
-        weights::write_bytes(&dir.join("config.json"), config.as_bytes())?;
-        let tensors = self.params.iter().map(|(name, var)| weights::Stored::of(name, var.as_detached_tensor()));
-        weights::write_dir(dir, tensors.collect(), max_shard_bytes)
+        self.write(dir, max_shard_bytes, &BTreeMap::new())
     }
 
     /// As [`CausalLm::save`], with the adapter merged into the weights one
@@ -364,14 +361,19 @@ impl CausalLm {
     ///
     /// If a file cannot be written.
     pub fn save_merged(&self, dir: &Path) -> Result<()> {
+        self.write(dir, weights::DEFAULT_MAX_SHARD_BYTES, &lora::adapted(&self.decoder))
+    }
+
+    /// Writes the directory, the weights of some projections merged with their
+    /// adapters.
+    fn write(&self, dir: &Path, max_shard_bytes: usize, merged: &BTreeMap<&str, &Linear>) -> Result<()> {
         let config = self.config.to_json(weights::dtype_name(self.dtype));
         weights::write_bytes(&dir.join("config.json"), config.as_bytes())?;
-        let adapted = lora::adapted(&self.decoder);
-        let tensors = self.params.iter().map(|(name, var)| match adapted.get(name.as_str()).copied() {
+        let tensors = self.params.iter().map(|(name, var)| match merged.get(name.as_str()).copied() {
             Some(linear) => weights::Stored::made(name, var.as_detached_tensor(), move || lora::merged(linear)),
             None => weights::Stored::of(name, var.as_detached_tensor()),
         });
-        weights::write_dir(dir, tensors.collect(), weights::DEFAULT_MAX_SHARD_BYTES)
+        weights::write_dir(dir, tensors.collect(), max_shard_bytes)
     }
 
     /// The log-probability of every response token, per sequence; without

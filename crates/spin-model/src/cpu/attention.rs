@@ -24,6 +24,22 @@ use crate::rope::RopeTable;
 /// Spans of at least this many keys use matrix products.
 const LARGE_SPAN: usize = 160;
 
+/// Calls a method with the products that suit a span; common widths of heads
+/// are constants to the compiler, 0 stands for any other.
+macro_rules! with_tiles {
+    ($self:ident, $span:ident, $method:ident ( $($argument:expr),* )) => {
+        match $self.head_dim {
+            _ if $span.len() >= LARGE_SPAN => $self.$method::<Large>($($argument),*),
+            8 => $self.$method::<Small<8>>($($argument),*),
+            16 => $self.$method::<Small<16>>($($argument),*),
+            32 => $self.$method::<Small<32>>($($argument),*),
+            64 => $self.$method::<Small<64>>($($argument),*),
+            128 => $self.$method::<Small<128>>($($argument),*),
+            _ => $self.$method::<Small<0>>($($argument),*),
+        }
+    };
+}
+
 /// Attention of one layer.
 ///
 /// A row of queries, keys and values holds all query heads, then all key heads,
@@ -119,18 +135,7 @@ impl<'a> Attention<'a> {
         let shared_sums = SharedRows::new(&mut log_sums, self.heads);
         self.tasks().for_each(|(group, kv_head)| {
             for span in &group.spans {
-                if span.len() >= LARGE_SPAN {
-                    self.forward_span::<Large>(qkv, span, kv_head, &shared_out, &shared_sums);
-                    continue;
-                }
-                match self.head_dim {
-                    8 => self.forward_span::<Small<8>>(qkv, span, kv_head, &shared_out, &shared_sums),
-                    16 => self.forward_span::<Small<16>>(qkv, span, kv_head, &shared_out, &shared_sums),
-                    32 => self.forward_span::<Small<32>>(qkv, span, kv_head, &shared_out, &shared_sums),
-                    64 => self.forward_span::<Small<64>>(qkv, span, kv_head, &shared_out, &shared_sums),
-                    128 => self.forward_span::<Small<128>>(qkv, span, kv_head, &shared_out, &shared_sums),
-                    _ => self.forward_span::<Small<0>>(qkv, span, kv_head, &shared_out, &shared_sums),
-                }
+                with_tiles!(self, span, forward_span(qkv, span, kv_head, &shared_out, &shared_sums));
             }
         });
         (out, log_sums)
@@ -146,18 +151,7 @@ impl<'a> Attention<'a> {
             let len = group.rows.len() * self.head_dim;
             let mut sums = KeyValueGrads { keys: vec![0.0; len], values: vec![0.0; len] };
             for span in &group.spans {
-                if span.len() >= LARGE_SPAN {
-                    self.backward_span::<Large>(&known, group, span, kv_head, &mut sums, &shared);
-                    continue;
-                }
-                match self.head_dim {
-                    8 => self.backward_span::<Small<8>>(&known, group, span, kv_head, &mut sums, &shared),
-                    16 => self.backward_span::<Small<16>>(&known, group, span, kv_head, &mut sums, &shared),
-                    32 => self.backward_span::<Small<32>>(&known, group, span, kv_head, &mut sums, &shared),
-                    64 => self.backward_span::<Small<64>>(&known, group, span, kv_head, &mut sums, &shared),
-                    128 => self.backward_span::<Small<128>>(&known, group, span, kv_head, &mut sums, &shared),
-                    _ => self.backward_span::<Small<0>>(&known, group, span, kv_head, &mut sums, &shared),
-                }
+                with_tiles!(self, span, backward_span(&known, group, span, kv_head, &mut sums, &shared));
             }
             let dim = self.head_dim;
             for (index, row) in group.rows.clone().enumerate() {
