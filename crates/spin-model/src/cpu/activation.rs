@@ -33,9 +33,16 @@ fn gelu_tanh(gate: f32) -> (f32, f32) {
 
 /// Rows of `width`, from rows of the gate, then up, each `width` wide.
 pub(super) fn forward(activation: Activation, gate_up: &[f32], width: usize) -> Vec<f32> {
+    let mut out = vec![0.0; gate_up.len() / 2];
+    forward_into(activation, gate_up, width, &mut out);
+    out
+}
+
+/// As [`forward`], to rows that are there.
+pub(super) fn forward_into(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
     match activation {
-        Activation::Silu => forward_with(gate_up, width, silu),
-        Activation::GeluTanh => forward_with(gate_up, width, gelu_tanh),
+        Activation::Silu => forward_with(gate_up, width, out, silu),
+        Activation::GeluTanh => forward_with(gate_up, width, out, gelu_tanh),
     }
 }
 
@@ -48,8 +55,7 @@ pub(super) fn backward(activation: Activation, gate_up: &mut [f32], width: usize
 }
 
 #[inline(always)]
-fn forward_with(gate_up: &[f32], width: usize, f: impl Fn(f32) -> (f32, f32) + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; gate_up.len() / 2];
+fn forward_with(gate_up: &[f32], width: usize, out: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sync) {
     out.par_chunks_mut(ROWS_PER_TASK * width).zip(gate_up.par_chunks(2 * ROWS_PER_TASK * width)).for_each(
         |(out, gate_up)| {
             for (out, row) in out.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
@@ -60,7 +66,6 @@ fn forward_with(gate_up: &[f32], width: usize, f: impl Fn(f32) -> (f32, f32) + S
             }
         },
     );
-    out
 }
 
 #[inline(always)]

@@ -49,15 +49,14 @@ pub(super) struct Attention<'a> {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    scale: f32,
+    pub(super) scale: f32,
     softcap: Option<f32>,
     window: Option<usize>,
-    rope: Option<&'a RopeTable>,
-    plan: &'a RowPlan,
+    pub(super) rope: Option<&'a RopeTable>,
 }
 
 /// Rows shared by tasks that write to different columns or different rows.
-struct SharedRows {
+pub(super) struct SharedRows {
     values: *mut f32,
     len: usize,
     width: usize,
@@ -67,7 +66,7 @@ struct SharedRows {
 unsafe impl Sync for SharedRows {}
 
 impl SharedRows {
-    fn new(values: &mut [f32], width: usize) -> Self {
+    pub fn new(values: &mut [f32], width: usize) -> Self {
         Self { values: values.as_mut_ptr(), len: values.len(), width }
     }
 
@@ -78,7 +77,7 @@ impl SharedRows {
     /// No two tasks may ask for the same part, nor one task while it holds the
     /// part already, and the slice this was made of must not be used meanwhile.
     #[expect(clippy::mut_from_ref, reason = "the tasks write to disjoint parts")]
-    unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+    pub unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
         let at = row * self.width + columns.start;
         assert!(columns.end <= self.width && at + columns.len() <= self.len);
         // SAFETY: within the slice, as asserted; exclusive, as the caller promises.
@@ -98,7 +97,7 @@ struct View {
 }
 
 impl<'a> Attention<'a> {
-    pub fn new(config: &ModelConfig, layer: LayerConfig, rope: &'a RopeTable, plan: &'a RowPlan) -> Self {
+    pub fn new(config: &ModelConfig, layer: LayerConfig, rope: &'a RopeTable) -> Self {
         Self {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
@@ -107,7 +106,6 @@ impl<'a> Attention<'a> {
             softcap: config.attention_softcap.map(|cap| cap as f32),
             window: layer.window,
             rope: layer.rope.then_some(rope),
-            plan,
         }
     }
 
@@ -127,13 +125,13 @@ impl<'a> Attention<'a> {
 
     /// The heads' outputs `[rows, out_width]`, and the log-sum-exp of each row
     /// of scores `[rows, heads]`.
-    pub fn forward(&self, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    pub fn forward(&self, plan: &RowPlan, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let rows = qkv.len() / self.qkv_width();
         let mut out = vec![0.0; rows * self.out_width()];
         let mut log_sums = vec![0.0; rows * self.heads];
         let shared_out = SharedRows::new(&mut out, self.out_width());
         let shared_sums = SharedRows::new(&mut log_sums, self.heads);
-        self.tasks().for_each(|(group, kv_head)| {
+        self.tasks(plan).for_each(|(group, kv_head)| {
             for span in &group.spans {
                 with_tiles!(self, span, forward_span(qkv, span, kv_head, &shared_out, &shared_sums));
             }
@@ -142,11 +140,11 @@ impl<'a> Attention<'a> {
     }
 
     /// The gradient of `qkv`.
-    pub fn backward(&self, qkv: &[f32], out: &[f32], log_sums: &[f32], out_grad: &[f32]) -> Vec<f32> {
+    pub fn backward(&self, plan: &RowPlan, qkv: &[f32], out: &[f32], log_sums: &[f32], out_grad: &[f32]) -> Vec<f32> {
         let mut qkv_grad = vec![0.0; qkv.len()];
         let shared = SharedRows::new(&mut qkv_grad, self.qkv_width());
         let known = Known { qkv, out, log_sums, out_grad };
-        self.tasks().for_each(|(group, kv_head)| {
+        self.tasks(plan).for_each(|(group, kv_head)| {
             // Several spans may share keys and values.
             let len = group.rows.len() * self.head_dim;
             let mut sums = KeyValueGrads { keys: vec![0.0; len], values: vec![0.0; len] };
@@ -169,8 +167,7 @@ impl<'a> Attention<'a> {
     }
 
     /// Groups with key-value heads.
-    fn tasks(&self) -> impl ParallelIterator<Item = (&'a Group, usize)> {
-        let plan = self.plan;
+    fn tasks<'p>(&self, plan: &'p RowPlan) -> impl ParallelIterator<Item = (&'p Group, usize)> + use<'p> {
         let heads = self.kv_heads;
         (0..plan.groups.len() * heads).into_par_iter().map(move |task| (&plan.groups[task / heads], task % heads))
     }
@@ -223,7 +220,7 @@ impl<'a> Attention<'a> {
     }
 
     /// The first key that the query at a position sees.
-    fn first_key(&self, position: usize) -> usize {
+    pub(super) fn first_key(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
@@ -245,7 +242,7 @@ impl<'a> Attention<'a> {
         [before, seen, after]
     }
 
-    fn cap(&self, scores: &mut [f32]) {
+    pub(super) fn cap(&self, scores: &mut [f32]) {
         if let Some(cap) = self.softcap {
             scores.iter_mut().for_each(|score| *score = cap * tanh(*score / cap));
         }

@@ -19,7 +19,8 @@ pub(super) struct Block<'a> {
     pub config: &'a ModelConfig,
     pub layer: &'a Layer,
     pub rope: &'a RopeTable,
-    pub plan: &'a RowPlan,
+    /// What decides which elements adapters drop.
+    pub dropout_seed: Option<u64>,
 }
 
 /// What the backward pass needs and only matrix products or attention can
@@ -53,47 +54,46 @@ fn placed(linears: &[Linear], width: usize) -> impl Iterator<Item = (&Linear, Pl
 }
 
 impl Block<'_> {
-    fn norm(&self, param: &Param) -> Result<Norm> {
+    pub fn norm(&self, param: &Param) -> Result<Norm> {
         Ok(Norm::new(&param.read()?, self.config.norm_offset, self.config.rms_norm_eps))
     }
 
-    fn attention(&self) -> Attention<'_> {
-        Attention::new(self.config, self.layer.config, self.rope, self.plan)
+    pub fn attention(&self) -> Attention<'_> {
+        Attention::new(self.config, self.layer.config, self.rope)
     }
 
-    fn hidden<'b>(&self, values: &'b [f32]) -> Rows<'b> {
+    pub fn hidden<'b>(&self, values: &'b [f32]) -> Rows<'b> {
         Rows { values, width: self.config.hidden_size }
     }
 
-    /// Several projections of the same rows, side by side.
-    fn project(&self, linears: &[Linear], x: Rows<'_>, width: usize) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; x.values.len() / x.width * width];
+    /// Writes several projections of the same rows, side by side, to `out`
+    /// `[rows, width]`.
+    pub fn project(&self, linears: &[Linear], x: Rows<'_>, width: usize, out: &mut [f32]) -> Result<()> {
         for (linear, place) in placed(linears, width) {
-            linear.forward(x, &mut out, &place, Write::Over, self.plan.dropout_seed)?;
+            linear.forward(x, out, &place, Write::Over, self.dropout_seed)?;
         }
-        Ok(out)
+        Ok(())
     }
 
-    /// `stream` plus a projection of `x`, with a norm of the projection in
-    /// between if there is one; then also the projection.
-    fn add_projection(
+    /// Adds a projection of `x` to `stream`, with a norm of the projection in
+    /// between if there is one; then the projection is given back.
+    pub fn add_projection(
         &self,
-        stream: &[f32],
+        stream: &mut [f32],
         linear: &Linear,
         x: Rows<'_>,
         post_norm: Option<&Param>,
-    ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+    ) -> Result<Option<Vec<f32>>> {
         let place = Place { width: linear.outputs, columns: 0..linear.outputs };
-        let mut sum = stream.to_vec();
         let Some(norm) = post_norm else {
-            linear.forward(x, &mut sum, &place, Write::Add, self.plan.dropout_seed)?;
-            return Ok((sum, None));
+            linear.forward(x, stream, &place, Write::Add, self.dropout_seed)?;
+            return Ok(None);
         };
         let mut projected = vec![0.0; stream.len()];
-        linear.forward(x, &mut projected, &place, Write::Over, self.plan.dropout_seed)?;
+        linear.forward(x, &mut projected, &place, Write::Over, self.dropout_seed)?;
         let normed = self.norm(norm)?.forward(&projected);
-        add_scaled(&mut sum, &normed, 1.0);
-        Ok((sum, Some(projected)))
+        add_scaled(stream, &normed, 1.0);
+        Ok(Some(projected))
     }
 
     /// Queries and keys normalised, where the architecture does that.
@@ -108,26 +108,31 @@ impl Block<'_> {
     }
 
     /// The block's output for `x`, and what its backward pass needs.
-    pub fn forward(&self, x: Vec<f32>) -> Result<(Vec<f32>, Saved)> {
+    pub fn forward(&self, plan: &RowPlan, x: Vec<f32>) -> Result<(Vec<f32>, Saved)> {
         let attention = self.attention();
         let normed = self.norm(&self.layer.attention_norm)?.forward(&x);
-        let qkv = self.project(&self.layer.qkv, self.hidden(&normed), attention.qkv_width())?;
+        let rows = x.len() / self.config.hidden_size;
+        let mut qkv = vec![0.0; rows * attention.qkv_width()];
+        self.project(&self.layer.qkv, self.hidden(&normed), attention.qkv_width(), &mut qkv)?;
         drop(normed);
         let normed_heads = self.normed_heads(&attention, &qkv)?;
-        let (attended, log_sums) = attention.forward(normed_heads.as_deref().unwrap_or(&qkv));
+        let (attended, log_sums) = attention.forward(plan, normed_heads.as_deref().unwrap_or(&qkv));
         drop(normed_heads);
-        let rows = Rows { values: &attended, width: attention.out_width() };
+        let input = Rows { values: &attended, width: attention.out_width() };
         let post_norm = self.layer.attention_post_norm.as_ref();
-        let (middle, projected) = self.add_projection(&x, &self.layer.attention_output, rows, post_norm)?;
+        let mut middle = x.clone();
+        let projected = self.add_projection(&mut middle, &self.layer.attention_output, input, post_norm)?;
 
         let normed = self.norm(&self.layer.feed_forward_norm)?.forward(&middle);
         let width = self.config.intermediate_size;
-        let gate_up = self.project(&self.layer.gate_up, self.hidden(&normed), 2 * width)?;
+        let mut gate_up = vec![0.0; rows * 2 * width];
+        self.project(&self.layer.gate_up, self.hidden(&normed), 2 * width, &mut gate_up)?;
         drop(normed);
         let activated = activation::forward(self.config.activation, &gate_up, width);
-        let rows = Rows { values: &activated, width };
+        let input = Rows { values: &activated, width };
         let post_norm = self.layer.feed_forward_post_norm.as_ref();
-        let (out, fed) = self.add_projection(&middle, &self.layer.down, rows, post_norm)?;
+        let mut out = middle.clone();
+        let fed = self.add_projection(&mut out, &self.layer.down, input, post_norm)?;
         Ok((out, Saved { x, qkv, log_sums, attended, projected, middle, gate_up, fed }))
     }
 
@@ -165,7 +170,7 @@ impl Block<'_> {
         for (index, (linear, place)) in placed(linears, width).enumerate() {
             let write = if index == 0 { Write::Over } else { Write::Add };
             let target = Some((normed_grad.as_mut_slice(), write));
-            linear.backward(self.hidden(&normed), grad, &place, target, self.plan.dropout_seed, grads)?;
+            linear.backward(self.hidden(&normed), grad, &place, target, self.dropout_seed, grads)?;
         }
         norm.backward(x, &normed_grad, x_grad, grads.host_mut(&param.name));
         Ok(())
@@ -173,10 +178,16 @@ impl Block<'_> {
 
     /// Adds the gradients of the block's weights to `grads` and turns `grad`,
     /// the gradient of the block's output, into that of its input.
-    pub fn backward(&self, saved: Saved, mut grad: Vec<f32>, grads: &mut Gradients) -> Result<Vec<f32>> {
+    pub fn backward(
+        &self,
+        plan: &RowPlan,
+        saved: Saved,
+        mut grad: Vec<f32>,
+        grads: &mut Gradients,
+    ) -> Result<Vec<f32>> {
         let Saved { x, qkv, log_sums, attended, projected, middle, mut gate_up, fed } = saved;
         let layer = self.layer;
-        let dropout = self.plan.dropout_seed;
+        let dropout = self.dropout_seed;
         let width = self.config.intermediate_size;
         let rows = x.len() / self.config.hidden_size;
 
@@ -205,7 +216,7 @@ impl Block<'_> {
         drop(own);
         let normed_heads = self.normed_heads(&attention, &qkv)?;
         let known = normed_heads.as_deref().unwrap_or(&qkv);
-        let mut qkv_grad = attention.backward(known, &attended, &log_sums, &attended_grad);
+        let mut qkv_grad = attention.backward(plan, known, &attended, &log_sums, &attended_grad);
         drop((attended, attended_grad, normed_heads));
         if let Some(norms) = &layer.head_norms {
             let (queries, keys) = attention.head_columns();

@@ -25,17 +25,23 @@ impl Norm {
 
     /// The normalised rows of `x` `[rows, width]`.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let task = ROWS_PER_TASK * self.scale.len();
         let mut out = vec![0.0; x.len()];
+        self.forward_into(x, &mut out);
+        out
+    }
+
+    /// Writes the normalised rows of `x` `[rows, width]`.
+    pub fn forward_into(&self, x: &[f32], out: &mut [f32]) {
+        let task = ROWS_PER_TASK * self.scale.len();
         out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
             for (out, x) in out.chunks_exact_mut(self.scale.len()).zip(x.chunks_exact(self.scale.len())) {
                 self.forward_row(x, out);
             }
         });
-        out
     }
 
-    fn forward_row(&self, x: &[f32], out: &mut [f32]) {
+    /// Writes one normalised row.
+    pub fn forward_row(&self, x: &[f32], out: &mut [f32]) {
         let inverse = inverse_scale(x, self.eps);
         for ((out, x), scale) in out.iter_mut().zip(x).zip(&self.scale) {
             *out = x * inverse * scale;

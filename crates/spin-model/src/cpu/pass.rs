@@ -39,11 +39,11 @@ pub(crate) fn logits(decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>> {
 /// `[response rows, hidden]`.
 fn hidden_states(decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>> {
     let pass = Pass::new(decoder, plan);
-    let mut x = pass.embed()?;
+    let mut x = embed(decoder, &plan.ids)?;
     for layer in 0..decoder.layers.len() {
-        x = pass.block(layer).forward(x)?.0;
+        x = pass.block(layer).forward(plan, x)?.0;
     }
-    Ok(pass.norm()?.forward(&pass.response_rows(&x)))
+    Ok(final_norm(decoder)?.forward(&gather(&x, decoder.config.hidden_size, &plan.response_rows)))
 }
 
 /// The log-probability of each of the plan's targets.
@@ -65,9 +65,9 @@ pub(crate) fn accumulate_gradients(
 ) -> Result<Vec<f64>> {
     let pass = Pass::new(decoder, plan);
     let first = decoder.first_trained(|name| grads.wants(name));
-    let mut x = pass.embed()?;
+    let mut x = embed(decoder, &plan.ids)?;
     for layer in 0..first {
-        x = pass.block(layer).forward(x)?.0;
+        x = pass.block(layer).forward(plan, x)?.0;
     }
     let mut segments = Vec::new();
     let trained: Vec<usize> = (first..decoder.layers.len()).collect();
@@ -79,15 +79,15 @@ pub(crate) fn accumulate_gradients(
         } else {
             segments.push((layers, Segment::Input(x.clone())));
             for layer in layers {
-                x = pass.block(*layer).forward(x)?.0;
+                x = pass.block(*layer).forward(plan, x)?.0;
             }
         }
     }
 
     let rows = x.len();
-    let responses = pass.response_rows(&x);
+    let responses = gather(&x, decoder.config.hidden_size, &plan.response_rows);
     drop(x);
-    let norm = pass.norm()?;
+    let norm = final_norm(decoder)?;
     let hidden = norm.forward(&responses);
     let (sums, hidden_grad) = head::backward(decoder, &hidden, plan, smoothing, slopes, grads)?;
     drop(hidden);
@@ -103,11 +103,45 @@ pub(crate) fn accumulate_gradients(
             Segment::Input(x) => pass.segment(layers, x)?.1,
         };
         for (layer, saved) in layers.iter().zip(saved).rev() {
-            grad = pass.block(*layer).backward(saved, grad, grads)?;
+            grad = pass.block(*layer).backward(plan, saved, grad, grads)?;
         }
     }
     pass.add_embedding_grads(&grad, grads);
     Ok(sums)
+}
+
+/// The embeddings of tokens, `[tokens, hidden]`.
+pub(super) fn embed(decoder: &Decoder, ids: &[u32]) -> Result<Vec<f32>> {
+    let width = decoder.config.hidden_size;
+    let scale = decoder.config.embedding_scale as f32;
+    let table = decoder.embedding.read()?;
+    let table: &[f32] = &table;
+    let mut x = vec![0.0; ids.len() * width];
+    x.par_chunks_mut(ROWS_PER_TASK * width).zip(ids.par_chunks(ROWS_PER_TASK)).for_each(|(rows, ids)| {
+        for (row, id) in rows.chunks_exact_mut(width).zip(ids) {
+            let at = *id as usize * width;
+            row.iter_mut().zip(&table[at..at + width]).for_each(|(x, value)| *x = value * scale);
+        }
+    });
+    Ok(x)
+}
+
+/// The norm before the output projection.
+pub(super) fn final_norm(decoder: &Decoder) -> Result<Norm> {
+    let config = &decoder.config;
+    Ok(Norm::new(&decoder.norm.read()?, config.norm_offset, config.rms_norm_eps))
+}
+
+/// Some of the rows of `x`, each `width` wide.
+pub(super) fn gather(x: &[f32], width: usize, rows: &[u32]) -> Vec<f32> {
+    let mut out = vec![0.0; rows.len() * width];
+    out.par_chunks_mut(ROWS_PER_TASK * width).zip(rows.par_chunks(ROWS_PER_TASK)).for_each(|(out, rows)| {
+        for (out, row) in out.chunks_exact_mut(width).zip(rows) {
+            let at = *row as usize * width;
+            out.copy_from_slice(&x[at..at + width]);
+        }
+    });
+    out
 }
 
 impl<'a> Pass<'a> {
@@ -116,39 +150,23 @@ impl<'a> Pass<'a> {
     }
 
     fn block(&self, layer: usize) -> Block<'_> {
-        Block { config: &self.decoder.config, layer: &self.decoder.layers[layer], rope: &self.rope, plan: self.plan }
-    }
-
-    fn norm(&self) -> Result<Norm> {
-        let config = &self.decoder.config;
-        Ok(Norm::new(&self.decoder.norm.read()?, config.norm_offset, config.rms_norm_eps))
+        Block {
+            config: &self.decoder.config,
+            layer: &self.decoder.layers[layer],
+            rope: &self.rope,
+            dropout_seed: self.plan.dropout_seed,
+        }
     }
 
     /// Runs some blocks and keeps what their backward passes need.
     fn segment(&self, layers: &[usize], mut x: Vec<f32>) -> Result<(Vec<f32>, Vec<Saved>)> {
         let mut all = Vec::with_capacity(layers.len());
         for layer in layers {
-            let (out, saved) = self.block(*layer).forward(x)?;
+            let (out, saved) = self.block(*layer).forward(self.plan, x)?;
             all.push(saved);
             x = out;
         }
         Ok((x, all))
-    }
-
-    /// The embeddings of all rows, `[rows, hidden]`.
-    fn embed(&self) -> Result<Vec<f32>> {
-        let width = self.decoder.config.hidden_size;
-        let scale = self.decoder.config.embedding_scale as f32;
-        let table = self.decoder.embedding.read()?;
-        let table: &[f32] = &table;
-        let mut x = vec![0.0; self.plan.ids.len() * width];
-        x.par_chunks_mut(ROWS_PER_TASK * width).zip(self.plan.ids.par_chunks(ROWS_PER_TASK)).for_each(|(rows, ids)| {
-            for (row, id) in rows.chunks_exact_mut(width).zip(ids) {
-                let at = *id as usize * width;
-                row.iter_mut().zip(&table[at..at + width]).for_each(|(x, value)| *x = value * scale);
-            }
-        });
-        Ok(x)
     }
 
     /// Adds the gradient of the rows to those of their embeddings, row by row
@@ -164,20 +182,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn response_rows(&self, x: &[f32]) -> Vec<f32> {
-        let width = self.decoder.config.hidden_size;
-        let mut out = vec![0.0; self.plan.response_rows.len() * width];
-        let rows = out.par_chunks_mut(ROWS_PER_TASK * width).zip(self.plan.response_rows.par_chunks(ROWS_PER_TASK));
-        rows.for_each(|(out, rows)| {
-            for (out, row) in out.chunks_exact_mut(width).zip(rows) {
-                let at = *row as usize * width;
-                out.copy_from_slice(&x[at..at + width]);
-            }
-        });
-        out
-    }
-
-    /// The reverse of [`Pass::response_rows`]: a row may have been taken twice,
+    /// The reverse of [`gather`]: a row may have been taken twice,
     /// so rows are added one after the other, which is one pass over them.
     fn add_response_rows(&self, responses: &[f32], x: &mut [f32]) {
         let width = self.decoder.config.hidden_size;

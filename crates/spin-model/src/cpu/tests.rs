@@ -123,13 +123,13 @@ fn attention() {
             let layer = LayerConfig { window, rope: rotates };
             let shared = plan(prompt, Layout::SharedPrompts);
             let rope = RopeTable::new(&config.rope, shared.longest());
-            let attention = Attention::new(&config, layer, &rope, &shared);
+            let attention = Attention::new(&config, layer, &rope);
             let qkv = numbers(1, shared.ids.len() * attention.qkv_width());
             let out = numbers(2, shared.ids.len() * attention.out_width());
-            let (values, log_sums) = attention.forward(&qkv);
-            let grad = attention.backward(&qkv, &values, &log_sums, &out);
+            let (values, log_sums) = attention.forward(&shared, &qkv);
+            let grad = attention.backward(&shared, &qkv, &values, &log_sums, &out);
             let what = format!("head {dim}, prompt {prompt}, window {window:?}, cap {softcap:?}, rope {rotates}");
-            check(&what, &qkv, &grad, |qkv| weigh(&attention.forward(qkv).0, &out));
+            check(&what, &qkv, &grad, |qkv| weigh(&attention.forward(&shared, qkv).0, &out));
         }
     }
 }
@@ -141,10 +141,10 @@ fn attention_to_one_key_is_its_value() {
     let plan = plan(5, Layout::Packed);
     let rope = RopeTable::new(&config.rope, plan.longest());
     for window in [Some(1), None] {
-        let attention = Attention::new(&config, LayerConfig { window, rope: true }, &rope, &plan);
+        let attention = Attention::new(&config, LayerConfig { window, rope: true }, &rope);
         let width = attention.qkv_width();
         let qkv = numbers(1, plan.ids.len() * width);
-        let (values, _) = attention.forward(&qkv);
+        let (values, _) = attention.forward(&plan, &qkv);
         let rows = if window.is_some() { plan.ids.len() } else { 1 };
         for row in 0..rows {
             for head in 0..4 {
