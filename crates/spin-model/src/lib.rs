@@ -25,6 +25,7 @@ mod lora;
 mod model;
 mod params;
 mod rope;
+mod score;
 mod weights;
 
 pub use batch::Batch;
@@ -35,4 +36,5 @@ pub use error::{Error, Result};
 pub use gradients::{GradientValues, Gradients};
 pub use lora::LoraConfig;
 pub use model::{CausalLm, Kernels};
+pub use score::{ContinuationScore, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
 pub use weights::DEFAULT_MAX_SHARD_BYTES;

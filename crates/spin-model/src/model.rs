@@ -464,6 +464,16 @@ impl CausalLm {
         })
     }
 
+    /// The weights in their places.
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Which implementation computes this model.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.settings.kernels
+    }
+
     /// How the batch becomes rows, checked.
     fn plan(&self, batch: &Batch) -> Result<RowPlan> {
         batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;

@@ -8,12 +8,15 @@
 //! multiplies that by 1 - (z / c)^2.
 
 use candle_core::Result;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::math::{Matrix, MatrixMut, Write, exp, matmul, max, tanh};
 use crate::batch::{Chunk, RowPlan};
 use crate::decoder::Decoder;
 use crate::gradients::Gradients;
+use crate::score::{Rounding, Target};
 
 /// Logits held at once: 64 MiB.
 const LOGITS: usize = 1 << 24;
@@ -39,8 +42,20 @@ struct RowSum {
     log_sum: f32,
 }
 
+/// The log-probability of a token, and whether it is the likeliest.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct TargetScore {
+    pub logp: f32,
+    pub is_greedy: bool,
+}
+
 fn log_sum_exp(logits: &[f32]) -> f32 {
     let max = max(logits);
+    log_sum_of(logits, max) + max
+}
+
+/// The logarithm of the sum of e^(logit - max).
+fn log_sum_of(logits: &[f32], max: f32) -> f32 {
     let mut sums = [0.0_f32; 8];
     let chunks = logits.chunks_exact(8);
     let rest: f32 = chunks.remainder().iter().map(|x| exp(x - max)).sum();
@@ -49,7 +64,63 @@ fn log_sum_exp(logits: &[f32]) -> f32 {
             sums[lane] += exp(chunk[lane] - max);
         }
     }
-    (sums.iter().sum::<f32>() + rest).ln() + max
+    (sums.iter().sum::<f32>() + rest).ln()
+}
+
+/// What becomes of numbers that are stored in a smaller type.
+fn round(values: &mut [f32], rounding: Rounding) {
+    // As much as stays in the nearest cache.
+    const CHUNK: usize = 256;
+    match rounding {
+        Rounding::None => {}
+        Rounding::BFloat16 => values.chunks_mut(CHUNK).for_each(|values| {
+            let mut rounded = [bf16::ZERO; CHUNK];
+            let rounded = &mut rounded[..values.len()];
+            rounded.convert_from_f32_slice(values);
+            rounded.convert_to_f32_slice(values);
+        }),
+        Rounding::Float16 => values.chunks_mut(CHUNK).for_each(|values| {
+            let mut rounded = [f16::ZERO; CHUNK];
+            let rounded = &mut rounded[..values.len()];
+            rounded.convert_from_f32_slice(values);
+            rounded.convert_to_f32_slice(values);
+        }),
+    }
+}
+
+fn rounded(value: f32, rounding: Rounding) -> f32 {
+    let mut value = [value];
+    round(&mut value, rounding);
+    value[0]
+}
+
+/// The scores of tokens after one row of logits, which are rounded.
+pub(crate) fn score_row(
+    logits: &mut [f32],
+    targets: impl Iterator<Item = u32>,
+    rounding: Rounding,
+) -> impl Iterator<Item = TargetScore> {
+    round(logits, rounding);
+    let logits = &*logits;
+    let max = max(logits);
+    let log_sum = log_sum_of(logits, max);
+    let logp = move |logit: f32| rounded(logit - max - log_sum, rounding);
+    let best = logp(max);
+    let first = match rounding {
+        Rounding::None => logits.iter().position(|logit| *logit == max),
+        // Rounding may make equals of the largest; of the others, this far
+        // below, it does not.
+        _ => {
+            let near = max - (best.abs() / 64.0 + 1e-3);
+            logits.iter().position(|logit| *logit >= near && logp(*logit) == best)
+        }
+    };
+    // One logit that is not a number makes the sum not a number.
+    let first = first.filter(|_| !log_sum.is_nan());
+    targets.map(move |target| TargetScore {
+        logp: logp(logits[target as usize]),
+        is_greedy: first == Some(target as usize),
+    })
 }
 
 impl<'a> Head<'a> {
@@ -113,6 +184,33 @@ impl<'a> Head<'a> {
             logps.extend(self.row_sums(logits, targets).into_iter().map(|sum| sum.logp));
         }
         logps
+    }
+
+    /// The scores of targets after rows of `hidden` `[rows, width]`, several
+    /// of which may be after the same row; they are in the order of the rows.
+    pub fn score(&self, hidden: &[f32], targets: &[Target], rounding: Rounding) -> Vec<TargetScore> {
+        let rows = hidden.len() / self.width;
+        let block = self.rows_within(CACHED_LOGITS);
+        let mut logits = vec![0.0; block.min(rows) * self.vocab];
+        let mut scores = vec![TargetScore::default(); targets.len()];
+        let (mut rest, mut targets) = (scores.as_mut_slice(), targets);
+        for (number, hidden) in hidden.chunks(block * self.width).enumerate() {
+            let logits = &mut logits[..hidden.len() / self.width * self.vocab];
+            self.logits(hidden, logits);
+            let first = number * block;
+            let mut parts = Vec::with_capacity(block);
+            for row in first..first + hidden.len() / self.width {
+                let count = targets.partition_point(|target| target.row as usize <= row);
+                let (own, others) = rest.split_at_mut(count);
+                parts.push((own, &targets[..count]));
+                (rest, targets) = (others, &targets[count..]);
+            }
+            logits.par_chunks_mut(self.vocab).zip(parts).for_each(|(logits, (scores, targets))| {
+                let tokens = targets.iter().map(|target| target.token);
+                scores.iter_mut().zip(score_row(logits, tokens, rounding)).for_each(|(to, score)| *to = score);
+            });
+        }
+        scores
     }
 
     /// The sums of log-probabilities of the sequences, the gradient of

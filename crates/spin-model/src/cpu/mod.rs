@@ -12,11 +12,16 @@ mod linear;
 mod math;
 mod norm;
 mod pass;
+mod scoring;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod tree;
 
+pub(crate) use head::{TargetScore, score_row};
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
+pub(crate) use scoring::TreePass;
+pub(crate) use tree::TreeRows;
 
 /// Rows that one parallel task works on. A constant, so that sums over rows
 /// are split alike, and round alike, whatever the number of threads.
