@@ -12,7 +12,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::math::{Matrix, MatrixMut, Write, exp, matmul, max, tanh};
+use super::math::{Matrix, MatrixMut, Write, exp, matmul, matmul_here, max, tanh, transpose};
 use crate::batch::{Chunk, RowPlan};
 use crate::decoder::Decoder;
 use crate::gradients::Gradients;
@@ -24,6 +24,10 @@ const LOGITS: usize = 1 << 24;
 const MIN_ROWS: usize = 64;
 /// Rows per chunk while logits fit the processor's caches.
 const CACHED_LOGITS: usize = 1 << 20;
+/// Tokens of the vocabulary that one task of [`Head::score`] works on.
+const PART: usize = 256;
+/// Rows it multiplies at once.
+const ROWS_PER_PRODUCT: usize = 128;
 
 /// The output projection.
 pub(super) struct Head<'a> {
@@ -51,11 +55,11 @@ pub(crate) struct TargetScore {
 
 fn log_sum_exp(logits: &[f32]) -> f32 {
     let max = max(logits);
-    log_sum_of(logits, max) + max
+    sum_exp(logits, max).ln() + max
 }
 
-/// The logarithm of the sum of e^(logit - max).
-fn log_sum_of(logits: &[f32], max: f32) -> f32 {
+/// The sum of e^(logit - max).
+fn sum_exp(logits: &[f32], max: f32) -> f32 {
     let mut sums = [0.0_f32; 8];
     let chunks = logits.chunks_exact(8);
     let rest: f32 = chunks.remainder().iter().map(|x| exp(x - max)).sum();
@@ -64,7 +68,7 @@ fn log_sum_of(logits: &[f32], max: f32) -> f32 {
             sums[lane] += exp(chunk[lane] - max);
         }
     }
-    (sums.iter().sum::<f32>() + rest).ln()
+    sums.iter().sum::<f32>() + rest
 }
 
 /// What becomes of numbers that are stored in a smaller type.
@@ -94,33 +98,52 @@ fn rounded(value: f32, rounding: Rounding) -> f32 {
     value[0]
 }
 
+/// The largest of some logits, which are rounded, and the sum of
+/// e^(logit - largest).
+fn sum_of(logits: &mut [f32], rounding: Rounding) -> (f32, f32) {
+    round(logits, rounding);
+    let max = max(logits);
+    // Minus infinity stands for numbers that are none, or for no probability.
+    let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    (max, sum_exp(logits, base))
+}
+
+impl TargetScore {
+    /// From a token's logit, the largest of those before it, and the largest
+    /// of all with the sum of e^(logit - largest).
+    fn of(logit: f32, before: f32, (max, sum): (f32, f32), rounding: Rounding) -> Self {
+        let log_sum = sum.ln();
+        let logp = |logit: f32| rounded(logit - max - log_sum, rounding);
+        // Rounding keeps the order, but makes equals; the first of them counts.
+        // Log-probabilities in f32 would make equals, too.
+        let is_greedy = match rounding {
+            Rounding::None => logit == max && before < max,
+            _ => logp(logit) == logp(max) && logp(before) < logp(max),
+        };
+        Self { logp: logp(logit), is_greedy: is_greedy && !sum.is_nan() }
+    }
+}
+
 /// The scores of tokens after one row of logits, which are rounded.
 pub(crate) fn score_row(
     logits: &mut [f32],
     targets: impl Iterator<Item = u32>,
     rounding: Rounding,
 ) -> impl Iterator<Item = TargetScore> {
-    round(logits, rounding);
+    let sum = sum_of(logits, rounding);
     let logits = &*logits;
-    let max = max(logits);
-    let log_sum = log_sum_of(logits, max);
-    let logp = move |logit: f32| rounded(logit - max - log_sum, rounding);
-    let best = logp(max);
-    let first = match rounding {
-        Rounding::None => logits.iter().position(|logit| *logit == max),
-        // Rounding may make equals of the largest; of the others, this far
-        // below, it does not.
-        _ => {
-            let near = max - (best.abs() / 64.0 + 1e-3);
-            logits.iter().position(|logit| *logit >= near && logp(*logit) == best)
-        }
-    };
-    // One logit that is not a number makes the sum not a number.
-    let first = first.filter(|_| !log_sum.is_nan());
-    targets.map(move |target| TargetScore {
-        logp: logp(logits[target as usize]),
-        is_greedy: first == Some(target as usize),
+    targets.map(move |target| {
+        let target = target as usize;
+        TargetScore::of(logits[target], max(&logits[..target]), sum, rounding)
     })
+}
+
+/// What a part of the vocabulary adds to the scores.
+struct Part {
+    /// As of [`sum_of`], of each row.
+    sums: Vec<(f32, f32)>,
+    /// The logits of its targets, and the largest before each in this part.
+    targets: Vec<(f32, f32)>,
 }
 
 impl<'a> Head<'a> {
@@ -188,29 +211,83 @@ impl<'a> Head<'a> {
 
     /// The scores of targets after rows of `hidden` `[rows, width]`, several
     /// of which may be after the same row; they are in the order of the rows.
+    ///
+    /// A task is a part of the vocabulary, which all rows are multiplied with:
+    /// the weights are read once.
     pub fn score(&self, hidden: &[f32], targets: &[Target], rounding: Rounding) -> Vec<TargetScore> {
         let rows = hidden.len() / self.width;
-        let block = self.rows_within(CACHED_LOGITS);
-        let mut logits = vec![0.0; block.min(rows) * self.vocab];
-        let mut scores = vec![TargetScore::default(); targets.len()];
-        let (mut rest, mut targets) = (scores.as_mut_slice(), targets);
-        for (number, hidden) in hidden.chunks(block * self.width).enumerate() {
-            let logits = &mut logits[..hidden.len() / self.width * self.vocab];
-            self.logits(hidden, logits);
-            let first = number * block;
-            let mut parts = Vec::with_capacity(block);
-            for row in first..first + hidden.len() / self.width {
-                let count = targets.partition_point(|target| target.row as usize <= row);
-                let (own, others) = rest.split_at_mut(count);
-                parts.push((own, &targets[..count]));
-                (rest, targets) = (others, &targets[count..]);
-            }
-            logits.par_chunks_mut(self.vocab).zip(parts).for_each(|(logits, (scores, targets))| {
-                let tokens = targets.iter().map(|target| target.token);
-                scores.iter_mut().zip(score_row(logits, tokens, rounding)).for_each(|(to, score)| *to = score);
-            });
+        let part_of = |index: u32| targets[index as usize].token as usize / PART;
+        let mut order: Vec<u32> = (0..targets.len() as u32).collect();
+        order.sort_by_key(|index| part_of(*index));
+        let count = self.vocab.div_ceil(PART);
+        let mut own_targets = Vec::with_capacity(count);
+        let mut rest = order.as_slice();
+        for part in 0..count {
+            let (own, others) = rest.split_at(rest.partition_point(|index| part_of(*index) <= part));
+            own_targets.push(own);
+            rest = others;
         }
-        scores
+        let parts: Vec<Part> = own_targets
+            .par_iter()
+            .enumerate()
+            .with_max_len(1)
+            .map(|(part, own)| self.part(hidden, part * PART, own, targets, rounding))
+            .collect();
+
+        // Which of its part's targets each is.
+        let mut places = vec![(0, 0); targets.len()];
+        for (part, own) in own_targets.iter().enumerate() {
+            own.iter().enumerate().for_each(|(at, index)| places[*index as usize] = (part, at));
+        }
+        let sums: Vec<(f32, f32)> = (0..rows)
+            .into_par_iter()
+            .map(|row| {
+                let max = parts.iter().map(|part| part.sums[row].0).fold(f32::NEG_INFINITY, f32::max);
+                let scaled = parts.iter().map(|part| {
+                    let (own, sum) = part.sums[row];
+                    sum * exp(own - max)
+                });
+                (max, scaled.sum())
+            })
+            .collect();
+        let score = |(target, (part, at)): (&Target, (usize, usize))| {
+            let row = target.row as usize;
+            let (logit, before) = parts[part].targets[at];
+            let before = parts[..part].iter().map(|part| part.sums[row].0).fold(before, f32::max);
+            TargetScore::of(logit, before, sums[row], rounding)
+        };
+        targets.par_iter().zip(places).map(score).collect()
+    }
+
+    /// Scores from the logits of [`PART`] tokens; `own` are the numbers of the
+    /// targets among them, in the order of the rows.
+    fn part(&self, hidden: &[f32], first: usize, own: &[u32], targets: &[Target], rounding: Rounding) -> Part {
+        let tokens = first..(first + PART).min(self.vocab);
+        let mut weight = vec![0.0; tokens.len() * self.width];
+        let rows = &self.weight[tokens.start * self.width..tokens.end * self.width];
+        transpose(rows, self.width, &mut weight);
+        let weight = Matrix::new(&weight, self.width, tokens.len());
+        let mut logits = vec![0.0; ROWS_PER_PRODUCT * tokens.len()];
+        let mut found = Part { sums: Vec::new(), targets: Vec::with_capacity(own.len()) };
+        let mut own = own.iter().map(|index| targets[*index as usize]).peekable();
+        for hidden in hidden.chunks(ROWS_PER_PRODUCT * self.width) {
+            let count = hidden.len() / self.width;
+            let logits = &mut logits[..count * tokens.len()];
+            let hidden = Matrix::new(hidden, count, self.width);
+            matmul_here(MatrixMut::new(logits, count, tokens.len()), hidden, weight, 1.0, Write::Over);
+            if let Some(cap) = self.softcap {
+                logits.iter_mut().for_each(|logit| *logit = cap * tanh(*logit / cap));
+            }
+            for logits in logits.chunks_exact_mut(tokens.len()) {
+                let row = found.sums.len();
+                found.sums.push(sum_of(logits, rounding));
+                while let Some(target) = own.next_if(|target| target.row as usize == row) {
+                    let token = target.token as usize - first;
+                    found.targets.push((logits[token], max(&logits[..token])));
+                }
+            }
+        }
+        found
     }
 
     /// The sums of log-probabilities of the sequences, the gradient of

@@ -102,6 +102,35 @@ pub(super) fn add_scaled(sums: &mut [f32], values: &[f32], scale: f32) {
         .for_each(|(sums, values)| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += scale * value));
 }
 
+/// Writes the transpose of rows of `width`.
+pub(super) fn transpose(rows: &[f32], width: usize, out: &mut [f32]) {
+    const BLOCK: usize = 8;
+    let count = rows.len() / width;
+    assert!(rows.len() == count * width && out.len() == rows.len());
+    for first in (0..count).step_by(BLOCK) {
+        for start in (0..width).step_by(BLOCK) {
+            let at = start * count + first;
+            if first + BLOCK <= count && start + BLOCK <= width {
+                // Through arrays, whose bounds are known.
+                let block: [[f32; BLOCK]; BLOCK] = std::array::from_fn(|row| {
+                    let at = (first + row) * width + start;
+                    rows[at..at + BLOCK].try_into().expect("as many")
+                });
+                for column in 0..BLOCK {
+                    let line: [f32; BLOCK] = std::array::from_fn(|row| block[row][column]);
+                    out[at + column * count..at + column * count + BLOCK].copy_from_slice(&line);
+                }
+                continue;
+            }
+            for column in 0..BLOCK.min(width - start) {
+                for row in 0..BLOCK.min(count - first) {
+                    out[at + column * count + row] = rows[(first + row) * width + start + column];
+                }
+            }
+        }
+    }
+}
+
 /// A matrix over a slice, by strides: rows, the columns of some rows, or the
 /// transpose of either.
 #[derive(Clone, Copy)]
@@ -259,6 +288,21 @@ mod tests {
         };
         assert_eq!(multiply(1.0, Write::Over), [14.0, 32.0, 32.0, 77.0]);
         assert_eq!(multiply(2.0, Write::Add), [42.0, 96.0, 96.0, 231.0]);
+    }
+
+    #[test]
+    fn transposed_rows() {
+        for (count, width) in [(1, 3), (8, 8), (21, 37), (16, 24)] {
+            let rows: Vec<f32> = (0..count * width).map(|value| value as f32).collect();
+            let mut out = vec![0.0; rows.len()];
+            transpose(&rows, width, &mut out);
+            let columns = out.chunks(count).enumerate();
+            assert!(
+                columns
+                    .flat_map(|(c, column)| column.iter().zip(0..).map(move |(v, row)| (c, row, v)))
+                    .all(|(column, row, value)| *value == rows[row * width + column])
+            );
+        }
     }
 
     #[test]
