@@ -23,12 +23,22 @@ pub enum Kind {
     Metrics,
     /// Per-row results of one model on the benchmark tasks, with a summary.
     Scores,
+    /// What a judge model said about answers to MT-Bench.
+    Judgments,
 }
 
 impl Kind {
     /// All kinds, in the order of the pipeline.
-    pub const ALL: [Kind; 7] =
-        [Kind::Demonstrations, Kind::Samples, Kind::Pairs, Kind::Reference, Kind::Model, Kind::Metrics, Kind::Scores];
+    pub const ALL: [Kind; 8] = [
+        Kind::Demonstrations,
+        Kind::Samples,
+        Kind::Pairs,
+        Kind::Reference,
+        Kind::Model,
+        Kind::Metrics,
+        Kind::Scores,
+        Kind::Judgments,
+    ];
 
     /// The directory below the store's root.
     pub fn dir(self) -> &'static str {
@@ -40,6 +50,7 @@ impl Kind {
             Kind::Model => "model",
             Kind::Metrics => "metrics",
             Kind::Scores => "scores",
+            Kind::Judgments => "judgments",
         }
     }
 

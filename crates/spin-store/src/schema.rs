@@ -3,6 +3,7 @@
 //! Column names and layouts are a promise to other programs (polars, DuckDB,
 //! pandas, the datasets library), so a change means a new schema version.
 
+mod judgments;
 mod metrics;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::kind::Kind;
 use crate::store::Artifact;
 use crate::table::{self, PartLabel};
 
+pub use judgments::Judgment;
 pub use metrics::MetricsRow;
 
 /// One turn of a conversation.
