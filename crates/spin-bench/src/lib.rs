@@ -8,9 +8,12 @@
 
 pub mod error;
 pub mod extract;
+pub mod mt_bench;
 pub mod report;
 pub mod stage;
 pub mod stats;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 
 pub use error::{BenchError, Result};

@@ -1,0 +1,241 @@
+//! The files of MT-Bench.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use spin_store::StoreError;
+
+use super::prompts::{JudgePrompt, Prompts};
+use super::{needs_reference, temperature};
+
+/// A model's two answers to each question, by the question's number.
+pub type Answers = BTreeMap<u32, [String; 2]>;
+
+/// A question of two turns. The second is asked after the model's own answer
+/// to the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Its number, 81 to 160 in the published set.
+    pub question_id: u32,
+    /// One of eight, e.g. `writing`.
+    pub category: String,
+    /// What the user says.
+    pub turns: [String; 2],
+    /// GPT-4's answers, which the judge sees where the category
+    /// [needs them](needs_reference).
+    pub reference: Option<[String; 2]>,
+}
+
+impl Question {
+    /// Temperature at which a model answers it; 0 means greedy.
+    pub fn temperature(&self) -> f64 {
+        temperature(&self.category)
+    }
+}
+
+/// The data of MT-Bench.
+#[derive(Clone, Debug)]
+pub struct MtBench {
+    /// The questions, in the order of their file.
+    pub questions: Vec<Question>,
+    /// The judge's prompts.
+    pub prompts: Prompts,
+}
+
+#[derive(Deserialize)]
+struct QuestionLine {
+    question_id: u32,
+    category: String,
+    turns: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct AnswerLine {
+    question_id: u32,
+    choices: Vec<Choice>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    turns: Vec<String>,
+}
+
+impl MtBench {
+    /// Reads a directory with `question.jsonl`, `judge_prompts.jsonl` and
+    /// `reference_answer_gpt-4.jsonl`, or one laid out as
+    /// `fastchat/llm_judge/data` of FastChat's repository.
+    ///
+    /// # Errors
+    /// A missing file, and with file and row: no JSON, a missing field, a
+    /// number that stands twice, not two turns, no reference where the judge
+    /// needs one, a template that cannot be filled.
+    pub fn read(dir: &Path) -> Result<MtBench, StoreError> {
+        let prompts = read_prompts(&find(dir, &["judge_prompts.jsonl"])?)?;
+        let path = find(dir, &["reference_answer_gpt-4.jsonl", "mt_bench/reference_answer/gpt-4.jsonl"])?;
+        let references = read_answers(&path)?;
+        let questions = read_questions(&find(dir, &["question.jsonl", "mt_bench/question.jsonl"])?, references, &path)?;
+        Ok(MtBench { questions, prompts })
+    }
+}
+
+/// The first of the names that exists below `dir`.
+fn find(dir: &Path, names: &[&str]) -> Result<PathBuf, StoreError> {
+    let found = names.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let remedy =
+            "give the directory with MT-Bench's files: a copy of fastchat/llm_judge/data of lm-sys/FastChat will do";
+        StoreError::corrupt(dir, format!("has no {}", names.join(" or ")), remedy)
+    })
+}
+
+/// The lines of a file with their numbers, from 1; blank ones left out.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, StoreError> {
+    let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
+    let mut out = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let row = serde_json::from_str(line)
+            .map_err(|e| bad(path, index + 1, format!("is not what MT-Bench has there ({e})")))?;
+        out.push((index + 1, row));
+    }
+    if out.is_empty() {
+        return Err(StoreError::corrupt(path, "has no rows", "copy the file again"));
+    }
+    Ok(out)
+}
+
+fn bad(path: &Path, row: usize, problem: impl Into<String>) -> StoreError {
+    StoreError::row(path, row, problem, "correct the row, or copy the file again from lm-sys/FastChat")
+}
+
+fn two(path: &Path, row: usize, turns: Vec<String>) -> Result<[String; 2], StoreError> {
+    turns.try_into().map_err(|t: Vec<String>| bad(path, row, format!("has {} turns, not 2", t.len())))
+}
+
+fn read_prompts(path: &Path) -> Result<Prompts, StoreError> {
+    let mut prompts: HashMap<String, (usize, JudgePrompt)> = HashMap::new();
+    for (row, prompt) in lines::<JudgePrompt>(path)? {
+        if let Some((earlier, _)) = prompts.get(&prompt.name) {
+            return Err(bad(path, row, format!("the prompt {:?} already stands in row {earlier}", prompt.name)));
+        }
+        prompts.insert(prompt.name.clone(), (row, prompt));
+    }
+    let mut take = |name: &str| {
+        let (row, prompt) = prompts.remove(name).ok_or_else(|| {
+            StoreError::corrupt(path, format!("has no prompt {name:?}"), "copy the file again from lm-sys/FastChat")
+        })?;
+        prompt.check().map_err(|problem| bad(path, row, problem))?;
+        Ok(prompt)
+    };
+    Prompts::new(&mut take)
+}
+
+/// Reads answers in FastChat's layout, e.g. the reference answers.
+///
+/// # Errors
+/// As [`MtBench::read`].
+pub fn read_answers(path: &Path) -> Result<Answers, StoreError> {
+    let mut answers = Answers::new();
+    for (row, line) in lines::<AnswerLine>(path)? {
+        let first = line.choices.into_iter().next().ok_or_else(|| bad(path, row, "has no choices"))?;
+        if answers.insert(line.question_id, two(path, row, first.turns)?).is_some() {
+            return Err(bad(path, row, format!("question {} is answered twice", line.question_id)));
+        }
+    }
+    Ok(answers)
+}
+
+fn read_questions(path: &Path, mut references: Answers, reference_file: &Path) -> Result<Vec<Question>, StoreError> {
+    let mut rows: HashMap<u32, usize> = HashMap::new();
+    let mut questions = Vec::new();
+    for (row, QuestionLine { question_id, category, turns }) in lines(path)? {
+        if let Some(earlier) = rows.insert(question_id, row) {
+            return Err(bad(path, row, format!("question {question_id} already stands in row {earlier}")));
+        }
+        let turns = two(path, row, turns)?;
+        let reference = references.remove(&question_id);
+        if reference.is_none() && needs_reference(&category) {
+            let problem = format!(
+                "question {question_id} is of category {category:?}, which is judged by a reference answer, and {} has none",
+                reference_file.display()
+            );
+            return Err(bad(path, row, problem));
+        }
+        questions.push(Question { question_id, category, turns, reference });
+    }
+    Ok(questions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mt_bench::testing::{self, data_dir};
+
+    #[test]
+    fn reads_both_layouts() {
+        let dir = tempfile::tempdir().unwrap();
+        testing::write_data(dir.path());
+        let flat = MtBench::read(dir.path()).unwrap();
+        assert_eq!(flat.questions.len(), 3);
+        assert_eq!(flat.questions[1].reference.as_ref().unwrap()[1], "42 {again}");
+
+        let cloned = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(cloned.path().join("mt_bench/reference_answer")).unwrap();
+        for (from, to) in [
+            ("judge_prompts.jsonl", "judge_prompts.jsonl"),
+            ("question.jsonl", "mt_bench/question.jsonl"),
+            ("reference_answer_gpt-4.jsonl", "mt_bench/reference_answer/gpt-4.jsonl"),
+        ] {
+            std::fs::copy(dir.path().join(from), cloned.path().join(to)).unwrap();
+        }
+        assert_eq!(MtBench::read(cloned.path()).unwrap().questions, flat.questions);
+    }
+
+    #[test]
+    fn the_published_data_is_accepted() {
+        let Some(dir) = data_dir() else { return };
+        let data = MtBench::read(&dir).unwrap();
+        assert_eq!(data.questions.len(), 80);
+        assert_eq!(data.questions.iter().filter(|q| needs_reference(&q.category)).count(), 30);
+        let ids: Vec<u32> = data.questions.iter().map(|q| q.question_id).collect();
+        assert_eq!(ids, (81..=160).collect::<Vec<_>>());
+        let mut temperatures: Vec<f64> = data.questions.iter().map(Question::temperature).collect();
+        temperatures.sort_by(f64::total_cmp);
+        assert_eq!((temperatures[39], temperatures[40], temperatures[60]), (0.0, 0.1, 0.7));
+    }
+
+    /// The error after one file of good data was changed.
+    fn error_of(file: &str, from: &str, to: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        testing::write_data(dir.path());
+        let path = dir.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from));
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        MtBench::read(dir.path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bad_rows_are_named() {
+        let (question, prompts, reference) = ("question.jsonl", "judge_prompts.jsonl", "reference_answer_gpt-4.jsonl");
+        let cases = [
+            (question, r#""category": "math","#, "", "question.jsonl, row 2", "missing field `category`"),
+            (question, r#""question_id": 3"#, r#""question_id": 1"#, "row 4", "question 1 already stands in row 1"),
+            (question, r#", "more?""#, "", "row 1", "has 1 turns, not 2"),
+            (question, "{", "[", "row 1", "is not what MT-Bench has there"),
+            (reference, r#""question_id": 2"#, r#""question_id": 9"#, "question.jsonl, row 2", "by a reference answer"),
+            (reference, r#"[{"index""#, r#"[], "x": [{"index""#, "gpt-4.jsonl, row 1", "has no choices"),
+            (prompts, r#""single-v1""#, r#""single-v2""#, "judge_prompts.jsonl", "has no prompt \"single-v1\""),
+            (prompts, "{question}", "{quest}", "row 1", "{quest}"),
+            (prompts, "{question}", "{question", "row 1", "template"),
+            (prompts, r#""[[rating]]""#, r#""[[A]]""#, "row 1", "output_format"),
+        ];
+        for (file, from, to, place, problem) in cases {
+            let error = error_of(file, from, to);
+            assert!(error.contains(place) && error.contains(problem), "{error}");
+        }
+        let error = MtBench::read(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("/nowhere: has no judge_prompts.jsonl; give the directory"), "{error}");
+    }
+}

@@ -1,0 +1,104 @@
+//! When and how long to wait before the judge is asked again.
+
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+/// How often and after what pauses a failing judge is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries of one judgment, the first included.
+    pub tries: u32,
+    /// Longest pause after the first failure; it doubles with each further one.
+    pub base_delay: Duration,
+    /// No pause is longer than this, unless the server asks for it.
+    pub max_delay: Duration,
+    /// Longest pause that a server may ask for with `Retry-After`.
+    pub max_retry_after: Duration,
+}
+
+impl Default for Retry {
+    /// FastChat's 16 tries, and pauses that bridge an outage of some minutes.
+    fn default() -> Self {
+        Retry {
+            tries: 16,
+            base_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(60),
+            max_retry_after: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Retry {
+    /// The pause after failure number `failures` (from 1).
+    ///
+    /// Half of the exponential pause is jitter, so that workers that were
+    /// turned away together do not come back together. It follows from `key`,
+    /// not from a global generator.
+    pub(super) fn delay(&self, failures: u32, retry_after: Option<Duration>, key: u64) -> Duration {
+        let doubled = self.base_delay.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX));
+        let full = doubled.min(self.max_delay);
+        let jitter = full.mul_f64(0.5 * unit(key.wrapping_add(u64::from(failures))));
+        match retry_after {
+            // Jitter on top: nobody should come back earlier than asked.
+            Some(asked) => asked.min(self.max_retry_after) + jitter.min(self.base_delay),
+            None => full / 2 + jitter,
+        }
+    }
+}
+
+/// A number in [0, 1) from a key: SplitMix64 (Steele, Lea & Flood 2014).
+fn unit(key: u64) -> f64 {
+    let z = key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Ends pauses early when the run is over.
+#[derive(Default)]
+pub(super) struct Stop {
+    set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    pub(super) fn set(&self) {
+        *self.set.lock().expect("no holder panics") = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        *self.set.lock().expect("no holder panics")
+    }
+
+    /// Waits, and says whether the run is over.
+    pub(super) fn wait(&self, pause: Duration) -> bool {
+        let guard = self.set.lock().expect("no holder panics");
+        let (guard, _) = self.changed.wait_timeout_while(guard, pause, |set| !*set).expect("no holder panics");
+        *guard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_cap_and_are_reproducible() {
+        let retry = Retry::default();
+        let mut seen = Vec::new();
+        for failures in 1..=15 {
+            let pause = retry.delay(failures, None, 7);
+            let full = Duration::from_secs(1 << (failures - 1).min(10)).min(retry.max_delay);
+            assert!(pause >= full / 2 && pause < full, "{failures}: {pause:?}");
+            assert_eq!(pause, retry.delay(failures, None, 7));
+            seen.push(pause);
+        }
+        assert_ne!(retry.delay(1, None, 7), retry.delay(1, None, 8));
+        assert!(retry.delay(40, None, 7) < retry.max_delay);
+        let asked = retry.delay(1, Some(Duration::from_secs(20)), 7);
+        assert!(asked >= Duration::from_secs(20) && asked < Duration::from_secs(21), "{asked:?}");
+        let long = retry.delay(1, Some(Duration::from_secs(86_400)), 7);
+        assert!(long < retry.max_retry_after + retry.base_delay, "{long:?}");
+    }
+}
