@@ -8,6 +8,7 @@
 
 pub mod error;
 pub mod extract;
+pub mod fetch;
 pub mod mt_bench;
 pub mod report;
 pub mod stage;

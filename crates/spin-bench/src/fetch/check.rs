@@ -1,0 +1,61 @@
+//! Whether a file is what it should be.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use spin_store::StoreError;
+
+/// A digest in lower-case hexadecimal.
+pub(super) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 and size in bytes of a file.
+pub(super) fn sha256(path: &Path) -> Result<(String, u64), StoreError> {
+    let mut file = BufReader::new(File::open(path).map_err(StoreError::io("open", path))?);
+    let (mut hasher, mut total, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut buffer).map_err(StoreError::io("read", path))? {
+            0 => return Ok((hex(hasher), total)),
+            n => {
+                hasher.update(&buffer[..n]);
+                total += n as u64;
+            }
+        }
+    }
+}
+
+/// Checks the number of rows; the problem follows "a file that".
+pub(super) fn rows(path: &Path, expected: Option<u64>) -> Result<(), String> {
+    let Some(expected) = expected else { return Ok(()) };
+    match count(path)? {
+        found if found == expected => Ok(()),
+        found => Err(format!("has {found} rows instead of {expected}")),
+    }
+}
+
+fn count(path: &Path) -> Result<u64, String> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+    if extension == "parquet" {
+        let file = File::open(path).map_err(|e| format!("cannot be opened ({e})"))?;
+        // The footer alone: rows are counted without decompressing any.
+        let reader = SerializedFileReader::new(file).map_err(|e| format!("is not Parquet ({e})"))?;
+        return Ok(reader.metadata().file_metadata().num_rows().unsigned_abs());
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| format!("is not text ({e})"))?;
+    if extension == "json" {
+        let value: Value = serde_json::from_str(&text).map_err(|e| format!("is not JSON ({e})"))?;
+        let examples = value.get("examples").and_then(Value::as_array).ok_or("has no list of `examples`")?;
+        return Ok(examples.len() as u64);
+    }
+    let mut rows = 0;
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        serde_json::from_str::<Value>(line).map_err(|e| format!("is not JSON in line {} ({e})", index + 1))?;
+        rows += 1;
+    }
+    Ok(rows)
+}

@@ -1,0 +1,261 @@
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use spin_store::schema::{Row, ScoreRow};
+
+use super::*;
+use crate::testing::{Reply, Sent, Server, reply};
+
+/// A Parquet file of some rows.
+fn parquet(rows: u64) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let row = |i| ScoreRow {
+        task: "t".into(),
+        metric: "m".into(),
+        row_id: format!("{i}"),
+        value: 1.0,
+        weight: 1.0,
+        prediction: None,
+        target: None,
+    };
+    ScoreRow::write_part(&path, &(0..rows).map(row).collect::<Vec<_>>(), "id", 0).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    std::fs::write(&path, bytes).unwrap();
+    check::sha256(&path).unwrap().0
+}
+
+fn endpoints(server: &Server) -> Endpoints {
+    Endpoints {
+        hub: server.url.clone(),
+        github: format!("{}/raw/", server.url),
+        token: Some("hf_secret".into()),
+        tries: 3,
+        base_delay: Duration::from_millis(1),
+        timeout: Duration::from_millis(500),
+    }
+}
+
+const TRUTHFUL: &str = "/datasets/truthfulqa/truthful_qa/resolve/741b8276f2d1982aa3d5b832d3ee81ed3b896490/multiple_choice/validation-00000-of-00001.parquet";
+
+fn truthful(dir: &Path) -> PathBuf {
+    dir.join("truthfulqa/truthful_qa/multiple_choice/validation-00000-of-00001.parquet")
+}
+
+/// Fetches TruthfulQA's one file from a server that answers so.
+fn fetch_truthful(
+    dir: &Path,
+    answer: impl Fn(usize, &Sent) -> Reply + Send + Sync + 'static,
+) -> (Result<Report>, Vec<Sent>) {
+    let server = Server::start(answer);
+    let report = fetch(dir, &endpoints(&server), &[Dataset::TruthfulQa], &mut |_| {});
+    (report, server.seen())
+}
+
+/// Nothing but empty directories.
+fn no_files(dir: &Path) -> bool {
+    let entries: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.iter().all(|path| path.is_dir() && no_files(path))
+}
+
+#[test]
+fn files_are_fetched_recorded_and_then_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let body = parquet(817);
+    let sent = body.clone();
+    let (report, seen) = fetch_truthful(dir.path(), move |_, _| reply(200, &[], &sent));
+    let bytes = body.len() as u64;
+    assert_eq!(report.unwrap(), Report { downloaded: 1, bytes, kept: 0, copied: 0 });
+    assert_eq!(seen[0].line, format!("GET {TRUTHFUL}"));
+    assert_eq!(seen[0].header("authorization"), Some("Bearer hf_secret"));
+    assert_eq!(std::fs::read(truthful(dir.path())).unwrap(), body);
+    let record: Value = serde_json::from_slice(&std::fs::read(dir.path().join(FILE_NAME)).unwrap()).unwrap();
+    let expected = serde_json::json!({"layout": 1, "files": [{
+        "repo": "truthfulqa/truthful_qa", "revision": "741b8276f2d1982aa3d5b832d3ee81ed3b896490",
+        "path": "multiple_choice/validation-00000-of-00001.parquet",
+        "bytes": bytes, "sha256": digest(&body), "rows": 817,
+    }]});
+    assert_eq!(record, expected);
+
+    let (report, seen) = fetch_truthful(dir.path(), |_, _| None);
+    assert_eq!((report.unwrap().kept, seen.len()), (1, 0));
+
+    // A file that changed since is fetched again.
+    std::fs::write(truthful(dir.path()), parquet(3)).unwrap();
+    let (report, _) = fetch_truthful(dir.path(), move |_, _| reply(200, &[], &body));
+    assert_eq!(report.unwrap().downloaded, 1);
+}
+
+#[test]
+fn redirects_are_followed_and_the_token_stays_at_home() {
+    let dir = tempfile::tempdir().unwrap();
+    let body = parquet(817);
+    let (etag, stored) = (format!("\"{}\"", digest(&body)), body.clone());
+    let storage = Server::start(move |_, _| reply(200, &[], &stored));
+    let cdn = format!("{}/blob?sig=1", storage.url);
+    let (report, seen) = fetch_truthful(dir.path(), move |_, sent| match sent.line.as_str() {
+        "GET /moved/here" => reply(302, &[("Location", &cdn), ("X-Linked-Etag", &etag)], ""),
+        _ => reply(307, &[("Location", "/moved/here")], ""),
+    });
+    assert_eq!(report.unwrap().downloaded, 1);
+    assert_eq!(std::fs::read(truthful(dir.path())).unwrap(), body);
+    // A relative redirect keeps the token, another host does not get it.
+    assert_eq!(seen[1].header("authorization"), Some("Bearer hf_secret"));
+    assert_eq!((storage.seen()[0].line.as_str(), storage.seen()[0].header("authorization")), ("GET /blob?sig=1", None));
+
+    let dir = tempfile::tempdir().unwrap();
+    let (report, _) = fetch_truthful(dir.path(), |_, sent| reply(302, &[("Location", &sent.line[4..])], ""));
+    assert!(report.unwrap_err().to_string().contains("more than 10 redirects"));
+}
+
+#[test]
+fn another_digest_than_the_hubs_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let tag = "0".repeat(64);
+    let (report, seen) = fetch_truthful(dir.path(), move |_, _| reply(200, &[("X-Linked-Etag", &tag)], parquet(817)));
+    let error = report.unwrap_err().to_string();
+    assert!(error.contains("the hub says 000000"), "{error}");
+    assert_eq!(seen.len(), 3);
+    assert!(no_files(dir.path()));
+}
+
+#[test]
+fn refusals_say_what_to_do_and_are_not_repeated() {
+    let cases = [(404, "full mirror"), (401, "the token may read it"), (403, "accept its terms"), (400, "check the")];
+    for (status, remedy) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let (report, seen) = fetch_truthful(dir.path(), move |_, _| reply(status, &[], "no"));
+        let error = report.unwrap_err();
+        assert!(error.is_bad_input());
+        let text = error.to_string();
+        assert!(text.contains(remedy) && text.contains(TRUTHFUL) && text.contains(&status.to_string()), "{text}");
+        assert!(!text.contains("hf_secret"), "{text}");
+        assert_eq!(seen.len(), 1);
+        assert!(no_files(dir.path()));
+    }
+    let server = Server::scripted(vec![reply(401, &[], "")]);
+    let keyless = Endpoints { token: None, ..endpoints(&server) };
+    let error = fetch(tempfile::tempdir().unwrap().path(), &keyless, &[Dataset::Arc], &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("give a token (HF_TOKEN)"), "{error}");
+    assert_eq!(server.seen()[0].header("authorization"), None);
+    for hub in ["localhost:1", "nowhere", ""] {
+        let wrong = Endpoints { hub: hub.into(), ..endpoints(&server) };
+        let error = fetch(tempfile::tempdir().unwrap().path(), &wrong, &[Dataset::Arc], &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("give an endpoint such as") && error.is_bad_input(), "{error}");
+    }
+}
+
+#[test]
+fn what_may_pass_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cut = Some(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nPAR1".to_vec());
+    let script = [reply(503, &[], ""), cut.clone(), reply(200, &[], parquet(817))];
+    let (report, seen) = fetch_truthful(dir.path(), move |n, _| script[n].clone());
+    assert_eq!((report.unwrap().downloaded, seen.len()), (1, 3));
+    check::rows(&truthful(dir.path()), Some(817)).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let (report, seen) = fetch_truthful(dir.path(), move |_, _| cut.clone());
+    let error = report.unwrap_err().to_string();
+    assert!(error.contains("broke after 4 bytes of 1000"), "{error}");
+    assert_eq!(seen.len(), 3);
+    assert!(no_files(dir.path()));
+}
+
+#[test]
+fn offline_says_where_the_file_belongs() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let hub = format!("http://{closed}");
+    let endpoints = Endpoints { hub, tries: 2, base_delay: Duration::from_millis(1), ..Endpoints::default() };
+    let error = fetch(dir.path(), &endpoints, &[Dataset::TruthfulQa], &mut |_| {}).unwrap_err();
+    let by_hand = format!("copy the file by hand to {}", truthful(dir.path()).display());
+    assert!(error.to_string().contains(&by_hand) && !error.is_bad_input(), "{error}");
+
+    // So it is done; a file with other rows is not taken.
+    std::fs::write(truthful(dir.path()), parquet(816)).unwrap();
+    fetch(dir.path(), &endpoints, &[Dataset::TruthfulQa], &mut |_| {}).unwrap_err();
+    std::fs::write(truthful(dir.path()), parquet(817)).unwrap();
+    for (kept, copied) in [(0, 1), (1, 0)] {
+        let report = fetch(dir.path(), &endpoints, &[Dataset::TruthfulQa], &mut |_| {}).unwrap();
+        assert_eq!(report, Report { downloaded: 0, bytes: 0, kept, copied });
+    }
+    let record = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
+    assert!(record.contains("\"revision\": null"), "{record}");
+}
+
+#[test]
+fn other_contents_are_refused() {
+    let html = |_: usize, _: &Sent| reply(200, &[], "<html>log in</html>");
+    for (answer, problem) in [
+        (
+            Box::new(|_: usize, _: &Sent| reply(200, &[], parquet(5)))
+                as Box<dyn Fn(usize, &Sent) -> Reply + Send + Sync>,
+            "has 5 rows instead of 817",
+        ),
+        (Box::new(html), "is not Parquet"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (report, _) = fetch_truthful(dir.path(), answer);
+        let error = report.unwrap_err().to_string();
+        assert!(error.contains(problem) && error.contains("nothing was kept"), "{error}");
+        assert!(no_files(dir.path()));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(FILE_NAME), "{").unwrap();
+    let (report, _) = fetch_truthful(dir.path(), |_, _| None);
+    assert!(report.unwrap_err().to_string().contains("fetched.json: is not a record"));
+}
+
+#[test]
+fn several_datasets_go_on_where_they_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |rows: usize| "{\"a\": 1}\n".repeat(rows);
+    let failing = Arc::new(Mutex::new(true));
+    let broken = failing.clone();
+    let server = Server::start(move |_, sent| match &sent.line {
+        path if path.ends_with("reference_answer/gpt-4.jsonl") && *broken.lock().unwrap() => reply(404, &[], ""),
+        path if path.ends_with("reference_answer/gpt-4.jsonl") => reply(200, &[], line(30)),
+        path if path.ends_with("/judge_prompts.jsonl") => reply(200, &[], line(8)),
+        path if path.ends_with("/question.jsonl") => reply(200, &[], line(80)),
+        path if path.ends_with("/train-00000-of-00001.parquet") => reply(200, &[], parquet(7473)),
+        _ => reply(200, &[], parquet(1319)),
+    });
+    let both = [Dataset::Gsm8k, Dataset::MtBench];
+    let mut told = Vec::new();
+    let error = fetch(dir.path(), &endpoints(&server), &both, &mut |file| told.push((file.done, file.total)));
+    assert!(error.unwrap_err().to_string().contains("status 404"));
+    assert_eq!(told, [(1, 5), (2, 5), (3, 5), (4, 5)]);
+    *failing.lock().unwrap() = false;
+    let before = server.seen().len();
+    let report = fetch(dir.path(), &endpoints(&server), &both, &mut |_| {}).unwrap();
+    assert_eq!((report.downloaded, report.kept, server.seen().len() - before), (1, 4, 1));
+    let last = server.seen().pop().unwrap();
+    let path = "lm-sys/FastChat/0e6d3e4b/fastchat/llm_judge/data/mt_bench/reference_answer/gpt-4.jsonl";
+    assert_eq!(last.line, format!("GET /raw/{path}"));
+    // The hub's token is not for GitHub.
+    assert_eq!(last.header("authorization"), None);
+    assert!(dir.path().join("lm-sys/FastChat/fastchat/llm_judge/data/mt_bench/question.jsonl").is_file());
+}
+
+#[test]
+fn every_kind_of_file_is_counted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/benchmarks");
+    if !root.is_dir() {
+        println!("skipped: no benchmark data in {}", root.display());
+        return;
+    }
+    for (task, rows) in BBH {
+        check::rows(&root.join(format!("bbh/{task}.json")), Some(rows)).unwrap();
+    }
+    for (subject, rows) in MMLU {
+        check::rows(&root.join(format!("mmlu/test/{subject}.jsonl")), Some(rows)).unwrap();
+    }
+    let known = "d2df31394b903b7f0e085d42a69572a092987856eac076799017d70ef266fa8f";
+    assert_eq!(check::sha256(&root.join("bbh/logical_deduction_five_objects.json")).unwrap().0, known);
+}
