@@ -154,7 +154,12 @@ impl RopeConfig {
     /// The angle by which one position turns each pair of dimensions, rounded
     /// to f32 where transformers rounds it.
     pub fn frequencies(&self) -> Vec<f32> {
-        let base = |i: usize| (1.0 / self.theta.powf((2 * i) as f64 / self.dim as f64)) as f32;
+        // transformers computes exponent, power and reciprocal in f32. At a few
+        // thousand positions the last bit of a frequency is 1e-4 of an angle.
+        let base = |i: usize| {
+            let exponent = (2 * i) as f32 / self.dim as f32;
+            1.0 / self.theta.powf(f64::from(exponent)) as f32
+        };
         (0..self.dim / 2).map(|i| self.scaled(base(i))).collect()
     }
 
