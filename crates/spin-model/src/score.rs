@@ -48,6 +48,19 @@ pub enum Rounding {
     Float16,
 }
 
+impl Rounding {
+    /// The sum of a continuation's log-probabilities in this type: added in
+    /// f32 and rounded, or in f64 where nothing is rounded.
+    pub fn sum(self, token_logps: &[f32]) -> f64 {
+        let narrow = || token_logps.iter().sum::<f32>();
+        match self {
+            Self::None => token_logps.iter().copied().map(f64::from).sum(),
+            Self::BFloat16 => half::bf16::from_f32(narrow()).to_f64(),
+            Self::Float16 => half::f16::from_f32(narrow()).to_f64(),
+        }
+    }
+}
+
 /// How [`CausalLm::score`] computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScoreOptions {
