@@ -170,12 +170,18 @@ impl<'a> Graph<'a> {
     }
 
     /// Configuration and path of a split's source.
-    pub fn source(&self, split: Split) -> (&'a crate::run::SourceConfig, PathBuf) {
+    ///
+    /// # Errors
+    /// When the run file has no `[data]`.
+    pub fn source(&self, split: Split) -> Result<(&'a crate::run::SourceConfig, PathBuf)> {
+        let data = self.run.data.as_ref().ok_or_else(|| {
+            StoreError::run(&self.run.path, "has no [data], which this stage needs; add data.train and data.test")
+        })?;
         let source = match split {
-            Split::Train => &self.run.data.train,
-            Split::Test => &self.run.data.test,
+            Split::Train => &data.train,
+            Split::Test => &data.test,
         };
-        (source, self.run.resolve(&source.path))
+        Ok((source, self.run.resolve(&source.path)))
     }
 
     /// Recipe of a split's demonstrations.
@@ -183,7 +189,7 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When the source cannot be read.
     pub fn demonstrations_recipe(&self, split: Split) -> Result<Recipe> {
-        let (source, path) = self.source(split);
+        let (source, path) = self.source(split)?;
         import::demonstrations_recipe(&self.name(split.name()), source, &path)
     }
 
@@ -212,7 +218,10 @@ impl<'a> Graph<'a> {
     }
 
     /// Template parameters; a template file counts by its text.
-    fn template_params(&self) -> Result<Value> {
+    ///
+    /// # Errors
+    /// When the template file cannot be read.
+    pub fn template_params(&self) -> Result<Value> {
         let mut params = as_params(&self.run.template);
         if let Some(path) = self.template_file() {
             params["chat"] = json!(format!("file:{}", digest::of_file(&path)?.0));
@@ -474,6 +483,61 @@ impl<'a> Graph<'a> {
         self.found(format!("scores {model}"), || self.scores_recipe(model), command)
     }
 
+    /// The name of what `spin-bench eval` makes of a model for a task or group.
+    pub fn evaluation_name(&self, model: &ModelId, unit: &str) -> String {
+        self.name(format!("{model}/{unit}"))
+    }
+
+    /// The command that evaluates a model.
+    pub fn eval_command(&self, model: &ModelId) -> String {
+        self.command("spin-bench eval", &model.flags())
+    }
+
+    /// The newest prompts of leaderboard tasks that were made for a model.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the model is missing.
+    pub fn requests(&self, model: &ModelId) -> Result<Vec<Artifact>> {
+        let weights = self.model(model)?;
+        let prefix = self.name(format!("{model}/"));
+        let mut newest: BTreeMap<String, Artifact> = BTreeMap::new();
+        for entry in self.store.list()? {
+            if entry.0 == Kind::Requests && entry.1.starts_with(&prefix) {
+                let artifact = self.store.load_listed(&entry)?;
+                if artifact.manifest.parents.iter().any(|p| p.content == weights.manifest.content) {
+                    newest.insert(entry.1, artifact);
+                }
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    /// Recipe of a model's answers to the prompts of leaderboard tasks.
+    ///
+    /// # Errors
+    /// When the model is missing.
+    pub fn answers_recipe(&self, model: &ModelId, requests: &Artifact) -> Result<Recipe> {
+        Ok(Recipe {
+            kind: Kind::Samples,
+            name: format!("{}/eval", requests.manifest.name),
+            stage: Self::stage("spin-sample", stage_version::SAMPLE),
+            params: json!({"seed": self.run.seed, "stream": "eval", "dtype": self.run.eval.dtype}),
+            parents: vec![self.model(model)?.as_parent("model"), requests.as_parent("requests")],
+        })
+    }
+
+    /// A model's answers to the prompts of leaderboard tasks.
+    ///
+    /// # Errors
+    /// When they are missing.
+    pub fn answers(&self, model: &ModelId, requests: &Artifact) -> Result<Artifact> {
+        let mut flags = model.flags();
+        flags.push("--eval".into());
+        let command = self.command("spin-sample", &flags);
+        let key = format!("answers {}", requests.reference());
+        self.found(key, || self.answers_recipe(model, requests), command)
+    }
+
     /// All models of the run that are scored: θ0, each iteration, baselines.
     pub fn models(&self) -> Vec<ModelId> {
         let iterations = (0..=self.run.rounds()).map(ModelId::Iteration);
@@ -505,15 +569,28 @@ impl<'a> Graph<'a> {
         for baseline in &self.run.baseline {
             push(&["spin-fit"], ModelId::Baseline(baseline.name.clone()).flags());
         }
-        for model in self.models() {
-            let mut flags = model.flags();
-            if self.run.bench.tasks.iter().any(|t| t != "nll") {
-                flags.push("--bench".into());
-                push(&["spin-sample"], flags);
+        if self.run.data.is_some() {
+            for model in self.models() {
+                let mut flags = model.flags();
+                if self.run.bench.tasks.iter().any(|t| t != "nll") {
+                    flags.push("--bench".into());
+                    push(&["spin-sample"], flags);
+                }
+                push(&["spin-bench"], model.flags());
             }
-            push(&["spin-bench"], model.flags());
+            push(&["spin-bench", "table"], vec![]);
         }
-        push(&["spin-bench", "table"], vec![]);
+        if !self.run.eval.tasks.is_empty() {
+            let with = |model: &ModelId, flag: &str| [model.flags(), vec![flag.to_owned()]].concat();
+            for model in self.models() {
+                // The second round is for conversations of two turns.
+                for _ in 0..1 + usize::from(self.run.eval.has_conversations()) {
+                    push(&["spin-bench", "eval"], with(&model, "--requests"));
+                    push(&["spin-sample"], with(&model, "--eval"));
+                }
+                push(&["spin-bench", "eval"], model.flags());
+            }
+        }
         plan
     }
 }

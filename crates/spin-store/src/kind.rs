@@ -21,15 +21,19 @@ pub enum Kind {
     Model,
     /// What each update of a training did, and how fast.
     Metrics,
-    /// Per-row results of one model on the benchmark tasks, with a summary.
+    /// Per-row results of one model on the run's held-out rows, with a summary.
     Scores,
+    /// Prompts of leaderboard tasks that a model is to answer.
+    Requests,
+    /// Per-document results of one model on a leaderboard task.
+    Evaluations,
     /// What a judge model said about answers to MT-Bench.
     Judgments,
 }
 
 impl Kind {
     /// All kinds, in the order of the pipeline.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Demonstrations,
         Kind::Samples,
         Kind::Pairs,
@@ -37,6 +41,8 @@ impl Kind {
         Kind::Model,
         Kind::Metrics,
         Kind::Scores,
+        Kind::Requests,
+        Kind::Evaluations,
         Kind::Judgments,
     ];
 
@@ -50,6 +56,8 @@ impl Kind {
             Kind::Model => "model",
             Kind::Metrics => "metrics",
             Kind::Scores => "scores",
+            Kind::Requests => "requests",
+            Kind::Evaluations => "evaluations",
             Kind::Judgments => "judgments",
         }
     }

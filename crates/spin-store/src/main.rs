@@ -154,15 +154,19 @@ fn import_run(run: &RunFile) -> anyhow::Result<Exit> {
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(run, &store);
     let mut prompts = Vec::new();
-    for split in [Split::Train, Split::Test] {
-        let (source, path) = graph.source(split);
+    let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
+    for &split in splits {
+        let (source, path) = graph.source(split)?;
         let recipe = graph.demonstrations_recipe(split)?;
         let (artifact, made) = import::demonstrations(&store, &recipe, source, &path, spin_cli::environment())?;
         report(&artifact, made);
         let rows = Demonstration::read_all(&artifact)?;
         prompts.push(rows.iter().map(|r| format!("{:?}", r.prompt)).collect::<std::collections::BTreeSet<_>>());
     }
-    let shared = prompts[0].intersection(&prompts[1]).count();
+    let shared = match prompts.as_slice() {
+        [train, test] => train.intersection(test).count(),
+        _ => 0,
+    };
     if shared > 0 {
         say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
     }

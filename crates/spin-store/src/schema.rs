@@ -3,6 +3,7 @@
 //! Column names and layouts are a promise to other programs (polars, DuckDB,
 //! pandas, the datasets library), so a change means a new schema version.
 
+mod evaluations;
 mod judgments;
 mod metrics;
 
@@ -21,6 +22,7 @@ use crate::kind::Kind;
 use crate::store::Artifact;
 use crate::table::{self, PartLabel};
 
+pub use evaluations::{EvaluationRow, RequestRow};
 pub use judgments::Judgment;
 pub use metrics::MetricsRow;
 

@@ -5,6 +5,7 @@
 //! ladder of learning rate and beta is written. Relative paths are relative
 //! to the run file. Unknown keys are errors that name the nearest valid key.
 
+mod eval;
 mod fit;
 mod parse;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::error::{Result, StoreError};
 
+pub use eval::{EvalConfig, JudgeConfig, Profile, SoftmaxDtype};
 pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
 
 /// A whole run.
@@ -30,8 +32,10 @@ pub struct RunFile {
     pub store: PathBuf,
     /// The model that θ0 is made from.
     pub model: ModelConfig,
-    /// Demonstrations to train on and to score on.
-    pub data: DataConfig,
+    /// Demonstrations to train on and to score on; a run that only evaluates
+    /// needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataConfig>,
     /// From messages to token ids.
     #[serde(default)]
     pub template: TemplateConfig,
@@ -47,9 +51,12 @@ pub struct RunFile {
     /// Training of the main player.
     #[serde(default)]
     pub fit: FitConfig,
-    /// Scoring.
+    /// Scoring on the run's own held-out rows.
     #[serde(default)]
     pub bench: BenchConfig,
+    /// Scoring on leaderboard tasks.
+    #[serde(default)]
+    pub eval: EvalConfig,
     /// One table per round of self-play, with what differs from the above.
     #[serde(default)]
     pub iteration: Vec<IterationConfig>,
@@ -272,6 +279,27 @@ impl RunFile {
     /// Unknown keys, wrong types, bad overrides, impossible values.
     pub fn load(path: &Path, overrides: &[String]) -> Result<RunFile> {
         parse::load(path, overrides)
+    }
+
+    /// A run that only evaluates a model, without a file.
+    pub fn for_model(name: &str, model: ModelConfig, store: PathBuf, eval: EvalConfig) -> RunFile {
+        RunFile {
+            run: name.into(),
+            seed: 0,
+            store,
+            model,
+            data: None,
+            template: TemplateConfig::default(),
+            sft: None,
+            sample: SampleConfig::default(),
+            pair: PairConfig::default(),
+            fit: FitConfig::default(),
+            bench: BenchConfig::default(),
+            eval,
+            iteration: Vec::new(),
+            baseline: Vec::new(),
+            path: PathBuf::new(),
+        }
     }
 
     /// A path in the file, seen from the process.

@@ -151,6 +151,7 @@ fn check(run: &RunFile) -> Result<()> {
             return bad(format!("bench.tasks has {task:?}; the tasks are {}", known.join(", ")));
         }
     }
+    run.eval.check().map_err(|problem| StoreError::run(&run.path, format!("in [eval]: {problem}")))?;
     if run.bench.batch_size == 0 || run.bench.max_new_tokens == 0 {
         return bad("[bench]: batch_size and max_new_tokens must be at least 1".into());
     }
@@ -235,7 +236,7 @@ fit = { optimizer = "adamw" }
     fn set_reaches_everything() {
         let run = load_text(SMALL, &["seed=7", "iteration.1.fit.beta=2", "data.train.limit=500", "run=other"]).unwrap();
         assert_eq!((run.seed, run.fit_at(1).unwrap().beta, run.run.as_str()), (7, 2.0, "other"));
-        assert_eq!(run.data.train.limit, 500);
+        assert_eq!(run.data.as_ref().unwrap().train.limit, 500);
         for bad in ["seed", "iteration.9.fit.beta=1", "seed.x=1", "seed=-1", "template.max_length=10"] {
             assert!(load_text(SMALL, &[bad]).is_err(), "{bad} was accepted");
         }

@@ -1,0 +1,170 @@
+//! `[eval]`: scores on leaderboard tasks, by the rules of
+//! lm-evaluation-harness.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Which revision of lm-evaluation-harness a score follows. The same model has
+/// different scores under each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// b281b0921b, of the Open LLM Leaderboard's first version.
+    LeaderboardV1,
+    /// 46c796644, which the SPIN paper's authors used, with its bugs.
+    SpinPaper,
+    /// v0.4.9 and later.
+    #[default]
+    Current,
+}
+
+impl Profile {
+    /// Its name in run files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::LeaderboardV1 => "leaderboard-v1",
+            Profile::SpinPaper => "spin-paper",
+            Profile::Current => "current",
+        }
+    }
+}
+
+/// The type in which log-probabilities are computed and summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SoftmaxDtype {
+    /// f32, whatever the weights' type.
+    #[default]
+    Float32,
+    /// Rounded as the harness does for a bf16 model: coarse values, hence ties.
+    Bfloat16,
+    /// Rounded as the harness does for an f16 model.
+    Float16,
+}
+
+/// `[eval]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Tasks and groups; none to leave the stage out of the run.
+    pub tasks: Vec<String>,
+    /// Whose rules.
+    pub profile: Profile,
+    /// The directory of the data sets.
+    pub data: PathBuf,
+    /// Directories with task files of your own.
+    pub include: Vec<PathBuf>,
+    /// The first documents of each task only; 0 for all.
+    pub limit: usize,
+    /// Examples in the prompt, in place of each task's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_fewshot: Option<usize>,
+    /// Whether prompts go through the model's chat template.
+    pub apply_chat_template: bool,
+    /// With the chat template: examples as turns of their own, as the harness
+    /// does unless told otherwise.
+    pub fewshot_as_multiturn: bool,
+    /// Shown first.
+    pub system_instruction: String,
+    /// Longest generated answer, in place of each task's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_gen_toks: Option<usize>,
+    /// Precision of log-probabilities.
+    pub softmax_dtype: SoftmaxDtype,
+    /// Element type of the weights: `f32`, `bf16` or `f16`.
+    pub dtype: String,
+    /// Tokens per forward pass: more need more memory.
+    pub max_batch_tokens: usize,
+    /// Documents per published part: what a killed run loses at most.
+    pub docs_per_part: usize,
+    /// Who judges MT-Bench's answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeConfig>,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        EvalConfig {
+            tasks: Vec::new(),
+            profile: Profile::default(),
+            data: PathBuf::from("../data/benchmarks"),
+            include: Vec::new(),
+            limit: 0,
+            num_fewshot: None,
+            apply_chat_template: false,
+            fewshot_as_multiturn: true,
+            system_instruction: String::new(),
+            max_gen_toks: None,
+            softmax_dtype: SoftmaxDtype::default(),
+            dtype: "f32".into(),
+            max_batch_tokens: 4096,
+            docs_per_part: 256,
+            judge: None,
+        }
+    }
+}
+
+/// `[eval.judge]`: an OpenAI-compatible endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeConfig {
+    /// The judge's model name, e.g. `gpt-4`.
+    pub model: String,
+    /// Where `/chat/completions` is.
+    #[serde(default = "default_url")]
+    pub base_url: String,
+    /// The environment variable that holds the key; none is needed locally.
+    #[serde(default = "default_key")]
+    pub api_key_env: String,
+    /// Seconds to wait for an answer.
+    #[serde(default = "default_timeout")]
+    pub timeout: u64,
+    /// Requests at once.
+    #[serde(default = "default_workers")]
+    pub workers: usize,
+}
+
+fn default_url() -> String {
+    "https://api.openai.com/v1".into()
+}
+
+fn default_key() -> String {
+    "OPENAI_API_KEY".into()
+}
+
+fn default_timeout() -> u64 {
+    120
+}
+
+fn default_workers() -> usize {
+    4
+}
+
+impl EvalConfig {
+    /// Whether a task may have conversations, whose second prompt contains the
+    /// answer to the first.
+    pub fn has_conversations(&self) -> bool {
+        self.tasks.iter().any(|task| ["mt_bench", "spin-paper"].contains(&task.as_str()))
+    }
+
+    /// Values that no run could work with.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        if self.max_batch_tokens == 0 || self.docs_per_part == 0 {
+            return Err("max_batch_tokens and docs_per_part must be at least 1".into());
+        }
+        if !["f32", "bf16", "f16"].contains(&self.dtype.as_str()) {
+            return Err("dtype must be f32, bf16 or f16".into());
+        }
+        if self.max_gen_toks == Some(0) {
+            return Err("max_gen_toks must be at least 1".into());
+        }
+        if self.profile != Profile::Current && self.apply_chat_template {
+            return Err(format!("the profile {} is older than chat templates; take current", self.profile.name()));
+        }
+        Ok(())
+    }
+}
