@@ -1,5 +1,7 @@
 //! The error type of the crate.
 
+use std::path::PathBuf;
+
 use spin_store::StoreError;
 use spin_text::TextError;
 
@@ -19,6 +21,12 @@ pub enum BenchError {
     /// From the model.
     #[error(transparent)]
     Model(#[from] spin_model::Error),
+    /// From judging conversations.
+    #[error(transparent)]
+    MtBench(#[from] crate::mt_bench::MtBenchError),
+    /// From downloading data sets.
+    #[error(transparent)]
+    Fetch(#[from] crate::fetch::FetchError),
     /// A row cannot be scored.
     #[error("row {row_id:?} of {table}: {problem}; {remedy}")]
     Row {
@@ -31,12 +39,110 @@ pub enum BenchError {
         /// What the user can do.
         remedy: String,
     },
+    /// A data set is not where it could be.
+    #[error("there is no {}; {remedy}", list(places))]
+    NoData {
+        /// Where it was looked for.
+        places: Vec<PathBuf>,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// A row of a data set is not what its task expects.
+    #[error("{}: row {row} (from 0) {problem}; correct or remove it, or take another task than {task}", path.display())]
+    Doc {
+        /// The file.
+        path: PathBuf,
+        /// The row, counted from 0.
+        row: usize,
+        /// The task.
+        task: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A task file is wrong.
+    #[error("{}: {problem}", path.display())]
+    TaskFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// There is no such task.
+    #[error("there is no task {name:?}; the nearest are {}; a task file's directory is given with --include-path", nearest.join(", "))]
+    UnknownTask {
+        /// The name.
+        name: String,
+        /// Names that are known.
+        nearest: Vec<String>,
+    },
+    /// A prompt wants more examples than there are.
+    #[error(
+        "{task} wants {wanted} examples and has {there} to choose from; lower num_fewshot, or fetch the split they come from"
+    )]
+    Examples {
+        /// The task.
+        task: String,
+        /// How many a prompt has.
+        wanted: usize,
+        /// How many there are.
+        there: usize,
+    },
+    /// The tokenizer refused a text.
+    #[error("the tokenizer fails on {text:?}: {problem}")]
+    Tokenizer {
+        /// The text's beginning.
+        text: String,
+        /// What it says.
+        problem: String,
+    },
+    /// A continuation that cannot be scored.
+    #[error("the answer {text:?} {problem}; correct or remove its row")]
+    Continuation {
+        /// The continuation.
+        text: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A prompt and an answer do not fit together.
+    #[error(
+        "an answer of {max_gen_toks} tokens leaves no room for a prompt in the model's context of {context}; lower eval.max_gen_toks"
+    )]
+    NoRoom {
+        /// The longest answer.
+        max_gen_toks: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// The model gives something that is no number.
+    #[error(
+        "the model's log-probabilities for document {doc} of {task} are not finite: its weights are broken; take another model, or f32 instead of f16"
+    )]
+    NotFinite {
+        /// The task.
+        task: String,
+        /// The document's row.
+        doc: usize,
+    },
+    /// A stop was asked for; the work so far is kept.
+    #[error("stopped; run it again")]
+    Stopped,
+    /// Two results that cannot be compared.
+    #[error("{0}")]
+    Compare(String),
+}
+
+fn list(places: &[PathBuf]) -> String {
+    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    places.join(" or ")
 }
 
 /// For a program's exit code: whether the input is to blame.
 pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<BenchError>() {
         Some(BenchError::Store(e)) => e.is_bad_input(),
+        Some(BenchError::MtBench(e)) => e.is_bad_input(),
+        Some(BenchError::Fetch(e)) => e.is_bad_input(),
+        Some(BenchError::Stopped) => false,
         Some(_) => true,
         None => spin_store::error::is_bad_input(error),
     }

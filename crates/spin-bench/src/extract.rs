@@ -60,9 +60,18 @@ pub fn gold(answer: &str) -> Option<&str> {
 /// A prediction or reference as it is compared: without commas and dollar signs, without everything up
 /// to the last `#### `, without one final period, in lower case.
 pub fn normalise(text: &str) -> String {
-    let text = text.replace([',', '$'], "");
-    let text = BEFORE_ANSWER.replace_all(&text, "");
+    let text = without_signs(text);
     FINAL_PERIOD.replace(&text, "$1").to_lowercase()
+}
+
+/// The same with a final period kept, as before v0.4.0's successors.
+pub fn normalise_keeping_period(text: &str) -> String {
+    without_signs(text).to_lowercase()
+}
+
+fn without_signs(text: &str) -> String {
+    let text = text.replace([',', '$'], "");
+    BEFORE_ANSWER.replace_all(&text, "").into_owned()
 }
 
 /// Whether a filter found the right answer. `reference` may be the bare number or the whole solution

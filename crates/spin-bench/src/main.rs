@@ -1,5 +1,10 @@
 //! `spin-bench`: scores of the models of a run, and their table.
 
+#[path = "main/compare.rs"]
+mod compare;
+#[path = "main/eval.rs"]
+mod eval;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +45,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Evaluate a model on leaderboard tasks, by the rules of lm-evaluation-harness
+    Eval(eval::Args),
+    /// Set models side by side on the same documents and test the differences
+    Compare(compare::Args),
     /// Print the stored scores of all models of a run
     Table {
         #[command(flatten)]
@@ -64,6 +73,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     spin_cli::run(is_bad_input, || match &cli.command {
         Some(Command::Table { run, format }) => table(run, *format),
+        Some(Command::Eval(args)) => eval::run(args),
+        Some(Command::Compare(args)) => compare::run(args),
         None => score(&cli),
     })
 }

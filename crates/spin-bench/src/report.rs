@@ -8,8 +8,8 @@ use spin_store::schema::{Row, ScoreRow};
 use spin_store::{Artifact, StoreError};
 
 use crate::error::Result;
+use crate::heldout::{STRICT, exact_match_metric};
 use crate::stats::{self, Estimate, Part};
-use crate::tasks::{STRICT, exact_match_metric};
 
 /// Estimates by `task` and `metric`.
 pub fn summarise(rows: &[ScoreRow]) -> Value {

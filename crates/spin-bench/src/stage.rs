@@ -8,8 +8,8 @@ use spin_store::schema::{Demonstration, Row, Sample, ScoreRow};
 use spin_store::{Artifact, StoreError, table};
 
 use crate::error::Result;
+use crate::heldout;
 use crate::report;
-use crate::tasks;
 
 /// Scores a model; the flag is false when the scores were there.
 ///
@@ -33,7 +33,7 @@ pub fn run(
     if wants("gsm8k") {
         for decoding in [Decoding::Sampled, Decoding::Greedy] {
             let samples = Sample::read_all(&graph.bench_samples(id, decoding)?)?;
-            scores.extend(tasks::gsm8k(&rows, &samples, decoding, &artifact.reference())?);
+            scores.extend(heldout::gsm8k(&rows, &samples, decoding, &artifact.reference())?);
         }
     }
     if wants("nll") || wants("preference") {
@@ -51,11 +51,11 @@ pub fn run(
             done += n;
             on_progress(done, total);
         };
-        let (nll, real) = tasks::nll(&model, &codec, &rows, bench.batch_size, &mut advance)?;
+        let (nll, real) = heldout::nll(&model, &codec, &rows, bench.batch_size, &mut advance)?;
         if wants("nll") {
             scores.extend(nll);
         }
-        scores.extend(tasks::preference(&model, &real, &generated, bench.batch_size, &mut advance)?);
+        scores.extend(heldout::preference(&model, &real, &generated, bench.batch_size, &mut advance)?);
     }
     let staged = graph.store.staging()?;
     ScoreRow::write_part(&staged.path().join(table::part_name(0)), &scores, &recipe.identity(), 0)?;

@@ -1,0 +1,281 @@
+//! The documents of a task, from a directory: in the hub's own layout
+//! (`allenai/ai2_arc/ARC-Challenge/test-00000-of-00001.parquet`) or as JSON
+//! (`arc_challenge/test.jsonl`).
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+use spin_store::StoreError;
+use spin_store::digest;
+
+use super::{Doc, RawRow, Task};
+use crate::error::{BenchError, Result};
+
+/// Rows and digests of the documents that scores are compared on, by
+/// `task/split`; made by the test `pins_are_what_the_data_gives`.
+const PINS: &str = include_str!("pins.tsv");
+
+/// Where a data set is below the data directory. `{split}` stands for the
+/// split's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The hub's repository, which is also a directory.
+    pub repo: String,
+    /// The file in it.
+    pub path: String,
+    /// The file of the JSON layout.
+    pub local: String,
+    /// Whether the place is a whole path rather than one below the data
+    /// directory, as for tasks of one's own.
+    pub elsewhere: Option<PathBuf>,
+}
+
+impl Source {
+    /// A data set of the hub.
+    pub fn new(repo: &str, path: &str, local: &str) -> Self {
+        Self { repo: repo.into(), path: path.into(), local: local.into(), elsewhere: None }
+    }
+
+    /// One file for all splits, or with `{split}` in its name.
+    pub fn file(path: PathBuf) -> Self {
+        Self { repo: String::new(), path: String::new(), local: String::new(), elsewhere: Some(path) }
+    }
+
+    /// The file of a split.
+    ///
+    /// # Errors
+    /// When neither layout has it; the message names both places.
+    pub fn find(&self, data: &Path, split: &str) -> Result<PathBuf> {
+        let place = |path: &str| path.replace("{split}", split);
+        if let Some(path) = &self.elsewhere {
+            let path = PathBuf::from(place(&path.to_string_lossy()));
+            return if path.exists() {
+                Ok(path)
+            } else {
+                Err(missing(vec![path], "write it there, or correct `dataset` in the task file"))
+            };
+        }
+        let candidates = vec![data.join(&self.repo).join(place(&self.path)), data.join(place(&self.local))];
+        match candidates.iter().find(|path| path.exists()) {
+            Some(path) => Ok(path.clone()),
+            None => Err(missing(candidates, "get it with `spin-bench fetch`, or give the directory of the data sets")),
+        }
+    }
+}
+
+fn missing(places: Vec<PathBuf>, remedy: &str) -> BenchError {
+    BenchError::NoData { places, remedy: remedy.into() }
+}
+
+/// A file that is there and is not what it should be.
+pub(super) fn bad_file(path: &Path, problem: impl Into<String>) -> BenchError {
+    StoreError::corrupt(path, problem, "fetch or copy the data set again").into()
+}
+
+/// A text file.
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => missing(vec![path.into()], "copy the data set again, with all its files"),
+        _ => StoreError::io("read", path)(e).into(),
+    })
+}
+
+/// The rows of a `.parquet`, `.jsonl` or `.json` file, with their keys in
+/// order.
+///
+/// # Errors
+/// When the file cannot be read, with the line for JSON lines.
+pub fn read_rows(path: &Path) -> Result<Vec<RawRow>> {
+    let rows: Vec<Value> = match path.extension().and_then(|e| e.to_str()) {
+        Some("parquet") => read_parquet(path)?,
+        Some("jsonl") => read_text(path)?
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+            .map(|(i, line)| {
+                serde_json::from_str(line)
+                    .map_err(|e| bad_file(path, format!("line {} is not valid JSON ({e})", i + 1)))
+            })
+            .collect::<Result<_>>()?,
+        _ => match serde_json::from_str(&read_text(path)?) {
+            Ok(Value::Array(rows)) => rows,
+            Ok(Value::Object(mut file)) => match file.remove("examples") {
+                Some(Value::Array(rows)) => rows,
+                _ => return Err(bad_file(path, "has no list \"examples\"")),
+            },
+            Ok(_) => return Err(bad_file(path, "is neither a list nor an object with \"examples\"")),
+            Err(e) => return Err(bad_file(path, format!("is not valid JSON ({e})"))),
+        },
+    };
+    let object = |(i, row)| match row {
+        Value::Object(row) => Ok(row),
+        _ => Err(bad_file(path, format!("has a row {i} that is not an object"))),
+    };
+    rows.into_iter().enumerate().map(object).collect()
+}
+
+fn read_parquet(path: &Path) -> Result<Vec<Value>> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let failed = |e: &dyn std::fmt::Display| bad_file(path, format!("cannot be read as Parquet ({e})"));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| failed(&e))?;
+    let mut writer = arrow::json::ArrayWriter::new(Vec::new());
+    for batch in reader {
+        let batch = batch.map_err(|e| failed(&e))?;
+        writer.write(&batch).map_err(|e| failed(&e))?;
+    }
+    writer.finish().map_err(|e| failed(&e))?;
+    let text = writer.into_inner();
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_slice(&text).map_err(|e| failed(&e))
+}
+
+/// The documents of one split.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// The file they are from.
+    pub path: PathBuf,
+    /// Its BLAKE3 digest.
+    pub file_digest: String,
+    /// The documents, in the file's order.
+    pub docs: Vec<Doc>,
+    /// Digest of the documents, the same for every layout.
+    pub docs_digest: String,
+    /// Where they differ from those the leaderboard used, what differs.
+    pub warning: Option<String>,
+}
+
+/// Reads a split of a task.
+///
+/// # Errors
+/// When the file is missing or has a row that the task cannot read; the
+/// message names file and row.
+pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<Split> {
+    let path = task.source.find(data, split)?;
+    let (file_digest, _) = digest::of_file(&path)?;
+    let mut docs = Vec::new();
+    for (i, row) in read_rows(&path)?.iter().enumerate() {
+        let doc = (task.read)(row).map_err(|problem| BenchError::Doc {
+            path: path.clone(),
+            row: i,
+            task: task.name.clone(),
+            problem,
+        })?;
+        docs.push(doc);
+    }
+    if docs.is_empty() {
+        return Err(bad_file(&path, "has no rows"));
+    }
+    let docs_digest = digest::of_json(&serde_json::to_value(&docs).expect("documents are plain data"));
+    let warning = pin(&format!("{}/{split}", task.name)).and_then(|(rows, pinned)| {
+        let same = pinned.is_none_or(|pinned| docs_digest.starts_with(pinned));
+        match (docs.len() == rows, same) {
+            (true, true) => None,
+            (false, _) => Some(format!("has {} documents, the leaderboard's revision has {rows}", docs.len())),
+            (true, false) => Some("has other documents than the leaderboard's revision".to_owned()),
+        }
+    });
+    Ok(Split { path, file_digest, docs, docs_digest, warning })
+}
+
+/// Rows and, where it is known, the beginning of the digest.
+fn pin(key: &str) -> Option<(usize, Option<&'static str>)> {
+    let line = PINS.lines().find(|line| line.split('\t').next() == Some(key))?;
+    let mut fields = line.split('\t').skip(1);
+    let rows = fields.next()?.parse().ok()?;
+    Some((rows, fields.next().filter(|digest| !digest.is_empty())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::registry::{self, Registry};
+    use crate::harness::{Examples, Profile};
+    use std::fmt::Write;
+    use std::sync::Arc;
+
+    /// The data of `../shared`, or `None` with a word about it.
+    pub(crate) fn shared() -> Option<PathBuf> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/benchmarks");
+        if !dir.exists() {
+            eprintln!("skipped: no {}", dir.display());
+            return None;
+        }
+        Some(dir)
+    }
+
+    /// Writes what the file of pins should hold when it differs.
+    #[test]
+    fn pins_are_what_the_data_gives() {
+        let Some(data) = shared() else { return };
+        let mut text = String::new();
+        let tasks = Registry::new(Profile::Current, &data, &[]).unwrap().tasks(&registry::all_names()).unwrap();
+        for task in tasks {
+            let mut splits = vec![task.split.clone()];
+            if !matches!(task.examples, Examples::Given(_)) {
+                splits.extend(task.fewshot_split.clone());
+            }
+            for split in splits {
+                let key = format!("{}/{split}", task.name);
+                if task.name == "hellaswag" {
+                    let rows = if split == "train" { 39905 } else { 10042 };
+                    writeln!(text, "{key}\t{rows}\t").unwrap();
+                    continue;
+                }
+                let found = read_split(&task, &data, &split).unwrap();
+                writeln!(text, "{key}\t{}\t{}", found.docs.len(), &found.docs_digest[..16]).unwrap();
+            }
+        }
+        if text != PINS {
+            let out = std::env::temp_dir().join("pins.tsv");
+            std::fs::write(&out, text).unwrap();
+            panic!("the data has other pins, see {}", out.display());
+        }
+    }
+
+    fn tiny(path: &Path) -> Task {
+        let read = |row: &RawRow| {
+            row.get("q")
+                .and_then(Value::as_str)
+                .map(|q| Doc { question: q.into(), answer: super::super::Answer::Text("a".into()) })
+                .ok_or_else(|| "has no text \"q\"".to_owned())
+        };
+        Task::new("tiny", Source::file(path.into()), "test", Arc::new(read))
+    }
+
+    #[test]
+    fn a_bad_row_is_named_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.jsonl");
+        let task = tiny(&path);
+        let error = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_split(&task, dir.path(), "test").unwrap_err().to_string()
+        };
+        let text = error("{\"q\": \"x\"}\n{\"p\": 1}\n");
+        assert!(text.contains("t.jsonl") && text.contains("row 1") && text.contains("no text \"q\""), "{text}");
+        let text = error("{\"q\": \"x\"}\n\n{\"q\"\n");
+        assert!(text.contains("line 3 is not valid JSON"), "{text}");
+        assert!(error("").contains("no rows"));
+        std::fs::remove_file(&path).unwrap();
+        let text = read_split(&task, dir.path(), "test").unwrap_err().to_string();
+        assert!(text.contains("t.jsonl") && text.contains("task file"), "{text}");
+    }
+
+    #[test]
+    fn other_data_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("openbookqa")).unwrap();
+        let row = "{\"question_stem\": \"s\", \"choices\": [\"a\", \"b\"], \"gold\": 0}\n";
+        std::fs::write(dir.path().join("openbookqa/test.jsonl"), row).unwrap();
+        let task = super::super::tasks::openbookqa::openbookqa();
+        let split = read_split(&task, dir.path(), "test").unwrap();
+        assert_eq!(split.warning.as_deref(), Some("has 1 documents, the leaderboard's revision has 500"));
+        std::fs::write(dir.path().join("openbookqa/test.jsonl"), row.repeat(500)).unwrap();
+        let split = read_split(&task, dir.path(), "test").unwrap();
+        assert_eq!(split.warning.as_deref(), Some("has other documents than the leaderboard's revision"));
+    }
+}

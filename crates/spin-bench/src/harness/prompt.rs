@@ -1,0 +1,198 @@
+//! Which examples precede a document, and the text of it all.
+
+use spin_text::{Codec, Message};
+
+use super::random::PyRandom;
+use super::text::{ends_with_space, starts_with_space};
+use super::{Answer, Doc, Examples, Profile, Task};
+use crate::error::{BenchError, Result};
+
+/// A document's turn: which it is, and its examples.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The document's row.
+    pub row: usize,
+    /// Rows of the examples, in the order of the prompt.
+    pub examples: Vec<usize>,
+}
+
+/// The order in which documents are scored, and the examples drawn for each.
+/// Drawing goes on from document to document, so all draws are made here, in
+/// the harness's order, whatever is computed later and in which order.
+///
+/// `pool` are the documents that examples are drawn from; none for tasks that
+/// have their own.
+///
+/// # Errors
+/// When there are fewer documents than examples.
+pub fn turns(
+    task: &Task,
+    profile: Profile,
+    docs: &[Doc],
+    pool: &[Doc],
+    shots: usize,
+    limit: usize,
+) -> Result<Vec<Turn>> {
+    let mut order: Vec<usize> = (0..docs.len()).collect();
+    let mut rng = PyRandom::new(1234);
+    if profile == Profile::LeaderboardV1 {
+        rng = PyRandom::new(42);
+        rng.shuffle(&mut order);
+    }
+    if limit > 0 {
+        order.truncate(limit);
+    }
+    let too_few = || BenchError::Examples { task: task.name.clone(), wanted: shots, there: pool.len() };
+    let given = match &task.examples {
+        _ if shots == 0 => Some(0),
+        Examples::Given(own) if shots <= own.len() => Some(shots),
+        Examples::First if shots <= pool.len() => Some(shots),
+        Examples::Drawn => None,
+        _ => return Err(too_few()),
+    };
+    let same_split = task.fewshot_split.as_deref() == Some(task.split.as_str());
+    let turn = |row: usize| {
+        let mut draw = |n: usize, k: usize| rng.sample(n, k).ok_or_else(too_few);
+        let examples = match given {
+            Some(count) => (0..count).collect(),
+            None if !task.draws_spare => draw(pool.len(), shots)?,
+            None => {
+                let is_own = |index: &usize| same_split && pool[*index] == docs[row];
+                let mut drawn = draw(pool.len(), shots + 1)?;
+                drawn.retain(|index| !is_own(index));
+                drawn.truncate(shots);
+                if drawn.len() < shots {
+                    let others: Vec<usize> = (0..pool.len()).filter(|index| !is_own(index)).collect();
+                    drawn = draw(others.len(), shots)?.into_iter().map(|i| others[i]).collect();
+                }
+                drawn
+            }
+        };
+        Ok(Turn { row, examples })
+    };
+    order.into_iter().map(turn).collect()
+}
+
+/// How prompts are written, besides the task.
+pub struct Style<'a> {
+    /// Whether through a chat template, and whose.
+    pub chat: Option<&'a Codec>,
+    /// With a chat template: examples as turns of their own.
+    pub multiturn: bool,
+    /// Shown before the task's description.
+    pub system_instruction: &'a str,
+}
+
+/// The prompt of one document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// One context for all continuations, or one for each.
+    pub contexts: Vec<String>,
+    /// What may follow, with the delimiter; none for a generated answer.
+    pub continuations: Vec<String>,
+    /// Whether the chat template refused the system message, which was then
+    /// left out, as the harness does.
+    pub dropped_system: bool,
+}
+
+impl Prompt {
+    /// Each continuation with its context.
+    pub fn requests(&self) -> impl Iterator<Item = (&str, &str)> {
+        let context = |i: usize| self.contexts.get(i).unwrap_or(&self.contexts[0]).as_str();
+        self.continuations.iter().enumerate().map(move |(i, continuation)| (context(i), continuation.as_str()))
+    }
+}
+
+/// Joins two texts, with a delimiter unless there is white space already.
+fn delimited(prefix: &str, suffix: &str, delimiter: &str) -> String {
+    match (prefix, suffix) {
+        ("", text) | (text, "") => text.to_owned(),
+        _ if ends_with_space(prefix) || starts_with_space(suffix) => format!("{prefix}{suffix}"),
+        _ => format!("{prefix}{delimiter}{suffix}"),
+    }
+}
+
+/// Writes the prompt of a document behind its examples.
+///
+/// # Errors
+/// When the chat template fails, or a choice is empty.
+pub fn write(task: &Task, style: &Style<'_>, examples: &[&Doc], doc: &Doc) -> Result<Prompt> {
+    let system = delimited(style.system_instruction, &task.description, &task.fewshot_delimiter);
+    let question = match task.strips_newline {
+        true => doc.question.strip_suffix('\n').unwrap_or(&doc.question),
+        false => &doc.question,
+    };
+    let questions: Vec<&str> = match &doc.answer {
+        Answer::Blank { contexts, .. } => contexts.iter().map(String::as_str).collect(),
+        _ => vec![question],
+    };
+    let mut contexts = Vec::with_capacity(questions.len());
+    let mut dropped_system = false;
+    for question in questions {
+        let context = if task.loses_context && matches!(doc.answer, Answer::Blank { .. }) {
+            question.to_owned()
+        } else if let Some(codec) = style.chat {
+            let (text, dropped) = chat(task, codec, style.multiturn, &system, examples, question)?;
+            dropped_system |= dropped;
+            text
+        } else {
+            system.clone() + &shown(task, examples) + question
+        };
+        contexts.push(context);
+    }
+    let delimiter = if style.chat.is_some() { "" } else { &task.target_delimiter };
+    let continuations = match &doc.answer {
+        Answer::Choices { choices, .. } | Answer::Labels { choices, .. } => {
+            choices.iter().map(|choice| format!("{delimiter}{choice}")).collect()
+        }
+        Answer::Blank { contexts, ending, .. } => vec![format!("{delimiter}{ending}"); contexts.len()],
+        Answer::Text(_) => Vec::new(),
+    };
+    Ok(Prompt { contexts, continuations, dropped_system })
+}
+
+/// The examples as plain text.
+fn shown(task: &Task, examples: &[&Doc]) -> String {
+    let mut out = String::new();
+    for example in examples {
+        let (question, answer) = example.shown();
+        let question = if task.strips_newline && !matches!(task.examples, Examples::Given(_)) {
+            question.strip_suffix('\n').unwrap_or(question)
+        } else {
+            question
+        };
+        out.push_str(question);
+        out.push_str(&task.target_delimiter);
+        out.push_str(answer);
+        out.push_str(&task.fewshot_delimiter);
+    }
+    out
+}
+
+fn chat(
+    task: &Task,
+    codec: &Codec,
+    multiturn: bool,
+    system: &str,
+    examples: &[&Doc],
+    question: &str,
+) -> Result<(String, bool)> {
+    let mut messages = Vec::new();
+    if !system.is_empty() {
+        messages.push(Message::system(system));
+    }
+    if multiturn {
+        for example in examples {
+            let (question, answer) = example.shown();
+            messages.push(Message::user(question));
+            messages.push(Message::assistant(answer));
+        }
+        messages.push(Message::user(question));
+    } else {
+        messages.push(Message::user(shown(task, examples) + question));
+    }
+    match codec.prompt_text(&messages) {
+        Err(_) if !system.is_empty() => Ok((codec.prompt_text(&messages[1..])?, true)),
+        text => Ok((text?, false)),
+    }
+}

@@ -1,0 +1,189 @@
+//! From answers and log-probabilities to one value per row.
+
+use std::collections::HashMap;
+
+use spin_model::{Batch, CausalLm};
+use spin_store::graph::Decoding;
+use spin_store::schema::{Demonstration, Sample, ScoreRow};
+use spin_text::Codec;
+
+use crate::error::{BenchError, Result};
+use crate::extract;
+
+/// Name of the metric of a filter and a decoding, e.g.
+/// `exact_match,strict-match,sampled`.
+pub fn exact_match_metric(filter: &str, decoding: Decoding) -> String {
+    format!("exact_match,{filter},{}", decoding.name())
+}
+
+/// The filters, by their names in lm-evaluation-harness.
+pub const STRICT: &str = "strict-match";
+/// See [`STRICT`].
+pub const FLEXIBLE: &str = "flexible-extract";
+
+/// Exact match of the final number, for both filters.
+///
+/// # Errors
+/// When a demonstration has no `#### answer`, or a row has no sample.
+pub fn gsm8k(rows: &[Demonstration], samples: &[Sample], decoding: Decoding, table: &str) -> Result<Vec<ScoreRow>> {
+    let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
+    let mut out = Vec::with_capacity(rows.len() * 2);
+    for row in rows {
+        let bad = |problem: &str, remedy: &str| BenchError::Row {
+            row_id: row.row_id.clone(),
+            table: table.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        };
+        let target = extract::gold(&row.response)
+            .ok_or_else(|| bad("its answer has no `#### number`", "take \"gsm8k\" out of bench.tasks for such data"))?;
+        // A prompt over the length limit was dropped by the sampler: wrong.
+        let text = by_row.get(row.row_id.as_str()).map(|s| s.response.as_str());
+        for (filter, find) in [(STRICT, extract::strict as fn(&str) -> Option<String>), (FLEXIBLE, extract::flexible)] {
+            let prediction = text.and_then(find);
+            out.push(ScoreRow {
+                task: "gsm8k".into(),
+                metric: exact_match_metric(filter, decoding),
+                row_id: row.row_id.clone(),
+                value: f64::from(u8::from(extract::exact_match(prediction.as_deref(), target))),
+                weight: 1.0,
+                prediction,
+                target: Some(target.to_owned()),
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// The human answers by row id: token ids, and their summed log-probability.
+pub type RealAnswers = HashMap<String, (Vec<u32>, f64)>;
+
+/// A prompt and an answer in tokens.
+type Answer = (Vec<u32>, Vec<u32>);
+
+/// Summed log-probabilities of answers and how many tokens they have;
+/// `None` for an answer that does not fit the model's context.
+fn logps(
+    model: &CausalLm,
+    answers: &[Answer],
+    batch_size: usize,
+    done: &mut dyn FnMut(u64),
+) -> Result<Vec<Option<f64>>> {
+    let context = model.config().max_position_embeddings;
+    let fits: Vec<usize> = (0..answers.len()).filter(|&i| answers[i].0.len() + answers[i].1.len() <= context).collect();
+    let mut out = vec![None; answers.len()];
+    for chunk in fits.chunks(batch_size) {
+        let batch = Batch::new(chunk.iter().map(|&i| (answers[i].0.as_slice(), answers[i].1.as_slice())))?;
+        for (&i, tokens) in chunk.iter().zip(model.response_token_logps(&batch)?) {
+            out[i] = Some(tokens.into_iter().map(f64::from).sum());
+        }
+        done(chunk.len() as u64);
+    }
+    Ok(out)
+}
+
+/// Negative log-likelihood of each human answer with its EOS, in nats, and
+/// the log-probabilities themselves by row id. `weight` is the number of
+/// tokens, so the mean is per token.
+///
+/// # Errors
+/// When a row cannot be tokenised.
+pub fn nll(
+    model: &CausalLm,
+    codec: &Codec,
+    rows: &[Demonstration],
+    batch_size: usize,
+    done: &mut dyn FnMut(u64),
+) -> Result<(Vec<ScoreRow>, RealAnswers)> {
+    let answers = rows
+        .iter()
+        .map(|r| Ok((codec.prompt_ids(&r.prompt)?, codec.response_ids(&r.prompt, &r.response)?)))
+        .collect::<Result<Vec<Answer>>>()?;
+    let found = logps(model, &answers, batch_size, done)?;
+    let (mut out, mut real) = (Vec::new(), HashMap::new());
+    for ((row, (_, ids)), logp) in rows.iter().zip(answers).zip(found) {
+        let Some(logp) = logp else { continue };
+        out.push(ScoreRow {
+            task: "nll".into(),
+            metric: "nll_per_token".into(),
+            row_id: row.row_id.clone(),
+            value: -logp,
+            weight: ids.len() as f64,
+            prediction: None,
+            target: None,
+        });
+        real.insert(row.row_id.clone(), (ids, logp));
+    }
+    Ok((out, real))
+}
+
+/// Whether the model gives the real answer a higher probability than the
+/// generated one; pairs with identical answers teach nothing and are left
+/// out, ties count half.
+///
+/// # Errors
+/// When a generated answer does not fit the model.
+pub fn preference(
+    model: &CausalLm,
+    real: &RealAnswers,
+    generated: &[Sample],
+    batch_size: usize,
+    done: &mut dyn FnMut(u64),
+) -> Result<Vec<ScoreRow>> {
+    let differ = |s: &&Sample| real.get(&s.row_id).is_some_and(|(ids, _)| *ids != s.response_ids);
+    let pairs: Vec<&Sample> = generated.iter().filter(differ).collect();
+    let answers: Vec<Answer> = pairs.iter().map(|s| (s.prompt_ids.clone(), s.response_ids.clone())).collect();
+    let found = logps(model, &answers, batch_size, done)?;
+    Ok(pairs
+        .iter()
+        .zip(found)
+        .filter_map(|(sample, generated)| {
+            let (real, generated) = (real[&sample.row_id].1, generated?);
+            Some(ScoreRow {
+                task: "preference".into(),
+                metric: "prefers_real".into(),
+                row_id: sample.row_id.clone(),
+                value: if real == generated { 0.5 } else { f64::from(u8::from(real > generated)) },
+                weight: 1.0,
+                prediction: None,
+                target: None,
+            })
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spin_store::schema::Message;
+
+    fn row(row_id: &str, response: &str) -> Demonstration {
+        Demonstration { row_id: row_id.into(), prompt: vec![Message::new("user", "q")], response: response.into() }
+    }
+
+    fn sample(row_id: &str, response: &str) -> Sample {
+        Sample {
+            row_id: row_id.into(),
+            sample_index: 0,
+            prompt_ids: vec![1],
+            response_ids: vec![2],
+            response: response.into(),
+            finish_reason: "stop".into(),
+            logps: 0.0,
+        }
+    }
+
+    #[test]
+    fn exact_match_counts_missing_answers_as_wrong() {
+        let rows = [row("a", "2+2=4\n#### 4"), row("b", "#### 1,000"), row("c", "#### 7")];
+        let samples = [sample("b", "so #### 1000"), sample("a", "it is 4")];
+        let scores = gsm8k(&rows, &samples, Decoding::Greedy, "t").unwrap();
+        let strict: Vec<f64> =
+            scores.iter().filter(|s| s.metric == "exact_match,strict-match,greedy").map(|s| s.value).collect();
+        let flexible: Vec<f64> = scores.iter().filter(|s| s.metric.contains("flexible")).map(|s| s.value).collect();
+        assert_eq!(strict, [0.0, 1.0, 0.0]);
+        assert_eq!(flexible, [1.0, 1.0, 0.0]);
+        let error = gsm8k(&[row("x", "four")], &[], Decoding::Greedy, "demonstrations/t@v1").unwrap_err();
+        assert!(error.to_string().contains("\"x\" of demonstrations/t@v1"), "{error}");
+    }
+}

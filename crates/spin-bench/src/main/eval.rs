@@ -1,0 +1,219 @@
+//! `spin-bench eval`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::json;
+use spin_bench::BenchError;
+use spin_bench::harness::registry::Registry;
+use spin_bench::harness::results::Results;
+use spin_bench::harness::stage::{Evaluator, Outcome};
+use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_store::graph::{Graph, ModelId};
+use spin_store::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
+use spin_store::{Artifact, Store, import};
+
+/// Flags of `eval`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The run file, whose [eval] says what to score
+    #[arg(value_name = "RUN.toml", required_unless_present = "model")]
+    run: Option<PathBuf>,
+    /// Override a key of the run file, e.g. --set eval.limit=100
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
+    set: Vec<String>,
+    /// Evaluate the model that entered this iteration
+    #[arg(long, conflicts_with = "model")]
+    iteration: Option<usize>,
+    /// Evaluate a [[baseline]] of the run file
+    #[arg(long, conflicts_with_all = ["iteration", "model"])]
+    baseline: Option<String>,
+    /// Evaluate a Hugging Face directory, without a run file
+    #[arg(long, value_name = "DIR", conflicts_with = "run")]
+    model: Option<PathBuf>,
+    /// Name of the results of --model in the store; by default the directory's
+    #[arg(long, requires = "model")]
+    name: Option<String>,
+    /// The store of --model
+    #[arg(long, requires = "model", default_value = "data")]
+    store: PathBuf,
+    /// Tasks and groups, in place of eval.tasks: open-llm-leaderboard-v1, spin-paper, mmlu, bbh, gsm8k, ...
+    #[arg(long, value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// Whose rules: leaderboard-v1, spin-paper or current
+    #[arg(long, value_parser = profile)]
+    profile: Option<Profile>,
+    /// Directory of the data sets
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Directory with task files of your own
+    #[arg(long, value_name = "DIR")]
+    include_path: Vec<PathBuf>,
+    /// The first documents of each task only
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Examples in each prompt, in place of the tasks' own number
+    #[arg(long)]
+    num_fewshot: Option<usize>,
+    /// Write prompts through the model's chat template
+    #[arg(long)]
+    apply_chat_template: bool,
+    /// With the chat template: examples as turns of their own
+    #[arg(long, value_name = "BOOL")]
+    fewshot_as_multiturn: Option<bool>,
+    /// Only publish the prompts of tasks that need generated answers, for `spin-sample --eval`
+    #[arg(long)]
+    requests: bool,
+    /// Also write results_*.json, in lm-evaluation-harness's layout, into this directory
+    #[arg(long, value_name = "DIR")]
+    output_path: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn profile(name: &str) -> Result<Profile, String> {
+    [Profile::LeaderboardV1, Profile::SpinPaper, Profile::Current]
+        .into_iter()
+        .find(|profile| profile.name() == name)
+        .ok_or_else(|| "there are leaderboard-v1, spin-paper and current".into())
+}
+
+/// Paths of flags count from where the user is, those of a run file from the
+/// file.
+fn here(path: &PathBuf) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("no path {}", path.display()))
+}
+
+/// The run file with the flags applied, or one made of flags alone.
+fn run_file(args: &Args) -> anyhow::Result<RunFile> {
+    let mut run = match (&args.run, &args.model) {
+        (Some(path), _) => RunFile::load(path, &args.set)?,
+        (None, Some(dir)) => {
+            let dir = here(dir)?;
+            let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+            let name = args.name.clone().or(own).context("give the results a name with --name")?;
+            if !spin_store::store::is_name(&name) || name.contains('/') {
+                anyhow::bail!("{name:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name");
+            }
+            let eval = EvalConfig { data: PathBuf::from("data/benchmarks"), ..EvalConfig::default() };
+            RunFile::for_model(&name, ModelConfig { path: dir, init: Init::Pretrained }, here(&args.store)?, eval)
+        }
+        (None, None) => anyhow::bail!("give a run file or --model DIR"),
+    };
+    let eval = &mut run.eval;
+    if !args.tasks.is_empty() {
+        eval.tasks.clone_from(&args.tasks);
+    }
+    eval.profile = args.profile.unwrap_or(eval.profile);
+    if let Some(data) = &args.data {
+        eval.data = here(data)?;
+    }
+    for dir in &args.include_path {
+        eval.include.push(here(dir)?);
+    }
+    eval.limit = args.limit.unwrap_or(eval.limit);
+    eval.num_fewshot = args.num_fewshot.or(eval.num_fewshot);
+    eval.apply_chat_template |= args.apply_chat_template;
+    eval.fewshot_as_multiturn = args.fewshot_as_multiturn.unwrap_or(eval.fewshot_as_multiturn);
+    if eval.tasks.is_empty() {
+        anyhow::bail!(BenchError::UnknownTask { name: String::new(), nearest: vec!["open-llm-leaderboard-v1".into()] });
+    }
+    eval.check().map_err(|problem| anyhow::anyhow!("in [eval]: {problem}"))?;
+    Ok(run)
+}
+
+/// Evaluates.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let run = run_file(args)?;
+    let store = Store::open(&run.store_dir())?;
+    let graph = Graph::new(&run, &store);
+    let id = match (&args.baseline, args.iteration) {
+        (Some(name), _) => ModelId::Baseline(name.clone()),
+        (None, t) => ModelId::Iteration(t.unwrap_or(0)),
+    };
+    if args.model.is_some() {
+        let dir = run.resolve(&run.model.path);
+        import::model(&store, &graph.base_recipe()?, &dir, spin_cli::environment())?;
+    }
+    let stop = stop_flag()?;
+    let eval = &run.eval;
+    let include: Vec<PathBuf> = eval.include.iter().map(|dir| run.resolve(dir)).collect();
+    let units = Registry::new(eval.profile, &run.resolve(&eval.data), &include)?.units(&eval.tasks)?;
+    let evaluator = Evaluator::new(&graph, &id)?;
+    let label = graph.evaluation_name(&id, "");
+    let label = label.trim_end_matches('/');
+    let (mut artifacts, mut waiting): (Vec<(String, Artifact)>, Vec<String>) = Default::default();
+    for unit in units {
+        let unit = evaluator.prepare(unit)?;
+        for warning in &unit.warnings {
+            say(&format!("warning: {warning}"));
+        }
+        if Evaluator::generates(&unit) {
+            let (requests, made) = evaluator.publish_requests(&unit, spin_cli::environment())?;
+            if made {
+                say(&format!("made {}: {} prompts", requests.reference(), requests.manifest.rows()));
+            }
+        }
+        if args.requests {
+            continue;
+        }
+        let name = unit.name.clone();
+        let mut bar: Option<Progress> = None;
+        let result = evaluator.evaluate(&unit, &stop, spin_cli::environment(), &mut |done, total| {
+            bar.get_or_insert_with(|| Progress::new(format!("evaluations/{label}/{name}"), "documents", done, total))
+                .set(done, "");
+        });
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        match result {
+            Ok(Outcome::Found(artifact)) => {
+                say(&format!("already there: {}", artifact.reference()));
+                artifacts.push((name, artifact));
+            }
+            Ok(Outcome::Made(artifact, stats)) => {
+                let shared = match stats.tokens_computed {
+                    0 => String::new(),
+                    computed => {
+                        format!(", {computed} of {} tokens computed, the others shared", stats.tokens_given)
+                    }
+                };
+                say(&format!("made {}{shared}, {}", artifact.reference(), spin_cli::cost()));
+                artifacts.push((name, artifact));
+            }
+            Err(BenchError::Stopped) => {
+                say("stopped with the finished parts kept; run it again");
+                return Ok(Exit::Again);
+            }
+            Err(BenchError::Store(error @ spin_store::StoreError::Missing { .. })) => {
+                say(&format!("{name} waits for generated answers: {error}"));
+                waiting.push(name);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if args.requests {
+        return Ok(Exit::Done);
+    }
+    let settings = json!({"eval": as_params(eval)});
+    let results = Results::read(label, eval.profile, settings, &artifacts)?;
+    if let Some(dir) = &args.output_path {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let path = dir.join(format!("results_{}.json", label.replace('/', "__")));
+        let text = serde_json::to_string_pretty(&results.to_json())? + "\n";
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        say(&format!("wrote {}", path.display()));
+    }
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&results.to_json())? + "\n",
+        false => results.table(),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    if waiting.is_empty() {
+        return Ok(Exit::Done);
+    }
+    say(&format!("not scored yet: {}", waiting.join(", ")));
+    Ok(Exit::BadInput)
+}
