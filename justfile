@@ -37,6 +37,10 @@ lint:
 golden-check PYTHON="python3": build
     tests/golden/check.sh {{ PYTHON }}
 
+# Score the same documents with lm-evaluation-harness and with spin-bench, request by request, into docs/bench/parity.md
+parity WHAT="bench" PYTHON="python3" *ARGS: build
+    tests/parity/run.sh {{ PYTHON }} {{ ARGS }}
+
 # Measure against the peer, into docs/bench: `just bench fit [PYTHON] [FLAGS]`, with torch, transformers, trl
 bench WHAT PYTHON="python3" *FLAGS: build
     [ -e target/bench-{{ WHAT }}/model ] || {{ PYTHON }} tests/bench/prepare.py target/bench-{{ WHAT }} --text ../shared/benchmarks ../shared/sft

@@ -1,0 +1,152 @@
+"""Compare lm-evaluation-harness's numbers with spin-bench's, request by request.
+
+    python tests/parity/compare.py --out docs/bench/parity NAME=HARNESS.json=STORE ...
+
+HARNESS.json is harness.py's output, STORE a store with the evaluations that spin-bench
+made of the same model, tasks and limits. Prints a table and writes OUT.md and OUT.json;
+exits with 1 when a log-likelihood differs by more than 1e-4, or a prompt, a choice, a
+prediction or a metric differs at all.
+
+A log-likelihood is compared absolutely up to 100 nats and relatively beyond: sums of
+hundreds of float32 terms cannot agree better than the type allows.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BOUND = 1e-4
+
+
+def newest(store):
+    """Rows of the newest version of every evaluation, by task."""
+    tasks = {}
+    for manifest in Path(store).glob("evaluations/**/manifest.json"):
+        version = int(manifest.parent.name[1:])
+        name = manifest.parent.parent
+        tasks.setdefault(name, []).append((version, manifest.parent))
+    rows = {}
+    for versions in tasks.values():
+        folder = max(versions)[1]
+        table = pa.concat_tables(pq.read_table(part) for part in sorted(folder.glob("part-*.parquet")))
+        for row in table.to_pylist():
+            rows.setdefault(row["task"], []).append(row)
+    return rows
+
+
+def mean_stderr(values):
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, None
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1)) / math.sqrt(n)
+
+
+def compare_task(name, harness, ours):
+    """One line of the table, with what differs."""
+    found = {"task": name, "documents": len(harness["docs"]), "requests": 0, "largest": 0.0, "problems": []}
+    problem = found["problems"].append
+    if len(ours) != len(harness["docs"]):
+        problem(f"{len(ours)} documents instead of {len(harness['docs'])}")
+        return found
+    cuts = 0
+    for doc, row in zip(harness["docs"], ours):
+        place = f"document {doc['doc_id']}"
+        if doc["doc_id"] != row["doc_id"]:
+            problem(f"{place}: ours is {row['doc_id']}")
+            continue
+        if "requests" not in doc:
+            found["requests"] += 1
+            cuts += doc["cut"] > 0
+            if doc["prompt_sha256"] != row["prompt_hash"]:
+                problem(f"{place}: another prompt")
+            if doc["generated"] != row["response"]:
+                problem(f"{place}: generated {row['response']!r} instead of {doc['generated']!r}")
+            for filter_name, values in doc["filters"].items():
+                ours_value = row["values"][row["metrics"].index(f"exact_match,{filter_name}")]
+                if ours_value != values["exact_match"]:
+                    problem(f"{place}: {filter_name} {ours_value} instead of {values['exact_match']}")
+            continue
+        if doc["requests"][0]["context_sha256"] != row["prompt_hash"]:
+            problem(f"{place}: another prompt")
+        if [r["continuation"] for r in doc["requests"]] != row["continuations"]:
+            problem(f"{place}: other continuations")
+            continue
+        for i, request in enumerate(doc["requests"]):
+            found["requests"] += 1
+            cuts += request["cut"] > 0
+            expected = request["loglikelihood"]
+            difference = abs(expected - row["logps"][i]) / max(1.0, abs(expected) / 100)
+            found["largest"] = max(found["largest"], difference)
+            if not difference <= BOUND:
+                problem(f"{place}, choice {i}: {row['logps'][i]} instead of {expected}")
+            if request["is_greedy"] != row["is_greedy"][i]:
+                problem(f"{place}, choice {i}: is_greedy {row['is_greedy'][i]}")
+            tokens = [row["context_tokens"][i] + row["truncated_tokens"][i], row["continuation_tokens"][i]]
+            if request["tokens"] != tokens or request["cut"] != row["truncated_tokens"][i]:
+                problem(f"{place}, choice {i}: tokens {tokens}, {row['truncated_tokens'][i]} cut; expected {request['tokens']}, {request['cut']}")
+    found["truncated"] = cuts
+    metrics = {}
+    for metric in ours[0]["metrics"]:
+        kind, name_of_filter = metric.split(",")
+        value, stderr = mean_stderr([row["values"][row["metrics"].index(metric)] for row in ours])
+        expected = harness["metrics"].get(metric)
+        expected_stderr = harness["metrics"].get(f"{kind}_stderr,{name_of_filter}")
+        metrics[metric] = {"harness": expected, "spin-bench": value, "harness_stderr": expected_stderr, "spin-bench_stderr": stderr}
+        # mc2 is a mean of probabilities: equal as far as log-likelihoods are.
+        close = 1e-12 if name != "truthfulqa_mc2" else 1e-5
+        if expected is None or abs(expected - value) > close:
+            problem(f"{metric}: {value} instead of {expected}")
+        if stderr is not None and isinstance(expected_stderr, float) and abs(expected_stderr - stderr) > close:
+            problem(f"{metric}: standard error {stderr} instead of {expected_stderr}")
+    found["metrics"] = metrics
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="NAME=HARNESS.json=STORE")
+    args = parser.parse_args()
+    lines = ["| model | task | documents | requests | truncated | largest difference of log-likelihoods | metrics, harness = spin-bench |", "|---|---|---|---|---|---|---|"]
+    report, failed = {"bound": BOUND, "models": {}}, False
+    for run in args.runs:
+        name, path, store = run.split("=")
+        harness, ours = json.loads(Path(path).read_text()), newest(store)
+        report["versions"] = harness["versions"]
+        report["models"][name] = found = []
+        for task, expected in harness["tasks"].items():
+            result = compare_task(task, expected, ours.get(task, []))
+            found.append(result)
+            metrics = ", ".join(
+                f"{metric.removesuffix(',none')} {values['harness']:.4f}" for metric, values in result.get("metrics", {}).items()
+            )
+            largest = f"{result['largest']:.1e}" if expected["output_type"] != "generate_until" else "texts equal"
+            verdict = metrics
+            if result["problems"]:
+                failed, verdict, largest = True, f"**{len(result['problems'])} differences**: {metrics}", f"{result['largest']:.1e}"
+                for problem in result["problems"][:5]:
+                    print(f"{name} {task}: {problem}", file=sys.stderr)
+            lines.append(
+                f"| {name} | {task} | {result['documents']} | {result['requests']} | {result.get('truncated', '')} | {largest} | {verdict} |"
+            )
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+        head = (
+            "# spin-bench against lm-evaluation-harness\n\nThe same models, documents and profile (`current`), float32 on the CPU, "
+            f"request by request; made by `just parity bench`. {versions}.\n\n"
+        )
+        args.out.with_suffix(".md").write_text(head + text)
+        args.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
