@@ -123,47 +123,55 @@ def make_pairs(
     return pairs
 
 
-parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-parser.add_argument("out", type=Path)
-parser.add_argument("--text", type=Path, nargs="+", required=True)
-parser.add_argument("--rows", type=int, default=64)
-arguments = parser.parse_args()
+def make_model(out: Path, tokenizer: PreTrainedTokenizerFast, context: int) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).float()
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    print(f"{model.num_parameters()} parameters")
 
-texts = documents(arguments.text)
-tokenizer = train_tokenizer(texts)
-stream = tokenizer(" ".join(texts))["input_ids"]
-# With the byte-level pattern a token that is a space and a letter begins a word, and no
-# merge crosses the beginning of a word.
-tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-begins = [re.match("Ġ[A-Za-z]", token) is not None for token in tokens]
-starts = [begins[token] for token in stream]
-print(f"{len(texts)} texts, {len(stream)} tokens")
 
-model_dir = arguments.out / "model"
-model_dir.mkdir(parents=True, exist_ok=True)
-config = LlamaConfig(
-    vocab_size=VOCAB,
-    hidden_size=512,
-    intermediate_size=1376,
-    num_hidden_layers=8,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    max_position_embeddings=4096,
-    tie_word_embeddings=False,
-    rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-    bos_token_id=None,
-    eos_token_id=tokenizer.eos_token_id,
-    pad_token_id=tokenizer.pad_token_id,
-)
-torch.manual_seed(0)
-model = LlamaForCausalLM(config).float()
-model.save_pretrained(model_dir)
-tokenizer.save_pretrained(model_dir)
-print(f"{model.num_parameters()} parameters")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--text", type=Path, nargs="+", required=True)
+    parser.add_argument("--rows", type=int, default=64)
+    arguments = parser.parse_args()
 
-for length in LENGTHS:
-    pairs = make_pairs(tokenizer, stream, starts, length, arguments.rows)
-    with open(arguments.out / f"pairs-{length}.jsonl", "w") as file:
-        for row in pairs:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{len(pairs)} pairs of {length} tokens")
+    texts = documents(arguments.text)
+    tokenizer = train_tokenizer(texts)
+    stream = tokenizer(" ".join(texts))["input_ids"]
+    # With the byte-level pattern a token that is a space and a letter begins a word, and no
+    # merge crosses the beginning of a word.
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    begins = [re.match("Ġ[A-Za-z]", token) is not None for token in tokens]
+    starts = [begins[token] for token in stream]
+    print(f"{len(texts)} texts, {len(stream)} tokens")
+
+    make_model(arguments.out / "model", tokenizer, context=4096)
+
+    for length in LENGTHS:
+        pairs = make_pairs(tokenizer, stream, starts, length, arguments.rows)
+        with open(arguments.out / f"pairs-{length}.jsonl", "w") as file:
+            for row in pairs:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        print(f"{len(pairs)} pairs of {length} tokens")
+
+
+if __name__ == "__main__":
+    main()
