@@ -42,5 +42,5 @@ mod template;
 pub use codec::{BosPolicy, Codec, TOKENIZERS_VERSION};
 pub use error::{Result, TextError};
 pub use message::Message;
-pub use stage::codec_of;
+pub use stage::{codec_of, tokenizer_of};
 pub use template::{ALPACA_TEMPLATE, TemplateChoice};

@@ -23,3 +23,12 @@ pub fn codec_of(graph: &Graph<'_>, dir: &Path) -> Result<Codec> {
     };
     Codec::from_dir_with(dir, choice)
 }
+
+/// The tokenizer of the model in `dir`, for text that no template writes; base
+/// models have none.
+///
+/// # Errors
+/// When the tokenizer cannot be read.
+pub fn tokenizer_of(dir: &Path) -> Result<Codec> {
+    Codec::from_dir_with(dir, TemplateChoice::Alpaca)
+}

@@ -118,7 +118,10 @@ impl<'a> Evaluator<'a> {
     pub fn new(graph: &'a Graph<'a>, id: &'a ModelId) -> Result<Self> {
         let model = graph.model(id)?;
         model.verify()?;
-        let codec = spin_text::codec_of(graph, &model.dir)?;
+        let codec = match graph.run.eval.apply_chat_template {
+            true => spin_text::codec_of(graph, &model.dir)?,
+            false => spin_text::tokenizer_of(&model.dir)?,
+        };
         let config = spin_model::ModelConfig::load(&model.dir)?;
         codec.check_vocab(config.vocab_size)?;
         Ok(Self { graph, id, model, codec, context: config.max_position_embeddings, weights: OnceCell::new() })
@@ -490,7 +493,11 @@ impl<'a> Evaluator<'a> {
         facts.insert("data".into(), Value::Object(data));
         facts.insert("data_warnings".into(), json!(unit.warnings));
         facts.insert("max_length".into(), json!(self.context));
-        facts.insert("tokenizer".into(), self.codec.describe());
+        let mut tokenizer = self.codec.describe();
+        if !self.config().apply_chat_template {
+            tokenizer["template"] = Value::Null;
+        }
+        facts.insert("tokenizer".into(), tokenizer);
         let mut sums = Map::new();
         for task in &unit.tasks {
             let own: Vec<&EvaluationRow> = rows.iter().filter(|row| row.task == task.task.name).collect();
