@@ -41,7 +41,6 @@ golden-check PYTHON="python3": build
 parity WHAT="bench" PYTHON="python3" *ARGS: build
     tests/parity/run.sh {{ PYTHON }} {{ ARGS }}
 
-# Measure against the peer, into docs/bench: `just bench fit [PYTHON] [FLAGS]`, with torch, transformers, trl
+# Measure against the peer, into docs/bench: `just bench fit|score [PYTHON] [FLAGS]`; PYTHON has torch, transformers and trl or lm_eval
 bench WHAT PYTHON="python3" *FLAGS: build
-    [ -e target/bench-{{ WHAT }}/model ] || {{ PYTHON }} tests/bench/prepare.py target/bench-{{ WHAT }} --text ../shared/benchmarks ../shared/sft
-    bench-{{ WHAT }} run --data target/bench-{{ WHAT }} --python {{ PYTHON }} --peer tests/bench/trl_dpo.py --out docs/bench {{ FLAGS }}
+    tests/bench/run.sh {{ WHAT }} {{ PYTHON }} {{ FLAGS }}

@@ -4,39 +4,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use spin_tests::measure::{machine, median};
 
 use crate::plan::{Measured, Side};
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n => (values[(n - 1) / 2] + values[n / 2]) / 2.0,
-    }
-}
 
 /// The median over the turns of a part.
 fn figure(all: &[Measured], part: &str, side: Side, key: &str) -> f64 {
     let own = all.iter().filter(|m| m.part == part && m.side == side);
     median(own.filter_map(|m| m.result[key].as_f64()).collect())
-}
-
-fn machine() -> Value {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpu.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = memory.split_whitespace().nth(1).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    let flags = field("flags").unwrap_or_default();
-    json!({
-        "processor": field("model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "avx512": flags.split(' ').any(|flag| flag == "avx512f"),
-        "memory_gib": (kib / f64::from(1 << 20)).round(),
-        "gpu": "not measured on a GPU",
-    })
 }
 
 const SPEED: &str = "tokens_per_second";

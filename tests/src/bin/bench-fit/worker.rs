@@ -13,16 +13,9 @@ use spin_fit::learner::Learner;
 use spin_fit::{metrics::flops, reference};
 use spin_model::{CausalLm, ModelConfig};
 use spin_store::run::FitConfig;
+use spin_tests::measure::memory;
 
 use crate::plan::Spec;
-
-/// VmRSS (resident now) or VmHWM (the most so far), in bytes.
-fn memory(field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-    Ok(kib * 1024)
-}
 
 fn examples(spec: &Spec) -> anyhow::Result<Vec<Example>> {
     let text = std::fs::read_to_string(&spec.pairs).with_context(|| format!("{}", spec.pairs.display()))?;
