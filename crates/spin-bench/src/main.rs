@@ -4,6 +4,8 @@
 mod compare;
 #[path = "main/eval.rs"]
 mod eval;
+#[path = "main/fetch.rs"]
+mod fetch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -47,6 +49,8 @@ struct Cli {
 enum Command {
     /// Evaluate a model on leaderboard tasks, by the rules of lm-evaluation-harness
     Eval(eval::Args),
+    /// Download the leaderboard tasks' data, pinned and checked
+    Fetch(fetch::Args),
     /// Set models side by side on the same documents and test the differences
     Compare(compare::Args),
     /// Print the stored scores of all models of a run
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Some(Command::Table { run, format }) => table(run, *format),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Compare(args)) => compare::run(args),
+        Some(Command::Fetch(args)) => fetch::run(args),
         None => score(&cli),
     })
 }

@@ -44,7 +44,7 @@ pub const GROUPS: [&str; 5] = [LEADERBOARD, SPIN_PAPER, MMLU, BBH, MT_BENCH];
 /// The names of all built-in tasks.
 pub fn all_names() -> Vec<String> {
     let subjects = mmlu::SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| format!("mmlu_{name}"));
-    let chains = bbh::TASKS.iter().map(|name| format!("bbh_cot_fewshot_{name}"));
+    let chains = bbh::names().map(|name| format!("bbh_cot_fewshot_{name}"));
     SINGLE.iter().map(|name| (*name).to_owned()).chain(subjects).chain(chains).collect()
 }
 
@@ -104,7 +104,7 @@ impl Registry {
                 }
                 MMLU => add(MMLU, self.mmlu()),
                 BBH => {
-                    let tasks = bbh::TASKS.iter().map(|task| bbh::task(task, self.profile, &self.data));
+                    let tasks = bbh::names().map(|task| bbh::task(task, self.profile, &self.data));
                     add(BBH, tasks.collect::<Result<_>>()?);
                 }
                 MT_BENCH => add(MT_BENCH, Vec::new()),
@@ -150,7 +150,7 @@ impl Registry {
             return Ok(mmlu::subject(subject));
         }
         if let Some(task) = name.strip_prefix("bbh_cot_fewshot_")
-            && bbh::TASKS.contains(&task)
+            && bbh::names().any(|name| name == task)
         {
             return bbh::task(task, profile, &self.data);
         }

@@ -2,13 +2,16 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
 use spin_bench::BenchError;
-use spin_bench::harness::registry::Registry;
+use spin_bench::harness::registry::{MT_BENCH, Registry};
 use spin_bench::harness::results::Results;
 use spin_bench::harness::stage::{Evaluator, Outcome};
+use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
+use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry, Summary};
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_store::graph::{Graph, ModelId};
 use spin_store::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
@@ -145,7 +148,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let label = graph.evaluation_name(&id, "");
     let label = label.trim_end_matches('/');
     let (mut artifacts, mut waiting): (Vec<(String, Artifact)>, Vec<String>) = Default::default();
+    let mut judged = None;
     for unit in units {
+        if unit.name == MT_BENCH {
+            judged = Some(conversations(&graph, &id, args.requests)?);
+            continue;
+        }
         let unit = evaluator.prepare(unit)?;
         for warning in &unit.warnings {
             say(&format!("warning: {warning}"));
@@ -197,18 +205,30 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     if args.requests {
         return Ok(Exit::Done);
     }
+    let mut report = (String::new(), None);
+    match judged {
+        Some(Judged::Scored(summary)) => report = (summary.table(), Some(summary.to_json())),
+        Some(Judged::Waiting) => waiting.push(MT_BENCH.into()),
+        None => {}
+    }
     let settings = json!({"eval": as_params(eval)});
     let results = Results::read(label, eval.profile, settings, &artifacts)?;
+    let mut document = results.to_json();
+    if let Some(scores) = report.1 {
+        document["mt_bench"] = scores;
+    }
     if let Some(dir) = &args.output_path {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join(format!("results_{}.json", label.replace('/', "__")));
-        let text = serde_json::to_string_pretty(&results.to_json())? + "\n";
+        let text = serde_json::to_string_pretty(&document)? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         say(&format!("wrote {}", path.display()));
     }
     let text = match args.json {
-        true => serde_json::to_string_pretty(&results.to_json())? + "\n",
-        false => results.table(),
+        true => serde_json::to_string_pretty(&document)? + "\n",
+        false if artifacts.is_empty() => report.0,
+        false if report.0.is_empty() => results.table(),
+        false => results.table() + "\n" + &report.0,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     if waiting.is_empty() {
@@ -216,4 +236,59 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     say(&format!("not scored yet: {}", waiting.join(", ")));
     Ok(Exit::BadInput)
+}
+
+/// What became of MT-Bench.
+enum Judged {
+    Scored(Box<Summary>),
+    Waiting,
+}
+
+/// MT-Bench as far as it goes: prompts, or the judge when both turns are
+/// answered.
+fn conversations(graph: &Graph<'_>, id: &ModelId, only_requests: bool) -> anyhow::Result<Judged> {
+    let bench = Conversations::new(graph, id)?;
+    let (answers, artifacts) = match bench.advance(&spin_cli::environment)? {
+        mt_bench::Progress::Waiting(requests) => {
+            say(&format!("{MT_BENCH} waits for answers to {}: run spin-sample --eval", requests.reference()));
+            return Ok(Judged::Waiting);
+        }
+        mt_bench::Progress::Answered { answers, artifacts } => (answers, artifacts),
+    };
+    if only_requests {
+        return Ok(Judged::Waiting);
+    }
+    let Some(config) = &graph.run.eval.judge else {
+        say(&format!(
+            "{MT_BENCH}: both turns are answered; to have them judged, add [eval.judge] with model and base_url"
+        ));
+        return Ok(Judged::Waiting);
+    };
+    let key = std::env::var(&config.api_key_env).ok();
+    let judge = OpenAiJudge::new(&config.base_url, &config.model, key.as_deref(), Duration::from_secs(config.timeout));
+    let options = JudgeOptions { workers: config.workers.max(1), retry: Retry::default() };
+    let mut bar: Option<Progress> = None;
+    let result = bench.judge(&answers, &artifacts, &judge, &options, &spin_cli::environment, &mut |done, total| {
+        bar.get_or_insert_with(|| Progress::new(MT_BENCH, "judgments", done, total)).set(done, "");
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    let (artifact, summary) = result.map_err(|error| match &error {
+        BenchError::MtBench(MtBenchError::Stopped { source, .. }) if source.is_auth() => {
+            anyhow::Error::from(error).context(format!("the key is read from ${}", config.api_key_env))
+        }
+        _ => error.into(),
+    })?;
+    match artifact {
+        Some(artifact) => say(&format!("judgments: {}", artifact.reference())),
+        None => {
+            let errors = summary.errors;
+            say(&format!(
+                "{errors} judgments could not be had; run it again to ask for them, or set eval.judge.accept_errors"
+            ));
+            return Ok(Judged::Waiting);
+        }
+    }
+    Ok(Judged::Scored(Box::new(summary)))
 }

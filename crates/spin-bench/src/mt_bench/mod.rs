@@ -20,6 +20,7 @@ pub mod prompts;
 pub mod questions;
 mod retry;
 pub mod score;
+pub mod stage;
 #[cfg(test)]
 mod testing;
 

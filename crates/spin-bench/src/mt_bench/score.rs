@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::{Map, Value, json};
 use spin_store::schema::Judgment;
 
 use crate::stats::{self, Estimate, Part};
@@ -81,6 +82,45 @@ impl Summary {
             errors,
             out_of_scale: rated.iter().filter(|(_, rating)| !(1.0..=10.0).contains(rating)).count(),
         }
+    }
+}
+
+impl Summary {
+    /// For programs.
+    pub fn to_json(&self) -> Value {
+        let estimate = |e: &Estimate| json!({"value": e.value, "stderr": e.stderr, "rows": e.rows});
+        json!({
+            "score": self.overall.as_ref().map(estimate),
+            "turns": self.turns.iter().map(|turn| turn.as_ref().map(estimate)).collect::<Vec<_>>(),
+            "categories": self.categories.iter().map(|(name, e)| (name.clone(), estimate(e))).collect::<Map<_, _>>(),
+            "rated": self.rated,
+            "unrated": self.unrated,
+            "errors": self.errors,
+            "out_of_scale": self.out_of_scale,
+        })
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut lines = vec![("MT-Bench".to_owned(), self.overall)];
+        lines.extend(self.turns.iter().enumerate().map(|(i, turn)| (format!("  turn {}", i + 1), *turn)));
+        lines.extend(self.categories.iter().map(|(name, e)| (format!("  {name}"), Some(*e))));
+        let mut out = String::new();
+        for (name, estimate) in lines {
+            let value = estimate.map_or_else(
+                || "-".into(),
+                |e| {
+                    let stderr = e.stderr.map_or_else(String::new, |stderr| format!(" ±{:.2}", 1.96 * stderr));
+                    format!("{:.2}{stderr}", e.value)
+                },
+            );
+            out.push_str(&format!("{name:<14} {value}\n"));
+        }
+        out.push_str(&format!(
+            "{} judgments with a rating, {} without, {} that could not be had; means are over the first.\n",
+            self.rated, self.unrated, self.errors
+        ));
+        out
     }
 }
 

@@ -123,6 +123,10 @@ pub struct JudgeConfig {
     /// Requests at once.
     #[serde(default = "default_workers")]
     pub workers: usize,
+    /// Publish a score even when some judgments could not be had; they are
+    /// counted and left out of the mean.
+    #[serde(default)]
+    pub accept_errors: bool,
 }
 
 fn default_url() -> String {

@@ -6,40 +6,18 @@ use std::sync::Arc;
 
 use super::text;
 use crate::error::Result;
+use crate::fetch::BBH;
 use crate::harness::dataset::{self, Source};
 use crate::harness::filter::{Extract, Normalise};
 use crate::harness::{Answer, Doc, Examples, Generation, Metric, Profile, RawRow, Task};
 
-/// The 27 tasks.
-pub const TASKS: [&str; 27] = [
-    "boolean_expressions",
-    "causal_judgement",
-    "date_understanding",
-    "disambiguation_qa",
-    "dyck_languages",
-    "formal_fallacies",
-    "geometric_shapes",
-    "hyperbaton",
-    "logical_deduction_five_objects",
-    "logical_deduction_seven_objects",
-    "logical_deduction_three_objects",
-    "movie_recommendation",
-    "multistep_arithmetic_two",
-    "navigate",
-    "object_counting",
-    "penguins_in_a_table",
-    "reasoning_about_colored_objects",
-    "ruin_names",
-    "salient_translation_error_detection",
-    "snarks",
-    "sports_understanding",
-    "temporal_sequences",
-    "tracking_shuffled_objects_five_objects",
-    "tracking_shuffled_objects_seven_objects",
-    "tracking_shuffled_objects_three_objects",
-    "web_of_lies",
-    "word_sorting",
-];
+/// The repository that tasks and examples are from.
+const REPO: &str = "suzgunmirac/BIG-Bench-Hard";
+
+/// The names of the 27 tasks.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    BBH.iter().map(|(name, _)| *name)
+}
 
 const QUESTION: &str = "Q: ";
 const COT: &str = "\nA: Let's think step by step.\n";
@@ -49,9 +27,9 @@ const COT: &str = "\nA: Let's think step by step.\n";
 /// # Errors
 /// When that file is missing or of another form.
 pub fn task(name: &str, profile: Profile, data: &Path) -> Result<Task> {
-    let source =
-        Source::new("lukaemon/bbh", &format!("{name}/{{split}}-00000-of-00001.parquet"), &format!("bbh/{name}.json"));
-    let path = data.join(format!("bbh/cot-prompts/{name}.txt"));
+    let source = Source::new(REPO, &format!("bbh/{name}.json"), &format!("bbh/{name}.json"));
+    let fetched = data.join(REPO).join(format!("cot-prompts/{name}.txt"));
+    let path = if fetched.exists() { fetched } else { data.join(format!("bbh/cot-prompts/{name}.txt")) };
     let prompts = dataset::read_text(&path)?;
     let (description, examples) = examples(&prompts).ok_or_else(|| {
         dataset::bad_file(&path, "is not `-----`, a description and questions with \"Let's think step by step.\"")

@@ -1,0 +1,238 @@
+//! MT-Bench of a model of a run: prompts of both turns for `spin-sample`, then
+//! the judge, whose words are kept.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use spin_store::graph::{Graph, ModelId};
+use spin_store::kind::Kind;
+use spin_store::manifest::{Parent, StageId};
+use spin_store::schema::{Judgment, RequestRow, Row, Sample};
+use spin_store::{Artifact, Recipe, digest, table};
+use spin_text::{Codec, Message};
+
+use super::judge::{Judge, JudgeOptions, judge_all};
+use super::questions::{Answers, MtBench};
+use super::{MAX_NEW_TOKENS, Summary};
+use crate::error::{BenchError, Result};
+
+/// Behaviour version: raise it when the same inputs give other results.
+const VERSION: u32 = 1;
+
+/// The name of the unit in the store.
+pub const NAME: &str = "mt_bench";
+
+/// MT-Bench for one model.
+pub struct Conversations<'a> {
+    graph: &'a Graph<'a>,
+    id: &'a ModelId,
+    model: Artifact,
+    codec: Codec,
+    bench: MtBench,
+    data: Vec<Parent>,
+}
+
+/// How far it came.
+#[derive(Debug)]
+pub enum Progress {
+    /// Prompts were published that wait for `spin-sample --eval`.
+    Waiting(Artifact),
+    /// Both turns are answered.
+    Answered {
+        /// The answers by question.
+        answers: Answers,
+        /// Where they are.
+        artifacts: [Artifact; 2],
+    },
+}
+
+/// The directory with MT-Bench's files below that of the data sets.
+fn directory(data: &Path) -> PathBuf {
+    let fetched = data.join("lm-sys/FastChat/fastchat/llm_judge/data");
+    if fetched.exists() { fetched } else { data.join(NAME) }
+}
+
+impl<'a> Conversations<'a> {
+    /// Reads the questions.
+    ///
+    /// # Errors
+    /// When they, the model or its chat template are missing or malformed.
+    pub fn new(graph: &'a Graph<'a>, id: &'a ModelId) -> Result<Self> {
+        let eval = &graph.run.eval;
+        let dir = directory(&graph.run.resolve(&eval.data));
+        let mut bench = MtBench::read(&dir)?;
+        if eval.limit > 0 {
+            bench.questions.truncate(eval.limit);
+        }
+        let model = graph.model(id)?;
+        model.verify()?;
+        let codec = spin_text::codec_of(graph, &model.dir)?;
+        let text = format!("{:?}", (&bench.questions, &bench.prompts));
+        let content = digest::of_bytes(text.as_bytes());
+        let data =
+            vec![Parent { role: "data mt_bench".into(), reference: "questions and judge prompts".into(), content }];
+        Ok(Self { graph, id, model, codec, bench, data })
+    }
+
+    /// Goes as far as the answers that are there allow.
+    ///
+    /// # Errors
+    /// When a prompt cannot be written, or the disk is full.
+    pub fn advance(&self, environment: &dyn Fn() -> Map<String, Value>) -> Result<Progress> {
+        let mut so_far: HashMap<u32, Vec<String>> = HashMap::new();
+        let mut artifacts: Vec<Artifact> = Vec::new();
+        for turn in 1..=2 {
+            let requests = self.requests(turn, &so_far, artifacts.last(), environment)?;
+            let recipe = self.graph.answers_recipe(self.id, &requests)?;
+            let Some(artifact) = self.graph.store.find(&recipe)? else { return Ok(Progress::Waiting(requests)) };
+            let samples = Sample::read_all(&artifact)?;
+            let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
+            for question in &self.bench.questions {
+                let id = row_id(question.question_id, turn);
+                let sample = by_row.get(id.as_str()).ok_or_else(|| BenchError::Row {
+                    row_id: id.clone(),
+                    table: artifact.reference(),
+                    problem: "is missing".into(),
+                    remedy: "delete the answers and run spin-sample --eval again".into(),
+                })?;
+                so_far.entry(question.question_id).or_default().push(sample.response.clone());
+            }
+            artifacts.push(artifact);
+        }
+        let mut answers = Answers::new();
+        for (question, turns) in so_far {
+            let turns: [String; 2] = turns.try_into().expect("one answer for each turn");
+            answers.insert(question, turns);
+        }
+        let artifacts = artifacts.try_into().expect("one artifact for each turn");
+        Ok(Progress::Answered { answers, artifacts })
+    }
+
+    /// The prompts of a turn; those of the second contain the first answers.
+    fn requests(
+        &self,
+        turn: usize,
+        so_far: &HashMap<u32, Vec<String>>,
+        answers: Option<&Artifact>,
+        environment: &dyn Fn() -> Map<String, Value>,
+    ) -> Result<Artifact> {
+        let longest = self.graph.run.eval.max_gen_toks.unwrap_or(MAX_NEW_TOKENS as usize);
+        let mut parents = self.data.clone();
+        parents.push(self.model.as_parent("tokenizer"));
+        parents.extend(answers.map(|artifact| artifact.as_parent("answers")));
+        let recipe = Recipe {
+            kind: Kind::Requests,
+            name: self.graph.evaluation_name(self.id, &format!("{NAME}-{turn}")),
+            stage: self.stage(),
+            params: json!({
+                "template": self.graph.template_params()?, "turn": turn, "max_gen_toks": longest,
+                "system_instruction": self.graph.run.eval.system_instruction,
+            }),
+            parents,
+        };
+        if let Some(found) = self.graph.store.find(&recipe)? {
+            return Ok(found);
+        }
+        let mut rows = Vec::with_capacity(self.bench.questions.len());
+        for question in &self.bench.questions {
+            let mut messages = Vec::new();
+            if !self.graph.run.eval.system_instruction.is_empty() {
+                messages.push(Message::system(&self.graph.run.eval.system_instruction));
+            }
+            messages.push(Message::user(&question.turns[0]));
+            if let Some(first) = so_far.get(&question.question_id).and_then(|turns| turns.first()) {
+                messages.push(Message::assistant(first));
+                messages.push(Message::user(&question.turns[1]));
+            }
+            rows.push(RequestRow {
+                row_id: row_id(question.question_id, turn),
+                prompt_ids: self.codec.prompt_ids(&messages)?,
+                until: Vec::new(),
+                max_new_tokens: u32::try_from(longest).unwrap_or(u32::MAX),
+                temperature: question.temperature(),
+            });
+        }
+        let staged = self.graph.store.staging()?;
+        RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
+        let mut facts = Map::new();
+        facts.insert("requests".into(), json!(rows.len()));
+        Ok(self.graph.store.publish(staged, &recipe, facts, environment())?)
+    }
+
+    fn stage(&self) -> StageId {
+        StageId { name: "spin-bench eval mt_bench".into(), version: VERSION }
+    }
+
+    /// Asks the judge about every answer and publishes what it says. A killed
+    /// run asks again only about those that had no judgment yet. Where some
+    /// could not be had, the others are kept and nothing is published, so that
+    /// a second run asks for the rest, unless `accept_errors` is set.
+    ///
+    /// # Errors
+    /// When the judge refuses everything, or the disk is full.
+    pub fn judge(
+        &self,
+        answers: &Answers,
+        artifacts: &[Artifact; 2],
+        judge: &dyn Judge,
+        options: &JudgeOptions,
+        environment: &dyn Fn() -> Map<String, Value>,
+        on_progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Option<Artifact>, Summary)> {
+        let mut parents = self.data.clone();
+        parents.extend(artifacts.iter().map(|artifact| artifact.as_parent("answers")));
+        let recipe = Recipe {
+            kind: Kind::Judgments,
+            name: self.graph.evaluation_name(self.id, NAME),
+            stage: self.stage(),
+            params: json!({"judge": judge.name()}),
+            parents,
+        };
+        if let Some(found) = self.graph.store.find(&recipe)? {
+            let summary = Summary::of(&Judgment::read_all(&found)?);
+            return Ok((Some(found), summary));
+        }
+        let identity = recipe.identity();
+        let work = self.graph.store.work(&identity)?;
+        let _lock = work.lock("lock")?;
+        let file = |question: u32, turn: u32| work.path(&format!("judgment-{question}-{turn}.parquet"));
+        let mut done = Vec::new();
+        for question in &self.bench.questions {
+            for turn in [1, 2] {
+                let path = file(question.question_id, turn);
+                if path.exists() {
+                    done.extend(Judgment::read_part(&path)?);
+                }
+            }
+        }
+        let total = 2 * self.bench.questions.len() as u64;
+        let mut count = done.iter().filter(|judgment| judgment.error.is_none()).count() as u64;
+        on_progress(count, total);
+        let mut keep = |judgment: &Judgment| {
+            let path = file(judgment.question_id, judgment.turn);
+            Judgment::write_part(&path, std::slice::from_ref(judgment), &identity, 0)?;
+            count += 1;
+            on_progress(count, total);
+            Ok(())
+        };
+        let prompts = &self.bench.prompts;
+        let judgments = judge_all(&self.bench.questions, answers, prompts, judge, options, &done, &mut keep)?;
+        let summary = Summary::of(&judgments);
+        let accepts = self.graph.run.eval.judge.as_ref().is_some_and(|judge| judge.accept_errors);
+        if summary.errors > 0 && !accepts {
+            return Ok((None, summary));
+        }
+        let staged = self.graph.store.staging()?;
+        Judgment::write_part(&staged.path().join(table::part_name(0)), &judgments, &identity, 0)?;
+        let mut facts = Map::new();
+        facts.insert("results".into(), summary.to_json());
+        let artifact = self.graph.store.publish(staged, &recipe, facts, environment())?;
+        self.graph.store.discard_work(&identity)?;
+        Ok((Some(artifact), summary))
+    }
+}
+
+fn row_id(question: u32, turn: usize) -> String {
+    format!("{NAME}/{question}/{turn}")
+}
