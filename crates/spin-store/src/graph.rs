@@ -29,9 +29,9 @@ pub mod stage_version {
     /// `spin-pair`.
     pub const PAIR: u32 = 1;
     /// `spin-fit`.
-    pub const FIT: u32 = 2;
+    pub const FIT: u32 = 3;
     /// The reference pass of `spin-fit`.
-    pub const REFERENCE: u32 = 2;
+    pub const REFERENCE: u32 = 3;
     /// `spin-bench`.
     pub const BENCH: u32 = 1;
 }
