@@ -7,6 +7,7 @@
 //! - `bad_input`: what a user can get wrong, and what the programs say
 //! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs against our own model and golden greedy text
+//! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `run_files`: the run files that ship can be read
 
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
@@ -15,6 +16,7 @@ mod adapters;
 mod bad_input;
 mod engines;
 mod killed;
+mod leaderboard;
 mod loop_runs;
 mod project;
 mod run_files;

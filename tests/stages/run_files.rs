@@ -9,12 +9,15 @@ fn every_run_file_that_ships_can_be_read() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(shipped("pipelines")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let run = RunFile::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
-        assert!(run.rounds() > 0, "{} plays no round", path.display());
+        assert!(run.rounds() > 0 || !run.eval.tasks.is_empty(), "{} does nothing", path.display());
         names.push(run.run);
     }
     names.sort();
-    assert_eq!(names, ["demo", "gsm8k", "zephyr-7b"]);
+    assert_eq!(names, ["demo", "gsm8k", "leaderboard", "zephyr-7b"]);
 }
 
 #[test]
@@ -24,5 +27,5 @@ fn zephyr_is_the_papers_ladder() {
     assert_eq!(ladder, [(5e-7, 0.1), (5e-7, 0.1), (1e-7, 0.1), (1e-7, 5.0)]);
     let fit = run.fit_at(0).unwrap();
     assert_eq!((fit.batch_size, fit.schedule_epochs, fit.stop_epoch, fit.warmup_ratio), (64, 6.0, 2.0, 0.1));
-    assert_eq!((run.data.train.limit, run.pair_at(1).unwrap().window), (50_000, 2));
+    assert_eq!((run.data.as_ref().unwrap().train.limit, run.pair_at(1).unwrap().window), (50_000, 2));
 }
