@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::choose::{Decoding, choose};
 use crate::error::{Result, SampleError};
 use crate::noise::Key;
+use crate::stop::{Search, StopTexts};
 
 /// A sequence to generate.
 #[derive(Clone, Debug)]
@@ -34,6 +35,19 @@ pub struct Prompt {
     pub key: Key,
 }
 
+/// A sequence to generate, with how it is drawn and what ends it.
+#[derive(Clone)]
+pub struct Wanted {
+    /// The sequence.
+    pub prompt: Prompt,
+    /// How its tokens are drawn.
+    pub decoding: Decoding,
+    /// Longest answer in tokens.
+    pub max_new_tokens: usize,
+    /// Texts that end it, besides the ids of [`EngineConfig::eos`].
+    pub stop: Option<Arc<StopTexts>>,
+}
+
 /// What came out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generated {
@@ -42,20 +56,21 @@ pub struct Generated {
     /// Sum of the natural log-probabilities of the ids under the model at
     /// temperature 1 over the whole vocabulary.
     pub logps: f64,
+    /// Whether a stop text or an EOS ended it, not the length.
+    pub stopped: bool,
 }
 
 /// A loaded model.
 pub struct Engine {
     runtime: Runtime,
     model: Model,
-    decoding: Decoding,
     eos: Vec<u32>,
 }
 
 /// How a model is loaded and run.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// How tokens are drawn.
+    /// How tokens are drawn where nothing else is said.
     pub decoding: Decoding,
     /// Ids that end an answer.
     pub eos: Vec<u32>,
@@ -87,28 +102,35 @@ impl Engine {
             // A cached prefix would make a row's numbers depend on earlier rows.
             .with_prefix_cache_n(None);
         let model = runtime.block_on(builder.build()).map_err(|e| failed(format!("{e:#}")))?;
-        Ok(Engine { runtime, model, decoding: config.decoding, eos: config.eos.clone() })
+        Ok(Engine { runtime, model, eos: config.eos.clone() })
     }
 
-    /// Generates one answer of at most `max_new_tokens` tokens.
+    /// Generates one answer.
     ///
     /// # Errors
     /// When mistral.rs fails, or the model gives no numbers.
-    pub fn generate(&self, prompt: &Prompt, max_new_tokens: usize) -> Result<Generated> {
+    pub fn generate(&self, wanted: &Wanted) -> Result<Generated> {
+        let Wanted { prompt, max_new_tokens, .. } = wanted;
         let failed = |e: &dyn std::fmt::Display| SampleError::Engine(e.to_string());
         let picker = Arc::new(Picker {
-            decoding: self.decoding,
+            decoding: wanted.decoding,
             key: prompt.key,
             eos: self.eos.clone(),
-            max_new_tokens,
+            max_new_tokens: *max_new_tokens,
+            stop: wanted.stop.clone(),
             state: Mutex::default(),
         });
         let sender = self.model.inner().get_sender(None).map_err(|e| failed(&e))?;
         let (answer, mut receiver) = mpsc::channel(2);
-        let request = self.request(prompt.ids.clone(), picker.clone(), max_new_tokens, answer);
+        let request = self.request(prompt.ids.clone(), picker.clone(), *max_new_tokens, answer);
         let response = self.runtime.block_on(async {
             sender.send(request).await.map_err(|e| failed(&e))?;
-            Ok::<_, SampleError>(receiver.recv().await)
+            let first = receiver.recv().await;
+            // It may take one more step with the sequence, and its thread dies
+            // of an error in that step (there is none after a full context)
+            // that nobody receives. The channel closes when the sequence is gone.
+            while receiver.recv().await.is_some() {}
+            Ok::<_, SampleError>(first)
         })?;
         let state = picker.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.broken {
@@ -164,12 +186,14 @@ struct Picker {
     key: Key,
     eos: Vec<u32>,
     max_new_tokens: usize,
+    stop: Option<Arc<StopTexts>>,
     state: Mutex<PickerState>,
 }
 
 #[derive(Default)]
 struct PickerState {
     generated: Generated,
+    search: Search,
     broken: bool,
 }
 
@@ -179,28 +203,43 @@ impl CustomLogitsProcessor for Picker {
     fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
         let values = logits.to_vec1::<f32>()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let ids = &state.generated.ids;
-        // mistral.rs may ask once more after it has answered, when the first
-        // token ended the sequence: that token is nobody's.
-        if ids.len() == self.max_new_tokens || ids.last().is_some_and(|id| self.eos.contains(id)) {
-            return Ok(logits.clone());
+        let PickerState { generated, search, broken } = &mut *state;
+        // mistral.rs takes one more step after it has answered, when the first
+        // token ended the sequence: that token is nobody's, and ends it again.
+        if generated.stopped || generated.ids.len() == self.max_new_tokens {
+            return one_hot(logits, self.eos.first().copied().unwrap_or(0));
         }
-        let step = ids.len() as u64;
+        let step = generated.ids.len() as u64;
         let Some((id, logp)) = choose(&values, &self.decoding, self.key, step) else {
-            state.broken = true;
+            *broken = true;
             candle_core::bail!("the logits are not finite");
         };
-        state.generated.ids.push(id);
-        state.generated.logps += logp;
-        let mut one_hot = vec![0f32; values.len()];
-        one_hot[id as usize] = 1.0;
-        Tensor::from_vec(one_hot, logits.shape(), &Device::Cpu)
+        generated.ids.push(id);
+        generated.logps += logp;
+        generated.stopped = self.eos.contains(&id);
+        let mut taken = id;
+        if let (false, Some(stop)) = (generated.stopped, &self.stop) {
+            generated.stopped = search.found(stop, &generated.ids).map_err(candle_core::Error::wrap)?;
+            // An EOS in place of our token ends the sequence here. It is told
+            // to mistral.rs only: the recorded ids are the answer.
+            if let (true, Some(&eos)) = (generated.stopped, self.eos.first()) {
+                taken = eos;
+            }
+        }
+        one_hot(logits, taken)
     }
+}
+
+fn one_hot(logits: &Tensor, id: u32) -> candle_core::Result<Tensor> {
+    let mut values = vec![0f32; logits.elem_count()];
+    values[id as usize] = 1.0;
+    Tensor::from_vec(values, logits.shape(), &Device::Cpu)
 }
 
 /// Several engines with the same model, each on a thread of its own.
 pub struct Pool {
     engines: Vec<Engine>,
+    decoding: Decoding,
 }
 
 impl Pool {
@@ -210,12 +249,12 @@ impl Pool {
     /// When mistral.rs refuses the model.
     pub fn load(dir: &Path, config: &EngineConfig, count: usize) -> Result<Pool> {
         let engines = (0..count.max(1)).map(|_| Engine::load(dir, config)).collect::<Result<_>>()?;
-        Ok(Pool { engines })
+        Ok(Pool { engines, decoding: config.decoding })
     }
 
-    /// Generates an answer to each prompt, in the order of the prompts.
-    /// `max_new_tokens` has a length for each. `done` is told after each answer
-    /// how many tokens it has. `None` when `stop` became true on the way.
+    /// Generates an answer to each prompt, all drawn as the pool was told, of
+    /// at most as many tokens as `max_new_tokens` has for it; otherwise as
+    /// [`answer`](Pool::answer).
     ///
     /// # Errors
     /// The first of the engines' errors.
@@ -226,13 +265,38 @@ impl Pool {
         stop: &AtomicBool,
         done: &(dyn Fn(usize) + Sync),
     ) -> Result<Option<Vec<Generated>>> {
+        let wanted: Vec<Wanted> = prompts
+            .iter()
+            .zip(max_new_tokens)
+            .map(|(prompt, &max_new_tokens)| Wanted {
+                prompt: prompt.clone(),
+                decoding: self.decoding,
+                max_new_tokens,
+                stop: None,
+            })
+            .collect();
+        self.answer(&wanted, stop, done)
+    }
+
+    /// Generates each of the sequences, in their order. `done` is told after
+    /// each answer how many tokens it has. `None` when `stop` became true on
+    /// the way.
+    ///
+    /// # Errors
+    /// The first of the engines' errors.
+    pub fn answer(
+        &self,
+        wanted: &[Wanted],
+        stop: &AtomicBool,
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Option<Vec<Generated>>> {
         let next = AtomicUsize::new(0);
-        let answers: Mutex<Vec<Option<Generated>>> = Mutex::new(vec![None; prompts.len()]);
+        let answers: Mutex<Vec<Option<Generated>>> = Mutex::new(vec![None; wanted.len()]);
         let work = |engine: &Engine| -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
                 let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(prompt) = prompts.get(i) else { break };
-                let answer = engine.generate(prompt, max_new_tokens[i])?;
+                let Some(wanted) = wanted.get(i) else { break };
+                let answer = engine.generate(wanted)?;
                 done(answer.ids.len());
                 answers.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(answer);
             }

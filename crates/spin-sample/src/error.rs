@@ -21,7 +21,7 @@ pub enum SampleError {
     /// A row cannot be used.
     #[error("row {row_id:?} of {table}: {problem}; {remedy}")]
     Row {
-        /// The demonstration's id.
+        /// Its id.
         row_id: String,
         /// The table.
         table: String,
@@ -46,7 +46,7 @@ pub enum SampleError {
         "the model gives NaN or infinite logits for row {row_id:?}; its weights are broken, check the training log"
     )]
     NotFinite {
-        /// The demonstration's id.
+        /// Its id.
         row_id: String,
     },
 }

@@ -1,4 +1,5 @@
-//! Generation of the opponent's answers with mistral.rs.
+//! Generation of answers with mistral.rs: the opponent's, those to the held-out
+//! prompts, and those to the prompts of leaderboard tasks.
 //!
 //! A row's sample depends on (run seed, stream, row id, sample index) and the
 //! weights alone: the noise is counter-based ([`noise`]), the token is picked
@@ -12,5 +13,6 @@ pub mod error;
 pub mod noise;
 pub mod parts;
 pub mod stage;
+pub mod stop;
 
 pub use error::{Result, SampleError};
