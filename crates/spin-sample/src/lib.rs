@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod noise;
 pub mod parts;
+pub mod prompts;
 pub mod stage;
 pub mod stop;
 

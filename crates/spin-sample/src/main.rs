@@ -1,5 +1,8 @@
 //! `spin-sample`: answers of the opponent, or of any model of the run to the
-//! held-out prompts.
+//! held-out prompts or to those of leaderboard tasks.
+
+#[path = "main/cli.rs"]
+mod cli;
 
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -7,57 +10,50 @@ use std::sync::{Mutex, PoisonError};
 use clap::Parser;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_sample::error::is_bad_input;
-use spin_sample::parts::Shard;
 use spin_sample::stage::{self, Outcome, Task};
-use spin_store::Store;
 use spin_store::graph::{Decoding, Graph, ModelId};
-use spin_store::run::RunFile;
+use spin_store::{Store, import};
 
-#[derive(Parser)]
-#[command(version, about = "Generate answers with mistral.rs", after_help = spin_cli::EXIT_CODES)]
-struct Cli {
-    #[command(flatten)]
-    run: spin_cli::RunArgs,
-    /// The iteration whose opponent answers
-    #[arg(long, required_unless_present = "baseline")]
-    iteration: Option<usize>,
-    /// A baseline of the run file instead (with --bench)
-    #[arg(long, conflicts_with = "iteration", requires = "bench")]
-    baseline: Option<String>,
-    /// Answer the held-out prompts, greedily and sampled, for spin-bench
-    #[arg(long)]
-    bench: bool,
-    /// Make only this share of the parts, e.g. 3/16; the rows are the same
-    #[arg(long, value_name = "K/N", default_value = "1/1")]
-    shard: Shard,
-    /// Engines side by side, each with the model in memory; 0 for two per core,
-    /// at most 8. The rows are the same
-    #[arg(long, default_value_t = 0)]
-    engines: usize,
-}
+use crate::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     spin_cli::run(is_bad_input, || body(&cli))
 }
 
+fn tasks(cli: &Cli, graph: &Graph<'_>) -> anyhow::Result<Vec<Task>> {
+    let model = cli.model_id();
+    if cli.eval {
+        let tasks = Task::eval(graph, &model)?;
+        if tasks.is_empty() {
+            let name = graph.evaluation_name(&model, "");
+            let name = name.trim_end_matches('/');
+            say(&format!(
+                "no requests are published for {name}: its tasks need no answers, or `spin-bench eval --requests` comes first"
+            ));
+        }
+        return Ok(tasks);
+    }
+    match &model {
+        _ if cli.bench => {
+            Ok(vec![Task::bench(graph, &model, Decoding::Sampled)?, Task::bench(graph, &model, Decoding::Greedy)?])
+        }
+        ModelId::Iteration(t) => Ok(vec![Task::iteration(graph, *t)?]),
+        ModelId::Baseline(_) => unreachable!("--baseline requires --bench or --eval"),
+    }
+}
+
 fn body(cli: &Cli) -> anyhow::Result<Exit> {
-    let run = RunFile::load(&cli.run.run, &cli.run.set)?;
+    let run = cli.run_file()?;
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);
     let stop = stop_flag()?;
-    let model = match (&cli.baseline, cli.iteration) {
-        (Some(name), _) => ModelId::Baseline(name.clone()),
-        (None, t) => ModelId::Iteration(t.unwrap_or(0)),
-    };
+    if cli.is_model() {
+        let dir = run.resolve(&run.model.path);
+        import::model(&store, &graph.base_recipe()?, &dir, spin_cli::environment())?;
+    }
     let mut exit = Exit::Done;
-    let tasks = match (cli.bench, &model) {
-        (true, _) => {
-            vec![Task::bench(&graph, &model, Decoding::Sampled)?, Task::bench(&graph, &model, Decoding::Greedy)?]
-        }
-        (false, ModelId::Iteration(t)) => vec![Task::iteration(&graph, *t)?],
-        (false, ModelId::Baseline(_)) => unreachable!("--baseline requires --bench"),
-    };
+    let tasks = tasks(cli, &graph)?;
     let engines = match cli.engines {
         0 => std::thread::available_parallelism().map_or(1, |cores| 2 * usize::from(cores)).min(8),
         n => n,

@@ -1,21 +1,22 @@
 //! The stage: which rows, which parts, what is published.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 use spin_store::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
-use spin_store::run::{Overlong, SampleConfig};
-use spin_store::schema::{Demonstration, Row, Sample};
+use spin_store::schema::{Row as _, Sample};
 use spin_store::work::WorkDir;
 use spin_store::{Artifact, Recipe, StoreError, table};
-use spin_text::Codec;
 
 use crate::choose::Decoding;
-use crate::engine::{EngineConfig, Pool, Prompt};
+use crate::engine::{EngineConfig, Pool, Prompt, Wanted};
 use crate::error::{Result, SampleError};
 use crate::noise::Key;
 use crate::parts::{self, Job, Shard};
+use crate::prompts::{Prompts, Row};
+use crate::stop::StopTexts;
 
 /// What is to be generated.
 #[derive(Clone, Debug)]
@@ -24,10 +25,8 @@ pub struct Task {
     pub recipe: Recipe,
     /// The model that answers.
     pub model: Artifact,
-    /// The prompts.
-    pub demonstrations: Artifact,
-    /// How.
-    pub config: SampleConfig,
+    /// What, and how.
+    pub prompts: Prompts,
     /// Which use of the run's seed.
     pub stream: String,
 }
@@ -41,8 +40,10 @@ impl Task {
         Ok(Task {
             recipe: graph.samples_recipe(t)?,
             model: graph.model(&ModelId::Iteration(t))?,
-            demonstrations: graph.demonstrations(Split::Train)?,
-            config: graph.run.sample_at(t)?,
+            prompts: Prompts::Demonstrations {
+                table: graph.demonstrations(Split::Train)?,
+                config: graph.run.sample_at(t)?,
+            },
             stream: format!("iter-{t}"),
         })
     }
@@ -55,10 +56,35 @@ impl Task {
         Ok(Task {
             recipe: graph.bench_samples_recipe(model, decoding)?,
             model: graph.model(model)?,
-            demonstrations: graph.demonstrations(Split::Test)?,
-            config: graph.run.bench_sample(decoding == BenchDecoding::Greedy),
+            prompts: Prompts::Demonstrations {
+                table: graph.demonstrations(Split::Test)?,
+                config: graph.run.bench_sample(decoding == BenchDecoding::Greedy),
+            },
             stream: "bench".into(),
         })
+    }
+
+    /// A model's answers to the prompts of leaderboard tasks that were
+    /// published for it, a task for each table; none for a model without any.
+    ///
+    /// # Errors
+    /// When the model is missing, or the store cannot be read.
+    pub fn eval(graph: &Graph<'_>, model: &ModelId) -> Result<Vec<Task>> {
+        let tables = graph.requests(model)?.into_iter();
+        tables
+            .map(|table| {
+                Ok(Task {
+                    recipe: graph.answers_recipe(model, &table)?,
+                    model: graph.model(model)?,
+                    prompts: Prompts::Requests {
+                        table,
+                        dtype: graph.run.eval.dtype.clone(),
+                        rows_per_part: graph.run.sample.rows_per_part,
+                    },
+                    stream: "eval".into(),
+                })
+            })
+            .collect()
     }
 }
 
@@ -99,64 +125,63 @@ pub fn run(
         return Ok(Outcome::Found(found));
     }
     task.model.verify()?;
-    let demonstrations = Demonstration::read_all(&task.demonstrations)?;
-    let codec = spin_text::codec_of(graph, &task.model.dir)?;
+    let codec = Arc::new(spin_text::codec_of(graph, &task.model.dir)?);
     let shape = ModelShape::read(&task.model)?;
     codec.check_vocab(shape.vocab_size)?;
-    let rows = prepare(graph, task, &codec, shape.context, &demonstrations)?;
-    let config = &task.config;
+    let prompts = &task.prompts;
+    let rows = prompts.read(graph, &codec, shape.context)?;
     let kept = (0..rows.len()).filter(|&i| rows[i].is_some());
-    let plan = parts::parts(kept, config.samples_per_prompt, config.rows_per_part);
+    let plan = parts::parts(kept, prompts.samples_per_prompt(), prompts.rows_per_part());
     let work = graph.store.work(&identity)?;
 
     let mine: Vec<usize> = (0..plan.len()).filter(|&p| shard.has(p)).collect();
-    let missing: Vec<usize> = mine.iter().copied().filter(|&p| !is_whole(&work, p)).collect();
+    let whole = |p: usize| is_whole(&work, p, &plan[p], &rows);
+    let present = || (0..plan.len()).filter(|&p| whole(p)).count();
+    let missing: Vec<usize> = mine.iter().copied().filter(|&p| !whole(p)).collect();
     let total: u64 = mine.iter().map(|&p| plan[p].len() as u64).sum();
     let done = AtomicU64::new(total - missing.iter().map(|&p| plan[p].len() as u64).sum::<u64>());
     let tokens = AtomicU64::new(0);
     on_progress(done.load(Ordering::Relaxed), total, 0);
     if !missing.is_empty() {
-        let decoding = Decoding { temperature: config.temperature, top_k: config.top_k, top_p: config.top_p };
+        // Each row says how it is decoded.
+        let decoding = Decoding { temperature: 0.0, top_k: 0, top_p: 1.0 };
         let pool = Pool::load(
             &task.model.dir,
-            &EngineConfig { decoding, eos: codec.eos_ids().to_vec(), dtype: config.dtype.clone() },
+            &EngineConfig { decoding, eos: codec.eos_ids().to_vec(), dtype: prompts.dtype().into() },
             engines,
         )?;
         for part in missing {
-            let prompts: Vec<Prompt> = plan[part]
-                .iter()
-                .map(|job| {
-                    let row_id = demonstrations[job.row].row_id.clone();
-                    let key = Key::new(graph.run.seed, &task.stream, &row_id, job.sample_index);
-                    Prompt { row_id, ids: rows[job.row].clone().expect("planned rows have ids"), key }
-                })
-                .collect();
-            let lengths: Vec<usize> =
-                prompts.iter().map(|p| config.max_new_tokens.min(shape.context - p.ids.len())).collect();
-            let answers = pool.generate(&prompts, &lengths, stop, &|count| {
+            let want = |job: &Job| {
+                let Row { row_id, ids, decoding, max_new_tokens, until } =
+                    rows[job.row].clone().expect("planned rows are kept");
+                let key = Key::new(graph.run.seed, &task.stream, &row_id, job.sample_index);
+                let stop = StopTexts::new(&codec, &until).map(Arc::new);
+                Wanted { prompt: Prompt { row_id, ids, key }, decoding, max_new_tokens, stop }
+            };
+            let wanted: Vec<Wanted> = plan[part].iter().map(want).collect();
+            let answers = pool.answer(&wanted, stop, &|count| {
                 let tokens = tokens.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
                 on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, total, tokens);
             })?;
             let Some(answers) = answers else {
-                return Ok(Outcome::Stopped(count_whole(&work, &plan), plan.len()));
+                return Ok(Outcome::Stopped(present(), plan.len()));
             };
             let mut samples = Vec::with_capacity(answers.len());
-            for ((job, prompt), answer) in plan[part].iter().zip(prompts).zip(answers) {
-                let ended = answer.ids.last().is_some_and(|id| codec.eos_ids().contains(id));
+            for ((job, Wanted { prompt, .. }), answer) in plan[part].iter().zip(wanted).zip(answers) {
                 samples.push(Sample {
                     response: codec.decode_response(&prompt.ids, &answer.ids)?,
                     row_id: prompt.row_id,
                     sample_index: job.sample_index,
                     prompt_ids: prompt.ids,
                     response_ids: answer.ids,
-                    finish_reason: if ended { "stop" } else { "length" }.into(),
+                    finish_reason: if answer.stopped { "stop" } else { "length" }.into(),
                     logps: answer.logps,
                 });
             }
             Sample::write_part(&work.path(&table::part_name(part)), &samples, &identity, part)?;
         }
     }
-    let present = count_whole(&work, &plan);
+    let present = present();
     if present < plan.len() {
         return Ok(Outcome::Partial(present, plan.len()));
     }
@@ -194,58 +219,15 @@ impl ModelShape {
     }
 }
 
-/// Token ids of each row's prompt; `None` for a row that is left out because
-/// it is too long.
-fn prepare(
-    graph: &Graph<'_>,
-    task: &Task,
-    codec: &Codec,
-    context: usize,
-    demonstrations: &[Demonstration],
-) -> Result<Vec<Option<Vec<u32>>>> {
-    let template = &graph.run.template;
-    let longest = template.max_prompt_length.min(context - 1);
-    demonstrations
-        .iter()
-        .map(|row| {
-            let ids = codec.prompt_ids(&row.prompt)?;
-            if ids.is_empty() {
-                return Err(SampleError::Row {
-                    row_id: row.row_id.clone(),
-                    table: task.demonstrations.reference(),
-                    problem: "its prompt gives no tokens".into(),
-                    remedy: "remove the row, or use a template that writes something around it".into(),
-                });
-            }
-            if ids.len() <= longest {
-                return Ok(Some(ids));
-            }
-            match template.overlong {
-                Overlong::Drop => Ok(None),
-                Overlong::Error => Err(SampleError::Row {
-                    row_id: row.row_id.clone(),
-                    table: task.demonstrations.reference(),
-                    problem: format!(
-                        "its prompt has {} tokens, more than template.max_prompt_length = {} or the model's context of {context} allow",
-                        ids.len(),
-                        template.max_prompt_length
-                    ),
-                    remedy: "raise the length, remove the row, or set template.overlong = \"drop\"".into(),
-                }),
-            }
-        })
-        .collect()
-}
-
-/// Whether a part is there. Parts are renamed into place, so a part that is
-/// there and can be read is whole.
-fn is_whole(work: &WorkDir, part: usize) -> bool {
+/// Whether a part is there, with the answers that the plan has for it. Parts
+/// are renamed into place, so a part that is there and can be read is whole;
+/// but it may be of a run with other `rows_per_part`, which changes no answer
+/// and so, for leaderboard tasks, not the artifact's identity.
+fn is_whole(work: &WorkDir, part: usize, jobs: &[Job], rows: &[Option<Row>]) -> bool {
     let name = table::part_name(part);
-    work.has(&name) && Sample::read_part(&work.path(&name)).is_ok()
-}
-
-fn count_whole(work: &WorkDir, plan: &[Vec<Job>]) -> usize {
-    (0..plan.len()).filter(|&p| is_whole(work, p)).count()
+    let Ok(samples) = Sample::read_part(&work.path(&name)) else { return false };
+    let planned = jobs.iter().map(|job| (rows[job.row].as_ref().map(|row| row.row_id.as_str()), job.sample_index));
+    planned.eq(samples.iter().map(|sample| (Some(sample.row_id.as_str()), sample.sample_index)))
 }
 
 fn publish(

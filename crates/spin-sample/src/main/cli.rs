@@ -1,0 +1,96 @@
+//! The flags, and the run file they stand for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{ArgGroup, Parser};
+use spin_sample::parts::Shard;
+use spin_store::graph::ModelId;
+use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
+
+/// Answers of the opponent, or of any model to other prompts.
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Generate answers with mistral.rs",
+    after_help = spin_cli::EXIT_CODES,
+    group(ArgGroup::new("scored").args(["bench", "eval"]))
+)]
+pub struct Cli {
+    /// The run file
+    #[arg(value_name = "RUN.toml", required_unless_present = "model")]
+    run: Option<PathBuf>,
+    /// Override a key of the run file, e.g. --set sample.temperature=0.7
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
+    set: Vec<String>,
+    /// The iteration whose opponent answers
+    #[arg(long, required_unless_present_any = ["baseline", "model"])]
+    iteration: Option<usize>,
+    /// A baseline of the run file instead (with --bench or --eval)
+    #[arg(long, conflicts_with = "iteration", requires = "scored")]
+    baseline: Option<String>,
+    /// Answer the held-out prompts, greedily and sampled, for spin-bench
+    #[arg(long)]
+    pub bench: bool,
+    /// Answer the prompts that `spin-bench eval --requests` published for this model
+    #[arg(long)]
+    pub eval: bool,
+    /// With --eval: a Hugging Face directory, without a run file
+    #[arg(long, value_name = "DIR", requires = "eval", conflicts_with_all = ["run", "iteration", "baseline"])]
+    model: Option<PathBuf>,
+    /// The name that spin-bench eval gave --model in the store; by default the directory's
+    #[arg(long, requires = "model")]
+    name: Option<String>,
+    /// The store of --model
+    #[arg(long, requires = "model", default_value = "data")]
+    store: PathBuf,
+    /// Element type of --model's weights: f32, bf16 or f16; as for spin-bench eval
+    #[arg(long, requires = "model", default_value = "f32")]
+    dtype: String,
+    /// Make only this share of the parts, e.g. 3/16; the rows are the same
+    #[arg(long, value_name = "K/N", default_value = "1/1")]
+    pub shard: Shard,
+    /// Engines side by side, each with the model in memory; 0 for two per core,
+    /// at most 8. The rows are the same
+    #[arg(long, default_value_t = 0)]
+    pub engines: usize,
+}
+
+/// Paths of flags count from where the user is.
+fn here(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("no path {}", path.display()))
+}
+
+impl Cli {
+    /// The run file, or the one that `spin-bench eval --model` makes of the
+    /// same flags: only then do both mean the same artifacts.
+    pub fn run_file(&self) -> anyhow::Result<RunFile> {
+        let Some(dir) = &self.model else {
+            let path = self.run.as_deref().context("give a run file or --model DIR")?;
+            return Ok(RunFile::load(path, &self.set)?);
+        };
+        let dir = here(dir)?;
+        let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = self.name.clone().or(own).context("give the name of the results with --name")?;
+        if !spin_store::store::is_name(&name) || name.contains('/') {
+            anyhow::bail!("{name:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name");
+        }
+        let eval = EvalConfig { dtype: self.dtype.clone(), ..EvalConfig::default() };
+        eval.check().map_err(|problem| anyhow::anyhow!("--{problem}"))?;
+        let model = ModelConfig { path: dir, init: Init::Pretrained };
+        Ok(RunFile::for_model(&name, model, here(&self.store)?, eval))
+    }
+
+    /// Whether the model is a directory of the flags, which no run file imports.
+    pub fn is_model(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// Which model answers.
+    pub fn model_id(&self) -> ModelId {
+        match (&self.baseline, self.iteration) {
+            (Some(name), _) => ModelId::Baseline(name.clone()),
+            (None, t) => ModelId::Iteration(t.unwrap_or(0)),
+        }
+    }
+}
