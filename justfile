@@ -38,8 +38,8 @@ golden-check PYTHON="python3": build
     tests/golden/check.sh {{ PYTHON }}
 
 # Score the same documents with lm-evaluation-harness and with spin-bench, request by request, into docs/bench/parity.md
-parity WHAT="bench" PYTHON="python3" *ARGS: build
-    tests/parity/run.sh {{ PYTHON }} {{ ARGS }}
+parity WHAT="bench" PYTHON="python3": build
+    tests/parity/run.sh {{ PYTHON }}
 
 # Measure against the peer, into docs/bench: `just bench fit|score [PYTHON] [FLAGS]`; PYTHON has torch, transformers and trl or lm_eval
 bench WHAT PYTHON="python3" *FLAGS: build

@@ -1,7 +1,7 @@
 """Run lm-evaluation-harness on local data and keep what it computed, request by request.
 
     python tests/parity/harness.py --model DIR --data ../shared/benchmarks --out FILE.json
-        [--tasks arc_challenge mmlu ...] [--limit 20] [--limit-generation 3]
+        [--tasks arc_challenge mmlu ...] [--limit 20] [--limit-generation 3] [--limit-subject 10]
         [--batch-size 4] [--num-fewshot N] [--gen-kwargs max_gen_toks=64]
         [--apply-chat-template [--fewshot-as-multiturn]] [--threads 2]
 
@@ -19,7 +19,7 @@ The output is one JSON object:
 
     versions      of lm_eval, torch, transformers, tokenizers, datasets, python
     model         name of the directory
-    options       limit, limit_generation, batch_size, num_fewshot, gen_kwargs,
+    options       limit, limit_generation, limit_subject, batch_size, num_fewshot, gen_kwargs,
                   apply_chat_template, fewshot_as_multiturn
     max_length, bos_token_id, eos_token_id, prefix_token_id, pad_token_id
     wall_seconds  of everything after loading the model
@@ -362,6 +362,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(SHOTS))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--limit-generation", type=int, help="instead of --limit")
+    parser.add_argument("--limit-subject", type=int, help="of MMLU, instead of --limit")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--num-fewshot", type=int, help="where the task's is not 0")
     parser.add_argument("--gen-kwargs", help="for example max_gen_toks=64")
@@ -382,6 +383,8 @@ def main() -> None:
         limit = arguments.limit
         if generates and arguments.limit_generation is not None:
             limit = arguments.limit_generation
+        if task.startswith("mmlu_") and arguments.limit_subject is not None:
+            limit = arguments.limit_subject
         lm.ids.clear()
         results, seconds = simple_evaluate(
             lm,
@@ -405,6 +408,7 @@ def main() -> None:
             for key in (
                 "limit",
                 "limit_generation",
+                "limit_subject",
                 "batch_size",
                 "num_fewshot",
                 "gen_kwargs",

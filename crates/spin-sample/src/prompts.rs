@@ -41,13 +41,6 @@ pub(crate) struct Row {
 }
 
 impl Prompts {
-    /// The table they are in.
-    pub fn table(&self) -> &Artifact {
-        match self {
-            Prompts::Demonstrations { table, .. } | Prompts::Requests { table, .. } => table,
-        }
-    }
-
     /// Element type of weights and activations.
     pub fn dtype(&self) -> &str {
         match self {

@@ -125,7 +125,11 @@ pub fn run(
         return Ok(Outcome::Found(found));
     }
     task.model.verify()?;
-    let codec = Arc::new(spin_text::codec_of(graph, &task.model.dir)?);
+    let codec = Arc::new(match &task.prompts {
+        Prompts::Demonstrations { .. } => spin_text::codec_of(graph, &task.model.dir)?,
+        // Already in tokens; a base model may have no template.
+        Prompts::Requests { .. } => spin_text::tokenizer_of(&task.model.dir)?,
+    });
     let shape = ModelShape::read(&task.model)?;
     codec.check_vocab(shape.vocab_size)?;
     let prompts = &task.prompts;

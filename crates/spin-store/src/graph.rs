@@ -493,23 +493,24 @@ impl<'a> Graph<'a> {
         self.command("spin-bench eval", &model.flags())
     }
 
-    /// The newest prompts of leaderboard tasks that were made for a model.
+    /// The prompts of leaderboard tasks that were made for a model, of all
+    /// settings: which one is wanted next is not known here.
     ///
     /// # Errors
     /// When the store cannot be read, or the model is missing.
     pub fn requests(&self, model: &ModelId) -> Result<Vec<Artifact>> {
         let weights = self.model(model)?;
         let prefix = self.name(format!("{model}/"));
-        let mut newest: BTreeMap<String, Artifact> = BTreeMap::new();
+        let mut found = Vec::new();
         for entry in self.store.list()? {
             if entry.0 == Kind::Requests && entry.1.starts_with(&prefix) {
                 let artifact = self.store.load_listed(&entry)?;
                 if artifact.manifest.parents.iter().any(|p| p.content == weights.manifest.content) {
-                    newest.insert(entry.1, artifact);
+                    found.push(artifact);
                 }
             }
         }
-        Ok(newest.into_values().collect())
+        Ok(found)
     }
 
     /// Recipe of a model's answers to the prompts of leaderboard tasks.
