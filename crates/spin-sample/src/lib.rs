@@ -10,6 +10,7 @@
 pub mod choose;
 pub mod engine;
 pub mod error;
+pub mod loadable;
 pub mod noise;
 pub mod parts;
 pub mod prompts;

@@ -13,6 +13,7 @@ use spin_store::{Artifact, Recipe, StoreError, table};
 use crate::choose::Decoding;
 use crate::engine::{EngineConfig, Pool, Prompt, Wanted};
 use crate::error::{Result, SampleError};
+use crate::loadable;
 use crate::noise::Key;
 use crate::parts::{self, Job, Shard};
 use crate::prompts::{Prompts, Row};
@@ -149,8 +150,10 @@ pub fn run(
     if !missing.is_empty() {
         // Each row says how it is decoded.
         let decoding = Decoding { temperature: 0.0, top_k: 0, top_p: 1.0 };
+        let links = graph.store.staging()?;
+        let linked = loadable::link(&task.model.dir, links.path())?;
         let pool = Pool::load(
-            &task.model.dir,
+            if linked { links.path() } else { &task.model.dir },
             &EngineConfig { decoding, eos: codec.eos_ids().to_vec(), dtype: prompts.dtype().into() },
             engines,
         )?;
