@@ -167,6 +167,53 @@ fn what_can_be_wrong_with_a_task() {
     place.fails("spin-bench", &absent, 3, &["nowhere/openbookqa/test.jsonl", "spin-bench fetch"]);
 }
 
+/// Parts of another size that a killed run left must not be mixed in, and a
+/// comparison needs the same documents.
+#[test]
+fn other_parts_and_other_documents_are_noticed() {
+    let Some(model) = shared("models/stories260K") else { return };
+    let Some(data) = shared("benchmarks") else { return };
+    let place = Place::new();
+    run_file(&place, &model, &data, "tasks = [\"openbookqa\"]\nlimit = 300\n");
+    place.run("spin-store", &["import", "run.toml"]);
+    let eval = |size: &str| {
+        let set = format!("eval.docs_per_part={size}");
+        vec!["eval".to_owned(), "run.toml".into(), "--iteration".into(), "0".into(), "--set".into(), set]
+    };
+    let words = eval("3");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut child = place.command("spin-bench", &words).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let work = place.path("data/.work");
+    let parts = || {
+        let dirs = std::fs::read_dir(&work).into_iter().flatten().flatten();
+        dirs.filter_map(|dir| std::fs::read_dir(dir.path()).ok()).map(Iterator::count).sum::<usize>()
+    };
+    while parts() < 4 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let words = eval("100");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    place.run("spin-bench", &words);
+    let rows = EvaluationRow::read_all(&place.artifact("evaluations/r/iter-0/openbookqa")).unwrap();
+    let ids: Vec<u32> = rows.iter().map(|row| row.doc_id).collect();
+    assert_eq!(ids, (0..300).collect::<Vec<u32>>());
+
+    // The same task with its rows turned round.
+    let task = "task = \"t\"\ndataset = \"t.jsonl\"\ndoc_to_text = \"q\"\ndoc_to_choice = \"c\"\ndoc_to_target = 0\n";
+    std::fs::write(place.path("t.toml"), task).unwrap();
+    let rows = [r#"{"q": "x", "c": ["a", "b"]}"#, r#"{"q": "y", "c": ["c", "d"]}"#];
+    std::fs::create_dir(place.path("tasks")).unwrap();
+    std::fs::rename(place.path("t.toml"), place.path("tasks/t.toml")).unwrap();
+    for (name, rows) in [("one", [rows[0], rows[1]]), ("two", [rows[1], rows[0]])] {
+        std::fs::write(place.path("tasks/t.jsonl"), rows.join("\n")).unwrap();
+        let args = ["eval", "--model", text(&model), "--name", name, "--include-path", "tasks", "--tasks", "t"];
+        place.run("spin-bench", &args);
+    }
+    place.fails("spin-bench", &["compare", "one/iter-0", "two/iter-0"], 3, &["different rules", "data"]);
+}
+
 #[test]
 fn other_data_is_said_and_recorded() {
     let Some(model) = shared("models/stories260K") else { return };
@@ -273,8 +320,9 @@ fn two_turns_are_answered_and_judged() {
     let Some(model) = shared("models/stories260K") else { return };
     let Some(data) = shared("benchmarks") else { return };
     let place = Place::new();
-    // One judgment is refused for good, which only its own row sees.
-    let url = judge(|number| (number == 1).then_some("400 Bad Request"));
+    // One judgment is refused, which only its own row sees; later nothing is
+    // answered any more.
+    let url = judge(|number| (number == 1 || number > 6).then_some("400 Bad Request"));
     let eval = format!(
         "tasks = [\"mt_bench\"]\nlimit = 3\nmax_gen_toks = 12\n[eval.judge]\nmodel = \"local\"\nbase_url = {url:?}\nworkers = 1\n"
     );
@@ -290,8 +338,6 @@ fn two_turns_are_answered_and_judged() {
     assert!(table.contains("MT-Bench       7.00") && table.contains("6 judgments with a rating, 0 without"), "{table}");
     let judgments = Judgment::read_all(&place.artifact("judgments/r/iter-0/mt_bench")).unwrap();
     assert_eq!(judgments.len(), 6);
-    // Without the judge: the score is read from the judgments.
-    let text = std::fs::read_to_string(place.path("run.toml")).unwrap();
-    std::fs::write(place.path("run.toml"), text.replace(&url, "http://127.0.0.1:9/v1")).unwrap();
+    // The score is read from the judgments, without asking.
     assert_eq!(place.run("spin-bench", &eval), table);
 }

@@ -91,7 +91,7 @@ impl Scored {
                 for entry in store.list()? {
                     let own = match entry.0 {
                         Kind::Scores => entry.1 == reference,
-                        Kind::Evaluations => entry.1.strip_prefix(reference).is_some_and(|rest| rest.starts_with('/')),
+                        Kind::Evaluations => entry.1.rsplit_once('/').is_some_and(|(model, _)| model == reference),
                         _ => false,
                     };
                     if own {
@@ -107,6 +107,18 @@ impl Scored {
             return Err(BenchError::Compare(format!(
                 "the store has no scores of {reference:?}; name a model (demo/iter-1) or an artifact \
                  (evaluations/demo/iter-1/mmlu); `spin-store ls` shows them"
+            )));
+        }
+        // A name may have been given to other weights since.
+        let weights = |artifact: &Artifact| {
+            let parent = artifact.manifest.parents.iter().find(|parent| parent.role == "model");
+            parent.map(|parent| parent.content.clone())
+        };
+        if let Some(other) = found.iter().find(|artifact| weights(artifact) != weights(&found[0])) {
+            return Err(BenchError::Compare(format!(
+                "{} and {} are of different weights; evaluate {reference} again, or name single artifacts",
+                found[0].reference(),
+                other.reference()
             )));
         }
         let mut all = Self { label: reference.into(), metrics: Vec::new(), rules: BTreeMap::new() };
@@ -139,7 +151,11 @@ impl Scored {
                         }
                     }
                 }
-                let rules = json!({"settings": manifest.params["eval"], "tasks": manifest.params["tasks"]});
+                let rules = json!({
+                    "settings": manifest.params["eval"],
+                    "tasks": manifest.params["tasks"],
+                    "data": manifest.facts["data"],
+                });
                 self.rules.insert(unit, rules);
             }
             other => {

@@ -81,11 +81,16 @@ fn read(shared: &Path, task: &Task, split: &str) -> Vec<Doc> {
     dataset::read_split(task, &shared.join("benchmarks"), split).unwrap().docs
 }
 
+/// Something that tells documents apart.
+fn names(docs: &[Doc]) -> Vec<String> {
+    docs.iter().map(|doc| doc.question.clone()).collect()
+}
+
 /// All zero-shot requests of a split in the leaderboard's order, as
 /// `[context, continuation]`, and the documents in that order.
 fn zero_shot(shared: &Path, task: &Task) -> (Vec<String>, Vec<Doc>) {
     let docs = read(shared, task, &task.split);
-    let turns = prompt::turns(task, Profile::LeaderboardV1, &docs, &[], 0, 0).unwrap();
+    let turns = prompt::turns(task, Profile::LeaderboardV1, &names(&docs), &[], 0, 0).unwrap();
     let mut requests = Vec::new();
     for turn in &turns {
         let written = prompt::write(task, &PLAIN, &[], &docs[turn.row]).unwrap();
@@ -148,7 +153,7 @@ fn every_zero_shot_request_has_the_harness_hash() {
     // Generated, until a line break in that version.
     let gsm8k = task(&shared, Profile::LeaderboardV1, "gsm8k");
     let docs = read(&shared, &gsm8k, "test");
-    let turns = prompt::turns(&gsm8k, Profile::LeaderboardV1, &docs, &[], 0, 0).unwrap();
+    let turns = prompt::turns(&gsm8k, Profile::LeaderboardV1, &names(&docs), &[], 0, 0).unwrap();
     let requests: Vec<String> = turns
         .iter()
         .map(|turn| {
@@ -249,7 +254,7 @@ fn examples_are_those_that_the_harness_draws() {
             let task = task(&shared, profile, name);
             let docs = read(&shared, &task, &task.split);
             let pool = read(&shared, &task, "train");
-            let turns = prompt::turns(&task, profile, &docs, &pool, shots, 0).unwrap();
+            let turns = prompt::turns(&task, profile, &names(&docs), &names(&pool), shots, 0).unwrap();
             check_draws(&turns, expected, &what);
             let Some(hash) = expected["all_ctx_sha256"].as_str() else { continue };
             let contexts: Vec<String> = turns
@@ -284,7 +289,7 @@ fn hellaswag_draws_need_no_data() {
     let pool: Vec<Doc> = (0..39_905).map(doc).collect();
     for (order, profile) in [("v04x_main", Profile::Current), ("b281b0921b", Profile::LeaderboardV1)] {
         let task = task(&shared, profile, "hellaswag");
-        let turns = prompt::turns(&task, profile, &docs, &pool, 10, 0).unwrap();
+        let turns = prompt::turns(&task, profile, &names(&docs), &names(&pool), 10, 0).unwrap();
         check_draws(&turns, &expected[order], order);
     }
 }
@@ -298,7 +303,7 @@ fn mmlu_prompts_have_the_harness_hash() {
     for (subject, hash) in hashes {
         let task = task(&shared, Profile::Current, &format!("mmlu_{subject}"));
         let (docs, pool) = (read(&shared, &task, "test"), read(&shared, &task, "dev"));
-        let turns = prompt::turns(&task, Profile::Current, &docs, &pool, 5, 0).unwrap();
+        let turns = prompt::turns(&task, Profile::Current, &names(&docs), &names(&pool), 5, 0).unwrap();
         let examples: Vec<&Doc> = turns[0].examples.iter().map(|i| &pool[*i]).collect();
         let contexts: Vec<String> =
             docs.iter().map(|doc| quoted(&prompt::write(&task, &PLAIN, &examples, doc).unwrap().contexts[0])).collect();

@@ -145,8 +145,18 @@ impl<'a> Graph<'a> {
 
     /// The command that a user of this run file types for a stage.
     pub fn command(&self, program: &str, rest: &[String]) -> String {
-        let mut words = vec![program.to_owned(), self.run.path.display().to_string()];
-        words.extend_from_slice(rest);
+        let mut words = vec![program.to_owned()];
+        if self.run.path.as_os_str().is_empty() {
+            // A model without a run file is the only one there is.
+            let flags =
+                ["--model".into(), self.run.model.path.display().to_string(), "--name".into(), self.run.run.clone()];
+            words.extend(flags);
+            words.extend(["--store".into(), self.run.store.display().to_string()]);
+            words.extend(rest.iter().filter(|word| !["--iteration", "0"].contains(&word.as_str())).cloned());
+        } else {
+            words.push(self.run.path.display().to_string());
+            words.extend_from_slice(rest);
+        }
         words.join(" ")
     }
 

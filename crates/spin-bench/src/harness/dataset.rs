@@ -120,7 +120,9 @@ fn read_parquet(path: &Path) -> Result<Vec<Value>> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
     let failed = |e: &dyn std::fmt::Display| bad_file(path, format!("cannot be read as Parquet ({e})"));
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| failed(&e))?;
-    let mut writer = arrow::json::ArrayWriter::new(Vec::new());
+    let mut writer = arrow::json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow::json::writer::JsonArray>(Vec::new());
     for batch in reader {
         let batch = batch.map_err(|e| failed(&e))?;
         writer.write(&batch).map_err(|e| failed(&e))?;
@@ -142,6 +144,9 @@ pub struct Split {
     pub file_digest: String,
     /// The documents, in the file's order.
     pub docs: Vec<Doc>,
+    /// Digest of each row as the file has it: documents are the same when
+    /// their rows are, whatever the task shows of them.
+    pub row_digests: Vec<String>,
     /// Digest of the documents, the same for every layout.
     pub docs_digest: String,
     /// Where they differ from those the leaderboard used, what differs.
@@ -156,15 +161,16 @@ pub struct Split {
 pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<Split> {
     let path = task.source.find(data, split)?;
     let (file_digest, _) = digest::of_file(&path)?;
-    let mut docs = Vec::new();
-    for (i, row) in read_rows(&path)?.iter().enumerate() {
-        let doc = (task.read)(row).map_err(|problem| BenchError::Doc {
+    let (mut docs, mut row_digests) = (Vec::new(), Vec::new());
+    for (i, row) in read_rows(&path)?.into_iter().enumerate() {
+        let doc = (task.read)(&row).map_err(|problem| BenchError::Doc {
             path: path.clone(),
             row: i,
             task: task.name.clone(),
             problem,
         })?;
         docs.push(doc);
+        row_digests.push(digest::of_json(&Value::Object(row)));
     }
     if docs.is_empty() {
         return Err(bad_file(&path, "has no rows"));
@@ -178,7 +184,7 @@ pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<Split> {
             (true, false) => Some("has other documents than the leaderboard's revision".to_owned()),
         }
     });
-    Ok(Split { path, file_digest, docs, docs_digest, warning })
+    Ok(Split { path, file_digest, docs, row_digests, docs_digest, warning })
 }
 
 /// Rows and, where it is known, the beginning of the digest.

@@ -20,16 +20,16 @@ pub struct Turn {
 /// Drawing goes on from document to document, so all draws are made here, in
 /// the harness's order, whatever is computed later and in which order.
 ///
-/// `pool` are the documents that examples are drawn from; none for tasks that
-/// have their own.
+/// `docs` and `pool` are digests of the rows to score and of those that
+/// examples are drawn from (none for tasks that have their own).
 ///
 /// # Errors
 /// When there are fewer documents than examples.
 pub fn turns(
     task: &Task,
     profile: Profile,
-    docs: &[Doc],
-    pool: &[Doc],
+    docs: &[String],
+    pool: &[String],
     shots: usize,
     limit: usize,
 ) -> Result<Vec<Turn>> {
@@ -43,31 +43,30 @@ pub fn turns(
         order.truncate(limit);
     }
     let too_few = || BenchError::Examples { task: task.name.clone(), wanted: shots, there: pool.len() };
-    let given = match &task.examples {
-        _ if shots == 0 => Some(0),
-        Examples::Given(own) if shots <= own.len() => Some(shots),
-        Examples::First if shots <= pool.len() => Some(shots),
-        Examples::Drawn => None,
-        _ => return Err(too_few()),
-    };
     let same_split = task.fewshot_split.as_deref() == Some(task.split.as_str());
     let turn = |row: usize| {
+        let others = || (0..pool.len()).filter(|index| !same_split || pool[*index] != docs[row]);
         let mut draw = |n: usize, k: usize| rng.sample(n, k).ok_or_else(too_few);
-        let examples = match given {
-            Some(count) => (0..count).collect(),
-            None if !task.draws_spare => draw(pool.len(), shots)?,
-            None => {
-                let is_own = |index: &usize| same_split && pool[*index] == docs[row];
+        let examples: Vec<usize> = match &task.examples {
+            _ if shots == 0 => Vec::new(),
+            Examples::Given(own) => (0..shots.min(own.len())).collect(),
+            Examples::First => others().take(shots).collect(),
+            Examples::Drawn if !task.draws_spare => draw(pool.len(), shots)?,
+            Examples::Drawn => {
                 let mut drawn = draw(pool.len(), shots + 1)?;
-                drawn.retain(|index| !is_own(index));
+                drawn.retain(|index| !same_split || pool[*index] != docs[row]);
                 drawn.truncate(shots);
                 if drawn.len() < shots {
-                    let others: Vec<usize> = (0..pool.len()).filter(|index| !is_own(index)).collect();
+                    // Rows may stand in the pool several times.
+                    let others: Vec<usize> = others().collect();
                     drawn = draw(others.len(), shots)?.into_iter().map(|i| others[i]).collect();
                 }
                 drawn
             }
         };
+        if examples.len() < shots {
+            return Err(too_few());
+        }
         Ok(Turn { row, examples })
     };
     order.into_iter().map(turn).collect()
@@ -194,5 +193,43 @@ fn chat(
     match codec.prompt_text(&messages) {
         Err(_) if !system.is_empty() => Ok((codec.prompt_text(&messages[1..])?, true)),
         text => Ok((text?, false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tasks::arc;
+    use super::*;
+
+    fn rows(count: usize) -> Vec<String> {
+        (0..count).map(|row| row.to_string()).collect()
+    }
+
+    fn drawn(task: &Task, docs: &[String], pool: &[String], shots: usize) -> Vec<Vec<usize>> {
+        let turns = turns(task, Profile::Current, docs, pool, shots, 0).unwrap();
+        turns.into_iter().map(|turn| turn.examples).collect()
+    }
+
+    #[test]
+    fn a_document_is_no_example_of_itself() {
+        let split =
+            |examples| Task { fewshot_split: Some("test".into()), draws_spare: true, examples, ..arc::arc_challenge() };
+        let docs = rows(5);
+        assert_eq!(drawn(&split(Examples::First), &docs[..3], &docs, 2), [[1, 2], [0, 2], [0, 1]]);
+        for (row, examples) in drawn(&split(Examples::Drawn), &docs, &docs, 4).into_iter().enumerate() {
+            assert!(examples.len() == 4 && !examples.contains(&row), "{row}: {examples:?}");
+        }
+        // Copies of the document are none either.
+        let copies = ["a", "a", "a", "b", "c"].map(str::to_owned);
+        for examples in &drawn(&split(Examples::Drawn), &copies, &copies, 2)[..3] {
+            assert!(examples.iter().all(|i| *i > 2), "{examples:?}");
+        }
+    }
+
+    #[test]
+    fn too_few_examples_are_an_error() {
+        let task = arc::arc_challenge();
+        let error = turns(&task, Profile::Current, &rows(2), &rows(3), 4, 0).unwrap_err().to_string();
+        assert!(error.contains("wants 4 examples and has 3"), "{error}");
     }
 }

@@ -76,10 +76,13 @@ impl Registry {
     /// An unknown name, with the nearest ones that are known.
     pub fn units(&self, names: &[String]) -> Result<Vec<Unit>> {
         let mut units: Vec<Unit> = Vec::new();
-        let mut add = |name: &str, tasks: Vec<Task>| {
-            if !units.iter().any(|unit| unit.name == name) {
-                units.push(Unit { name: name.into(), tasks });
+        let mut add = |name: &str, tasks: Vec<Task>| match units.iter_mut().find(|unit| unit.name == name) {
+            // A group's own number of examples wins over the task's.
+            Some(unit) if tasks.iter().zip(&unit.tasks).any(|(a, b)| a.num_fewshot > b.num_fewshot) => {
+                unit.tasks = tasks;
             }
+            Some(_) => {}
+            None => units.push(Unit { name: name.into(), tasks }),
         };
         for name in names {
             match name.as_str() {

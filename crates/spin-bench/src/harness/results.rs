@@ -28,6 +28,8 @@ pub struct TaskSummary {
     pub truncated: usize,
     /// Requests at whose boundary the tokenizer joined prompt and answer.
     pub merged: usize,
+    /// Documents whose system message the chat template refused.
+    pub dropped_system: usize,
 }
 
 /// Sums up the documents of a task; all have the same metrics.
@@ -48,6 +50,7 @@ pub fn summarise(name: &str, declared: Value, rows: &[&EvaluationRow]) -> TaskSu
         documents: rows.len(),
         truncated: rows.iter().flat_map(|row| &row.truncated_tokens).filter(|cut| **cut > 0).count(),
         merged: rows.iter().map(|row| row.merged_boundaries as usize).sum(),
+        dropped_system: rows.iter().filter(|row| row.dropped_system).count(),
     }
 }
 
@@ -172,6 +175,7 @@ impl Results {
         out.insert("profile".into(), json!(self.profile.name()));
         out.insert("truncated_requests".into(), Value::Object(counts(|task| task.truncated)));
         out.insert("merged_boundaries".into(), Value::Object(counts(|task| task.merged)));
+        out.insert("dropped_system_messages".into(), Value::Object(counts(|task| task.dropped_system)));
         let artifacts: BTreeMap<&str, &str> =
             self.units.iter().map(|(name, _, reference)| (name.as_str(), reference.as_str())).collect();
         out.insert("evaluations".into(), json!(artifacts));
@@ -221,6 +225,12 @@ impl Results {
         if truncated > 0 {
             out.push_str(&format!(
                 "\n{truncated} prompts were longer than the model's context and lost their beginning.\n"
+            ));
+        }
+        let dropped: usize = self.tasks().map(|task| task.dropped_system).sum();
+        if dropped > 0 {
+            out.push_str(&format!(
+                "The chat template refused the system message of {dropped} prompts; it was left out.\n"
             ));
         }
         let merged: usize = self.tasks().map(|task| task.merged).sum();

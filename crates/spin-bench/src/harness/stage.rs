@@ -19,7 +19,7 @@ use spin_store::manifest::{Parent, StageId};
 use spin_store::run::{EvalConfig, SoftmaxDtype, as_params};
 use spin_store::schema::{EvaluationRow, RequestRow, Row, Sample};
 use spin_store::work::WorkDir;
-use spin_store::{Artifact, Recipe, StoreError, table};
+use spin_store::{Artifact, Recipe, StoreError, digest, table};
 use spin_text::Codec;
 
 use super::dataset::{self, Split};
@@ -88,6 +88,14 @@ impl PreparedTask {
             return Err(self.bad_doc(turn.row, format!("has an empty choice {empty}")));
         }
         Ok(written)
+    }
+
+    /// Digest of the examples that the task brings along, with what stands
+    /// before them.
+    fn own_examples(&self) -> Option<String> {
+        let Examples::Given(own) = &self.task.examples else { return None };
+        let value = json!({"description": self.task.description, "examples": own});
+        Some(digest::of_json(&value))
     }
 
     fn bad_doc(&self, row: usize, problem: String) -> BenchError {
@@ -180,8 +188,8 @@ impl<'a> Evaluator<'a> {
                     warnings.push(format!("{}: {} {warning}", task.name, split.path.display()));
                 }
             }
-            let examples = pool.as_ref().map(|pool| pool.docs.as_slice()).unwrap_or_default();
-            let turns = prompt::turns(&task, config.profile, &docs.docs, examples, shots, config.limit)?;
+            let pool_rows = pool.as_ref().map(|pool| pool.row_digests.as_slice()).unwrap_or_default();
+            let turns = prompt::turns(&task, config.profile, &docs.row_digests, pool_rows, shots, config.limit)?;
             tasks.push(PreparedTask { task, shots, docs, pool, turns });
         }
         Ok(Prepared { name: unit.name, warnings, tasks })
@@ -196,15 +204,27 @@ impl<'a> Evaluator<'a> {
         for key in ["tasks", "data", "include", "max_batch_tokens", "docs_per_part", "judge", "num_fewshot"] {
             table.remove(key);
         }
-        if kind == Kind::Requests {
+        // Settings without an effect on this unit.
+        let generates = Self::generates(unit);
+        if kind == Kind::Requests || generates {
             table.remove("dtype");
             table.remove("softmax_dtype");
+        }
+        if !generates {
+            table.remove("max_gen_toks");
+        }
+        if !self.config().apply_chat_template {
+            table.remove("fewshot_as_multiturn");
+        }
+        if unit.tasks.iter().all(|task| task.turns.len() == task.docs.docs.len()) {
+            table.insert("limit".into(), json!(0));
         }
         let mut params = json!({"eval": settings, "tasks": unit.tasks.iter().map(|task| json!({
             "name": task.task.name,
             "version": task.task.version,
             "num_fewshot": task.shots,
             "declaration": task.task.declaration,
+            "examples": task.own_examples(),
         })).collect::<Vec<_>>()});
         if self.config().apply_chat_template {
             params["template"] = self.graph.template_params()?;
@@ -243,6 +263,12 @@ impl<'a> Evaluator<'a> {
         if let Some(found) = self.graph.store.find(&recipe)? {
             return Ok((found, false));
         }
+        let identity = recipe.identity();
+        let work = self.graph.store.work(&identity)?;
+        let _lock = work.lock("lock")?;
+        if let Some(found) = self.graph.store.find(&recipe)? {
+            return Ok((found, false));
+        }
         let (style, encoder) = (self.style(), self.encoder()?);
         let mut rows = Vec::new();
         for task in &unit.tasks {
@@ -264,7 +290,9 @@ impl<'a> Evaluator<'a> {
         RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
         let mut facts = Map::new();
         facts.insert("requests".into(), json!(rows.len()));
-        Ok((self.graph.store.publish(staged, &recipe, facts, environment)?, true))
+        let artifact = self.graph.store.publish(staged, &recipe, facts, environment)?;
+        self.graph.store.discard_work(&identity)?;
+        Ok((artifact, true))
     }
 
     fn requests_recipe(&self, unit: &Prepared) -> Result<Recipe> {
@@ -309,6 +337,10 @@ impl<'a> Evaluator<'a> {
         }
         let work = self.graph.store.work(&identity)?;
         let _lock = work.lock("lock")?;
+        // Another process may have published while this one waited.
+        if let Some(found) = self.graph.store.find(&recipe)? {
+            return Ok(Outcome::Found(found));
+        }
         let plan = self.parts(unit);
         let total: u64 = plan.iter().map(|(_, turns)| turns.len() as u64).sum();
         let mut stats = ScoreStats::default();
@@ -319,16 +351,16 @@ impl<'a> Evaluator<'a> {
         };
         for (part, (task, turns)) in plan.iter().enumerate() {
             let task = &unit.tasks[*task];
-            if !is_whole(&work, part) {
+            let planned = &task.turns[turns.clone()];
+            if !is_whole(&work, part, &task.task.name, planned) {
                 if stop.load(Ordering::Relaxed) {
                     return Err(BenchError::Stopped);
                 }
-                let turns = &task.turns[turns.clone()];
                 let rows = match &task.task.generation {
-                    Some(generation) => self.read_answers(task, generation, turns, &answers)?,
+                    Some(generation) => self.read_answers(task, generation, planned, &answers)?,
                     None => {
                         let mut progress = |rows: usize| on_progress(done + rows as u64, total);
-                        let (rows, spent) = self.score(task, turns, &mut progress)?;
+                        let (rows, spent) = self.score(task, planned, &mut progress)?;
                         stats = add(stats, spent);
                         rows
                     }
@@ -393,6 +425,7 @@ impl<'a> Evaluator<'a> {
                 doc_id: u32::try_from(turn.row).unwrap_or(u32::MAX),
                 prompt_hash: sha256(&written.contexts[0]),
                 continuations: written.continuations.clone(),
+                dropped_system: written.dropped_system,
                 metrics: task.task.metric_names(),
                 merged_boundaries: encoded.iter().filter(|request| request.merged).count() as u32,
                 ..EvaluationRow::default()
@@ -438,6 +471,14 @@ impl<'a> Evaluator<'a> {
                 remedy: "run spin-sample --eval again".into(),
             })?;
             let (prompt_ids, truncated) = encoder.generation(&written.contexts[0], self.max_gen_toks(generation))?;
+            if answer.prompt_ids != prompt_ids {
+                return Err(BenchError::Row {
+                    row_id: id,
+                    table: "the generated answers".into(),
+                    problem: "answers another prompt".into(),
+                    remedy: "publish the prompts again with --requests, then run spin-sample --eval".into(),
+                });
+            }
             let text = self.codec.decode(&answer.response_ids)?;
             let text = filter::cut(&text, &until);
             let measured = measure::generated(generation, &task.docs.docs[turn.row], text);
@@ -449,6 +490,7 @@ impl<'a> Evaluator<'a> {
                 truncated_tokens: vec![truncated as u32],
                 continuation_tokens: vec![answer.response_ids.len() as u32],
                 response: Some(text.to_owned()),
+                dropped_system: written.dropped_system,
                 prediction: measured.prediction,
                 gold: measured.gold,
                 metrics: task.task.metric_names(),
@@ -522,11 +564,15 @@ fn row_id(task: &Task, row: usize) -> String {
     format!("{}/{row}", task.name)
 }
 
-/// Whether a part is there. Parts are renamed into place, so one that can be
-/// read is whole.
-fn is_whole(work: &WorkDir, part: usize) -> bool {
+/// Whether a part is there and holds the documents that the plan has there:
+/// an earlier run may have cut its parts otherwise.
+fn is_whole(work: &WorkDir, part: usize, task: &str, planned: &[Turn]) -> bool {
     let name = table::part_name(part);
-    work.has(&name) && EvaluationRow::read_part(&work.path(&name)).is_ok()
+    work.has(&name)
+        && EvaluationRow::read_part(&work.path(&name)).is_ok_and(|rows| {
+            rows.len() == planned.len()
+                && rows.iter().zip(planned).all(|(row, turn)| row.task == task && row.doc_id as usize == turn.row)
+        })
 }
 
 fn add(a: ScoreStats, b: ScoreStats) -> ScoreStats {

@@ -15,7 +15,7 @@ use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry, Summa
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_store::graph::{Graph, ModelId};
 use spin_store::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
-use spin_store::{Artifact, Store, import};
+use spin_store::{Artifact, Store, digest, import};
 
 /// Flags of `eval`.
 #[derive(clap::Args)]
@@ -59,6 +59,12 @@ pub struct Args {
     /// Examples in each prompt, in place of the tasks' own number
     #[arg(long)]
     num_fewshot: Option<usize>,
+    /// Longest generated answer, in place of the tasks' own
+    #[arg(long)]
+    max_gen_toks: Option<usize>,
+    /// Element type of the weights: f32, bf16 or f16
+    #[arg(long)]
+    dtype: Option<String>,
     /// Write prompts through the model's chat template
     #[arg(long)]
     apply_chat_template: bool,
@@ -118,6 +124,10 @@ fn run_file(args: &Args) -> anyhow::Result<RunFile> {
     }
     eval.limit = args.limit.unwrap_or(eval.limit);
     eval.num_fewshot = args.num_fewshot.or(eval.num_fewshot);
+    eval.max_gen_toks = args.max_gen_toks.or(eval.max_gen_toks);
+    if let Some(dtype) = &args.dtype {
+        eval.dtype.clone_from(dtype);
+    }
     eval.apply_chat_template |= args.apply_chat_template;
     eval.fewshot_as_multiturn = args.fewshot_as_multiturn.unwrap_or(eval.fewshot_as_multiturn);
     if eval.tasks.is_empty() {
@@ -219,7 +229,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     if let Some(dir) = &args.output_path {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let path = dir.join(format!("results_{}.json", label.replace('/', "__")));
+        // Other tasks or settings are other results, and get another name.
+        let digest = digest::of_json(&document["evaluations"]);
+        let path = dir.join(format!("results_{}_{}.json", label.replace('/', "__"), &digest[..8]));
         let text = serde_json::to_string_pretty(&document)? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         say(&format!("wrote {}", path.display()));

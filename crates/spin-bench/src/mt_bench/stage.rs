@@ -180,24 +180,30 @@ impl<'a> Conversations<'a> {
         environment: &dyn Fn() -> Map<String, Value>,
         on_progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Option<Artifact>, Summary)> {
+        let config = self.graph.run.eval.judge.as_ref();
+        let accepts = config.is_some_and(|config| config.accept_errors);
         let mut parents = self.data.clone();
         parents.extend(artifacts.iter().map(|artifact| artifact.as_parent("answers")));
         let recipe = Recipe {
             kind: Kind::Judgments,
             name: self.graph.evaluation_name(self.id, NAME),
             stage: self.stage(),
-            params: json!({"judge": judge.name()}),
+            // The same name may be another model elsewhere.
+            params: json!({"judge": judge.name(), "base_url": config.map(|config| &config.base_url)}),
             parents,
         };
+        let mut done = Vec::new();
         if let Some(found) = self.graph.store.find(&recipe)? {
-            let summary = Summary::of(&Judgment::read_all(&found)?);
-            return Ok((Some(found), summary));
+            done = Judgment::read_all(&found)?;
+            let summary = Summary::of(&done);
+            if summary.errors == 0 || accepts {
+                return Ok((Some(found), summary));
+            }
         }
         let identity = recipe.identity();
         let work = self.graph.store.work(&identity)?;
         let _lock = work.lock("lock")?;
         let file = |question: u32, turn: u32| work.path(&format!("judgment-{question}-{turn}.parquet"));
-        let mut done = Vec::new();
         for question in &self.bench.questions {
             for turn in [1, 2] {
                 let path = file(question.question_id, turn);
@@ -219,7 +225,6 @@ impl<'a> Conversations<'a> {
         let prompts = &self.bench.prompts;
         let judgments = judge_all(&self.bench.questions, answers, prompts, judge, options, &done, &mut keep)?;
         let summary = Summary::of(&judgments);
-        let accepts = self.graph.run.eval.judge.as_ref().is_some_and(|judge| judge.accept_errors);
         if summary.errors > 0 && !accepts {
             return Ok((None, summary));
         }

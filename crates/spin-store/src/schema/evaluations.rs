@@ -1,7 +1,7 @@
 //! The rows of leaderboard tasks: what a model is asked to generate, and what
 //! came of each document.
 
-use arrow::array::{BooleanBuilder, Float64Builder};
+use arrow::array::{BooleanArray, BooleanBuilder, Float64Builder};
 
 use super::*;
 
@@ -56,6 +56,9 @@ pub struct EvaluationRow {
     pub metrics: Vec<String>,
     /// Their values.
     pub values: Vec<f64>,
+    /// Whether the chat template refused the system message, which was then
+    /// left out.
+    pub dropped_system: bool,
 }
 
 impl EvaluationRow {
@@ -168,6 +171,7 @@ impl Row for EvaluationRow {
             utf8("gold"),
             list_field("metrics", DataType::Utf8),
             list_field("values", DataType::Float64),
+            Field::new("dropped_system", DataType::Boolean, false),
         ]))
     }
 
@@ -188,6 +192,7 @@ impl Row for EvaluationRow {
             strings(rows.iter().map(|r| r.gold.as_str())),
             text_lists(rows.iter().map(|r| r.metrics.as_slice())),
             f64_lists(rows.iter().map(|r| r.values.as_slice())),
+            Arc::new(rows.iter().map(|r| Some(r.dropped_system)).collect::<BooleanArray>()),
         ]
     }
 
@@ -209,6 +214,7 @@ impl Row for EvaluationRow {
             gold: c.text(12, i),
             metrics: c.texts(13, i),
             values: c.f64_list(14, i),
+            dropped_system: c.bool(15, i),
         })
     }
 }
@@ -236,6 +242,7 @@ mod tests {
             gold: "1".into(),
             metrics: vec!["acc".into()],
             values: vec![0.0],
+            dropped_system: true,
         };
         let rows = [row, EvaluationRow { response: Some("x".into()), ..EvaluationRow::default() }];
         let path = dir.path().join("e.parquet");

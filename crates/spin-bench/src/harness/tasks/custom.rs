@@ -19,7 +19,6 @@ use serde::Deserialize;
 use spin_store::StoreError;
 use spin_store::digest;
 
-use super::super::text::strip;
 use crate::error::{BenchError, Result};
 use crate::harness::dataset::Source;
 use crate::harness::filter::{Extract, Normalise};
@@ -304,13 +303,14 @@ impl Templates {
             Some(index) => Some(index),
             None => {
                 let target = self.render("target", &row)?;
-                let number = strip(&target).parse::<usize>().ok();
-                // A choice that is itself a number is meant before an index.
-                choices
-                    .iter()
-                    .position(|choice| *choice == target)
-                    .or(number)
-                    .filter(|i| *i < choices.len())
+                // Digits are an index, as in the harness; anything else is a
+                // choice's text.
+                let index = match target.parse::<usize>() {
+                    Ok(number) => Some(number),
+                    Err(_) => choices.iter().position(|choice| *choice == target),
+                };
+                index
+                    .filter(|index| *index < choices.len())
                     .ok_or_else(|| {
                         format!("has the answer {target:?}, which is none of its {} choices", choices.len())
                     })?
