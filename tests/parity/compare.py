@@ -4,8 +4,8 @@
 
 HARNESS.json is harness.py's output, STORE a store with the evaluations that spin-bench
 made of the same model, tasks and limits. Prints a table and writes OUT.md and OUT.json;
-exits with 1 when a log-likelihood differs by more than 1e-4, or a prompt, a choice, a
-prediction or a metric differs at all.
+exits with 1 when a log-likelihood differs by more than 1e-4, a prompt, a choice, a
+prediction or a metric differs at all, or more than 2% of generated texts do.
 
 A log-likelihood is compared absolutely up to 100 nats and relatively beyond: sums of
 hundreds of float32 terms cannot agree better than the type allows.
@@ -49,7 +49,7 @@ def mean_stderr(values):
 
 def compare_task(name, harness, ours):
     """One line of the table, with what differs."""
-    found = {"task": name, "documents": len(harness["docs"]), "requests": 0, "largest": 0.0, "problems": []}
+    found = {"task": name, "documents": len(harness["docs"]), "requests": 0, "largest": 0.0, "other_texts": 0, "problems": []}
     problem = found["problems"].append
     if len(ours) != len(harness["docs"]):
         problem(f"{len(ours)} documents instead of {len(harness['docs'])}")
@@ -65,8 +65,9 @@ def compare_task(name, harness, ours):
             cuts += doc["cut"] > 0
             if doc["prompt_sha256"] != row["prompt_hash"]:
                 problem(f"{place}: another prompt")
-            if doc["generated"] != row["response"]:
-                problem(f"{place}: generated {row['response']!r} instead of {doc['generated']!r}")
+            # Two likeliest tokens that are a rounding apart: torch and mistral.rs
+            # then go on with different ones.
+            found["other_texts"] += doc["generated"] != row["response"]
             for filter_name, values in doc["filters"].items():
                 ours_value = row["values"][row["metrics"].index(f"exact_match,{filter_name}")]
                 if ours_value != values["exact_match"]:
@@ -91,6 +92,8 @@ def compare_task(name, harness, ours):
             if request["tokens"] != tokens or request["cut"] != row["truncated_tokens"][i]:
                 problem(f"{place}, choice {i}: tokens {tokens}, {row['truncated_tokens'][i]} cut; expected {request['tokens']}, {request['cut']}")
     found["truncated"] = cuts
+    if found["other_texts"] > 0.02 * len(ours):
+        problem(f"{found['other_texts']} generated texts differ")
     metrics = {}
     for metric in ours[0]["metrics"]:
         kind, name_of_filter = metric.split(",")
@@ -126,7 +129,9 @@ def main():
             metrics = ", ".join(
                 f"{metric.removesuffix(',none')} {values['harness']:.4f}" for metric, values in result.get("metrics", {}).items()
             )
-            largest = f"{result['largest']:.1e}" if expected["output_type"] != "generate_until" else "texts equal"
+            same = result["documents"] - result["other_texts"]
+            generated = expected["output_type"] == "generate_until"
+            largest = f"{same} texts equal" if generated else f"{result['largest']:.1e}"
             verdict = metrics
             if result["problems"]:
                 failed, verdict, largest = True, f"**{len(result['problems'])} differences**: {metrics}", f"{result['largest']:.1e}"

@@ -67,8 +67,8 @@ RUN
     runs+=("$name=$out=$store")
 }
 one stories260K stories260K 200 20 200 "" ""
-one llama llama 200 20 10 "" ""
-one qwen2 qwen2 200 20 10 "" ""
+one llama llama 200 20 200 "" ""
+one qwen2 qwen2 200 20 200 "" ""
 for model in llama qwen2; do
     one "$model-chat" "$model" 20 5 0 "--apply-chat-template --fewshot-as-multiturn" "--apply-chat-template"
     one "$model-chat-1turn" "$model" 20 5 0 "--apply-chat-template" "--apply-chat-template --fewshot-as-multiturn false"
