@@ -302,10 +302,8 @@ impl Comparison {
         }
         // Of the metrics there are, only a negative log-likelihood is better
         // when it is lower.
-        match (self.difference.value > 0.0) == !self.metric.starts_with("nll") {
-            true => "better",
-            false => "worse",
-        }
+        let lower_is_better = self.metric.starts_with("nll");
+        if (self.difference.value < 0.0) == lower_is_better { "better" } else { "worse" }
     }
 
     /// For programs.

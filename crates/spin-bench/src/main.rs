@@ -48,7 +48,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Evaluate a model on leaderboard tasks, by the rules of lm-evaluation-harness
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     /// Download the leaderboard tasks' data, pinned and checked
     Fetch(fetch::Args),
     /// Set models side by side on the same documents and test the differences

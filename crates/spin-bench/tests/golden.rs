@@ -2,6 +2,8 @@
 //! of whole splits, the scores of a model that guesses, and the examples drawn
 //! for each document. `../shared/golden` says where the values are from.
 
+#![expect(clippy::print_stderr, reason = "a test that skips says so")]
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -37,13 +37,13 @@ pub struct Conversations<'a> {
 #[derive(Debug)]
 pub enum Progress {
     /// Prompts were published that wait for `spin-sample --eval`.
-    Waiting(Artifact),
+    Waiting(Box<Artifact>),
     /// Both turns are answered.
     Answered {
         /// The answers by question.
         answers: Answers,
         /// Where they are.
-        artifacts: [Artifact; 2],
+        artifacts: Box<[Artifact; 2]>,
     },
 }
 
@@ -85,7 +85,9 @@ impl<'a> Conversations<'a> {
         for turn in 1..=2 {
             let requests = self.requests(turn, &so_far, artifacts.last(), environment)?;
             let recipe = self.graph.answers_recipe(self.id, &requests)?;
-            let Some(artifact) = self.graph.store.find(&recipe)? else { return Ok(Progress::Waiting(requests)) };
+            let Some(artifact) = self.graph.store.find(&recipe)? else {
+                return Ok(Progress::Waiting(Box::new(requests)));
+            };
             let samples = Sample::read_all(&artifact)?;
             let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
             for question in &self.bench.questions {
@@ -105,7 +107,7 @@ impl<'a> Conversations<'a> {
             let turns: [String; 2] = turns.try_into().expect("one answer for each turn");
             answers.insert(question, turns);
         }
-        let artifacts = artifacts.try_into().expect("one artifact for each turn");
+        let artifacts = Box::new(artifacts.try_into().expect("one artifact for each turn"));
         Ok(Progress::Answered { answers, artifacts })
     }
 
@@ -117,7 +119,7 @@ impl<'a> Conversations<'a> {
         answers: Option<&Artifact>,
         environment: &dyn Fn() -> Map<String, Value>,
     ) -> Result<Artifact> {
-        let longest = self.graph.run.eval.max_gen_toks.unwrap_or(MAX_NEW_TOKENS as usize);
+        let longest = self.graph.run.eval.max_gen_toks.unwrap_or(MAX_NEW_TOKENS);
         let mut parents = self.data.clone();
         parents.push(self.model.as_parent("tokenizer"));
         parents.extend(answers.map(|artifact| artifact.as_parent("answers")));
