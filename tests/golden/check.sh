@@ -8,6 +8,12 @@ cd "$(dirname "$0")/../.."
 python=$1
 "$python" tests/golden/make_fit_golden.py --check tests/golden/fit
 "$python" tests/golden/make_lora_golden.py --check tests/golden/lora
+if [ -e ../shared/benchmarks/mt_bench ]; then
+    "$python" tests/golden/make_mt_bench_golden.py ../shared/benchmarks/mt_bench --check
+fi
+if "$python" -c "import lm_eval" 2> /dev/null; then
+    "$python" tests/parity/filters.py --check
+fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 for base in llama llama_linear mistral qwen2 qwen3 phi3 gemma2 smollm3; do
