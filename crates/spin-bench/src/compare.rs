@@ -16,6 +16,7 @@ use spin_store::schema::{EvaluationRow, Row, ScoreRow};
 use spin_store::{Artifact, Store};
 
 use crate::error::{BenchError, Result};
+use crate::grid;
 use crate::harness::random::PyRandom;
 use crate::stats::{self, Estimate, Part};
 
@@ -333,14 +334,14 @@ impl Comparison {
 /// The comparisons as a table for people.
 pub fn table(first: &str, comparisons: &[Comparison]) -> String {
     let head = ["task", "metric", "model", "documents", first, "value", "difference", "only it right", "p", "verdict"];
-    let mut lines = vec![head.map(str::to_owned)];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
     for c in comparisons {
         let reach = c.difference.stderr.map_or_else(String::new, |stderr| format!(" ±{:.4}", 1.96 * stderr));
         let discordant = match c.test {
             Test::McNemar { gained, lost } => format!("{gained} : {lost}"),
             Test::Bootstrap => String::new(),
         };
-        lines.push([
+        lines.push(vec![
             c.task.clone(),
             c.metric.clone(),
             c.label.clone(),
@@ -353,17 +354,7 @@ pub fn table(first: &str, comparisons: &[Comparison]) -> String {
             c.verdict().into(),
         ]);
     }
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut out = String::new();
-    for (i, line) in lines.iter().enumerate() {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-        if i == 0 {
-            out.push_str(&(widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>().join("  ") + "\n"));
-        }
-    }
+    let mut out = grid::aligned(&lines, "  ", false);
     out.push_str(&format!(
         "\n± is a 95% confidence interval of the paired difference; p by McNemar's exact test, or by the paired\n\
          bootstrap for values other than 0 and 1; verdicts at 5% by Holm's correction for {} comparisons.\n",

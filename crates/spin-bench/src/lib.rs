@@ -12,6 +12,7 @@ pub mod compare;
 pub mod error;
 pub mod extract;
 pub mod fetch;
+mod grid;
 pub mod harness;
 pub mod heldout;
 pub mod mt_bench;

@@ -8,6 +8,7 @@ use spin_store::schema::{Row, ScoreRow};
 use spin_store::{Artifact, StoreError};
 
 use crate::error::Result;
+use crate::grid;
 use crate::heldout::{STRICT, exact_match_metric};
 use crate::stats::{self, Estimate, Part};
 
@@ -161,19 +162,7 @@ impl Table {
             }
             cells.push(row);
         }
-        let widths: Vec<usize> =
-            (0..cells[0].len()).map(|c| cells.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
-        let (sep, edge) = if markdown { (" | ", "| ") } else { ("   ", "") };
-        let mut out = String::new();
-        for (i, row) in cells.iter().enumerate() {
-            let padded: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
-            out.push_str(format!("{edge}{}{}", padded.join(sep), edge.trim_end().replace('|', " |")).trim_end());
-            out.push('\n');
-            if i == 0 {
-                let rule: Vec<String> = widths.iter().map(|w| "-".repeat(*w)).collect();
-                out.push_str(&format!("{edge}{}{}\n", rule.join(sep), edge.trim_end().replace('|', " |")));
-            }
-        }
+        let mut out = grid::aligned(&cells, if markdown { " | " } else { "   " }, markdown);
         let rows = self.lines.first().zip(columns.first()).map_or(0, |(l, c)| Self::parts(l, c).count());
         out.push_str(&format!("\n± is a 95% confidence interval over {rows} held-out rows; seed {}.\n", self.seed));
         if !self.missing.is_empty() {

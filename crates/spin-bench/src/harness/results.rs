@@ -10,6 +10,7 @@ use spin_store::schema::{EvaluationRow, Row};
 use super::registry::{BBH, LEADERBOARD, MMLU};
 use super::{Profile, tasks::mmlu};
 use crate::error::Result;
+use crate::grid;
 use crate::stats::{self, Estimate};
 
 /// The sums of one task.
@@ -184,7 +185,8 @@ impl Results {
 
     /// A table for people, as the harness prints it.
     pub fn table(&self) -> String {
-        let mut lines = vec![["Tasks", "Version", "n-shot", "Metric", "Value", "Stderr"].map(str::to_owned)];
+        let head = ["Tasks", "Version", "n-shot", "Metric", "Value", "Stderr"].map(str::to_owned).to_vec();
+        let mut lines = vec![head];
         let number = |estimate: &Estimate| {
             let stderr = estimate.stderr.map_or_else(|| "N/A".into(), |stderr| format!("{stderr:.4}"));
             (format!("{:.4}", estimate.value), stderr)
@@ -193,7 +195,7 @@ impl Results {
         for (name, tasks, estimate, metric) in &groups {
             let (value, stderr) = number(estimate);
             let shots = tasks.first().map_or_else(String::new, |task| task.declared["num_fewshot"].to_string());
-            lines.push([name.clone(), String::new(), shots, metric.clone(), value, stderr]);
+            lines.push(vec![name.clone(), String::new(), shots, metric.clone(), value, stderr]);
         }
         for task in self.tasks() {
             let version = task.declared["version"].as_str().unwrap_or_default().to_owned();
@@ -203,21 +205,10 @@ impl Results {
                     0 => (task.name.clone(), version.clone(), task.declared["num_fewshot"].to_string()),
                     _ => Default::default(),
                 };
-                lines.push([name, version, shots, metric.clone(), value, stderr]);
+                lines.push(vec![name, version, shots, metric.clone(), value, stderr]);
             }
         }
-        let widths: Vec<usize> =
-            (0..6).map(|c| lines.iter().map(|l| l[c].chars().count()).max().unwrap_or(0)).collect();
-        let mut out = String::new();
-        for (i, line) in lines.iter().enumerate() {
-            let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-            out.push_str(cells.join("  ").trim_end());
-            out.push('\n');
-            if i == 0 {
-                let rules: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
-                out.push_str(&(rules.join("  ") + "\n"));
-            }
-        }
+        let mut out = grid::aligned(&lines, "  ", false);
         if let Some(average) = self.leaderboard_average() {
             out.push_str(&format!("\n{LEADERBOARD}: average {:.2}\n", 100.0 * average));
         }

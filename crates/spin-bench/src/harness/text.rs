@@ -1,4 +1,4 @@
-//! Python's string methods where Rust's differ, and JSON as Python prints it.
+//! Python's string methods where Rust's differ.
 
 /// `str.isspace` of one character: Unicode white space, and the four
 /// separators U+001C to U+001F that Rust leaves out.
