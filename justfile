@@ -3,6 +3,7 @@
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 bin := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "release"
+cuda_target := env("CUDA_TARGET_DIR", env("CARGO_TARGET_DIR", justfile_directory() / "target") / "cuda")
 export PATH := bin + ":" + env("PATH")
 
 # List the recipes
@@ -12,6 +13,12 @@ default:
 # Build all programs
 build:
     cargo build --release --workspace
+
+# Build all programs for NVIDIA GPUs into a target directory of its own; needs nvcc, and CUDA_COMPUTE_CAP (90 for an H100) where no GPU is
+build-cuda *FLAGS:
+    @command -v nvcc > /dev/null || { echo "just build-cuda: no nvcc on PATH; install a CUDA toolkit (12.x or 13.0 to 13.2)" >&2; exit 1; }
+    cargo build --release --workspace --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
+    @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store}
 
 # Train a small model from nothing, play two rounds of self-play, print the table (4 minutes on 2 cores)
 demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
