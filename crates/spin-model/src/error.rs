@@ -53,6 +53,12 @@ pub enum Error {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// There is not enough memory.
+    #[error("no memory for another {bytes} bytes")]
+    Memory {
+        /// How many were asked for.
+        bytes: usize,
+    },
     /// A batch breaks a rule.
     #[error("sequence {sequence} of the batch: {message}")]
     Batch {
@@ -80,7 +86,7 @@ impl Error {
         match self {
             Self::Read { .. } | Self::Config { .. } | Self::WeightsFile { .. } => true,
             Self::Tensor { .. } | Self::Batch { .. } => true,
-            Self::Write { .. } | Self::Gradient { .. } | Self::Candle(_) => false,
+            Self::Write { .. } | Self::Gradient { .. } | Self::Memory { .. } | Self::Candle(_) => false,
         }
     }
 }

@@ -19,6 +19,7 @@ mod cpu;
 mod decoder;
 mod dropout;
 mod error;
+mod generate;
 mod gradients;
 mod init;
 mod lora;
@@ -33,6 +34,7 @@ pub use config::{
     Activation, Architecture, LayerConfig, ModelConfig, RopeConfig, RopeScaling, SUPPORTED_ARCHITECTURES,
 };
 pub use error::{Error, Result};
+pub use generate::{Generator, Sequence, StepInput};
 pub use gradients::{GradientValues, Gradients};
 pub use lora::LoraConfig;
 pub use model::{CausalLm, Kernels};

@@ -197,6 +197,11 @@ impl CausalLm {
         self.adapter().is_some_and(|own| own.computes_like(&lora::expanded(&self.decoder, config)))
     }
 
+    /// The weights in their places, and nothing else that holds them.
+    pub(crate) fn into_decoder(self) -> Decoder {
+        self.decoder
+    }
+
     /// The base alone. The weights are shared, not copied.
     pub fn without_adapter(&self) -> Self {
         Self { adapter: None, decoder: Decoder::new(&self.config, &self.params), ..self.clone() }

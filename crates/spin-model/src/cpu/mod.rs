@@ -7,10 +7,13 @@
 mod activation;
 mod attention;
 mod block;
+mod cached;
+mod decode;
 mod head;
 mod linear;
 mod math;
 mod norm;
+mod packed;
 mod pass;
 mod scoring;
 #[cfg(test)]
@@ -18,7 +21,10 @@ mod tests;
 mod tiles;
 mod tree;
 
+pub(crate) use cached::LayerCache;
+pub(crate) use decode::{DecodeBlock, decode_logits};
 pub(crate) use head::{TargetScore, score_row};
+pub(crate) use packed::Packed;
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
 pub(crate) use scoring::TreePass;
 pub(crate) use tree::TreeRows;

@@ -336,7 +336,7 @@ impl Attention<'_> {
     }
 
     /// A query's or key's head for a position.
-    fn place(&self, head: &[f32], position: usize, norm: Option<&Norm>, out: &mut [f32]) {
+    pub(super) fn place(&self, head: &[f32], position: usize, norm: Option<&Norm>, out: &mut [f32]) {
         match norm {
             Some(norm) => norm.forward_row(head, out),
             None => out.copy_from_slice(head),

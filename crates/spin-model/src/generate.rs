@@ -1,0 +1,259 @@
+//! Logits of the next tokens of many sequences, each at its own length.
+//!
+//! The keys and values of each sequence's tokens are kept, so a step computes
+//! new tokens only: all of a prompt, or the one that was chosen last. Sequences
+//! come and go between steps. Nothing is padded, and a sequence's logits are
+//! the same, bit for bit, whichever sequences share its steps; on processors
+//! with other vector instructions their last bits differ.
+
+use std::ops::Range;
+
+use crate::config::ModelConfig;
+use crate::cpu::{DecodeBlock, LayerCache, Packed, decode_logits};
+use crate::decoder::Linear;
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::params::Param;
+use crate::rope::RopeTable;
+
+/// A model whose weights are laid out for generation, on the CPU and in f32.
+pub struct Generator {
+    config: ModelConfig,
+    /// `[vocab, hidden]`, unless it is the output projection.
+    embedding: Option<Param>,
+    blocks: Vec<DecodeBlock>,
+    norm: Vec<f32>,
+    output: Packed,
+    rope: RopeTable,
+}
+
+/// A sequence that grows: the keys and values of its tokens so far.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    layers: Vec<LayerCache>,
+    len: usize,
+    room: usize,
+}
+
+/// New tokens of a sequence, at least one.
+pub struct StepInput<'a> {
+    /// What is before them.
+    pub sequence: &'a mut Sequence,
+    /// Their ids.
+    pub tokens: &'a [u32],
+}
+
+/// A sequence's part in a step.
+pub(crate) struct Part<'a> {
+    pub layers: &'a mut [LayerCache],
+    /// Rows of its new tokens.
+    pub rows: Range<usize>,
+    /// Position of the first of them.
+    pub position: usize,
+}
+
+impl Sequence {
+    /// Tokens so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no tokens yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+fn no_memory(bytes: usize) -> Error {
+    Error::Memory { bytes }
+}
+
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| no_memory(len * size_of::<f32>()))?;
+    values.resize(len, 0.0);
+    Ok(values)
+}
+
+/// The linear projections of the same rows, side by side.
+fn packed(linears: Vec<Linear>) -> Result<Packed> {
+    let outputs = linears.iter().map(|linear| linear.outputs).sum();
+    let mut packed = Packed::new(linears[0].inputs, outputs);
+    let mut first = 0;
+    for linear in linears {
+        packed.set(first, &linear.weight.read()?);
+        if let Some(bias) = &linear.bias {
+            packed.set_bias(first, &bias.read()?);
+        }
+        first += linear.outputs;
+    }
+    Ok(packed)
+}
+
+impl Generator {
+    /// Takes a model apart: each of its weights is freed once it is laid out
+    /// anew, unless it is still in use elsewhere. An adapter is merged.
+    ///
+    /// # Errors
+    ///
+    /// If the model is not on the CPU.
+    pub fn new(model: CausalLm) -> Result<Self> {
+        let model = if model.adapter().is_some() { model.merge_adapter()? } else { model };
+        let decoder = model.into_decoder();
+        let config = (*decoder.config).clone();
+        let mut blocks = Vec::with_capacity(decoder.layers.len());
+        for layer in decoder.layers {
+            let read = |param: &Param| Ok::<_, Error>(param.read()?.to_vec());
+            let norms = layer.head_norms.as_ref();
+            blocks.push(DecodeBlock {
+                config: layer.config,
+                attention_norm: read(&layer.attention_norm)?,
+                head_norms: norms.map(|[queries, keys]| Ok::<_, Error>([read(queries)?, read(keys)?])).transpose()?,
+                attention_post_norm: layer.attention_post_norm.as_ref().map(read).transpose()?,
+                feed_forward_norm: read(&layer.feed_forward_norm)?,
+                feed_forward_post_norm: layer.feed_forward_post_norm.as_ref().map(read).transpose()?,
+                qkv: packed(layer.qkv)?,
+                attention_output: packed(vec![layer.attention_output])?,
+                gate_up: packed(layer.gate_up)?,
+                down: packed(vec![layer.down])?,
+            });
+        }
+        let mut output = Packed::new(config.hidden_size, config.vocab_size);
+        output.set(0, &decoder.output.read()?);
+        Ok(Self {
+            rope: RopeTable::new(&config.rope, config.max_position_embeddings),
+            norm: decoder.norm.read()?.to_vec(),
+            embedding: (!config.tie_word_embeddings).then_some(decoder.embedding),
+            blocks,
+            output,
+            config,
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Bytes of memory that a sequence with room for so many tokens takes.
+    pub fn sequence_bytes(&self, room: usize) -> usize {
+        2 * size_of::<f32>() * self.blocks.len() * self.head_len(room)
+    }
+
+    fn head_len(&self, room: usize) -> usize {
+        self.config.num_key_value_heads * room * self.config.head_dim
+    }
+
+    /// An empty sequence with room for so many tokens. The last token of an
+    /// answer needs none.
+    ///
+    /// # Errors
+    ///
+    /// If there is not enough memory, or the model reads fewer tokens.
+    pub fn sequence(&self, room: usize) -> Result<Sequence> {
+        let limit = self.config.max_position_embeddings;
+        if room > limit {
+            return Err(Error::Batch {
+                sequence: 0,
+                message: format!("{room} tokens are more than the model's max_position_embeddings {limit}"),
+            });
+        }
+        let len = self.head_len(room);
+        let layer = |_| Ok(LayerCache { keys: zeros(len)?, values: zeros(len)? });
+        Ok(Sequence { layers: (0..self.blocks.len()).map(layer).collect::<Result<_>>()?, len: 0, room })
+    }
+
+    /// A sequence that begins with the same tokens, with room of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`sequence`](Self::sequence), or if there is less room than tokens.
+    pub fn fork(&self, from: &Sequence, room: usize) -> Result<Sequence> {
+        let mut fork = self.sequence(room)?;
+        if from.len > room {
+            return Err(full(0, from.len, room));
+        }
+        let (dim, len) = (self.config.head_dim, from.len * self.config.head_dim);
+        for (to, from_layer) in fork.layers.iter_mut().zip(&from.layers) {
+            for (to, values) in [(&mut to.keys, &from_layer.keys), (&mut to.values, &from_layer.values)] {
+                for (to, values) in to.chunks_exact_mut(room * dim).zip(values.chunks_exact(from.room * dim)) {
+                    to[..len].copy_from_slice(&values[..len]);
+                }
+            }
+        }
+        fork.len = from.len;
+        Ok(fork)
+    }
+
+    /// Appends new tokens to sequences and writes the logits after the last of
+    /// each to `logits`, `[inputs, vocab]`.
+    ///
+    /// A prompt that is split over several steps gives logits that differ in
+    /// their last bits from those of the whole.
+    ///
+    /// # Errors
+    ///
+    /// If a sequence has no new tokens or no room for them, or a token is
+    /// outside the vocabulary. No sequence has changed then.
+    pub fn step(&self, inputs: &mut [StepInput<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        let mut ids = Vec::new();
+        for (index, StepInput { sequence, tokens }) in inputs.iter().enumerate() {
+            if tokens.is_empty() {
+                return Err(Error::Batch { sequence: index, message: "no new tokens".to_owned() });
+            }
+            if sequence.len + tokens.len() > sequence.room {
+                return Err(full(index, sequence.len + tokens.len(), sequence.room));
+            }
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= self.config.vocab_size) {
+                let message = format!(
+                    "token id {id} is outside the vocabulary of {}; the tokenizer does not belong to this model",
+                    self.config.vocab_size
+                );
+                return Err(Error::Batch { sequence: index, message });
+            }
+            ids.extend_from_slice(tokens);
+        }
+        let mut x = self.embed(&ids)?;
+        let mut first = 0;
+        let mut parts: Vec<Part<'_>> = inputs
+            .iter_mut()
+            .map(|StepInput { sequence, tokens }| {
+                let rows = first..first + tokens.len();
+                first = rows.end;
+                let position = sequence.len;
+                sequence.len += tokens.len();
+                Part { layers: &mut sequence.layers, rows, position }
+            })
+            .collect();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let last = layer + 1 == self.blocks.len();
+            block.forward(&self.config, &self.rope, layer, &mut parts, last, &mut x);
+        }
+        decode_logits(&self.config, &self.norm, &self.output, &x, logits);
+        Ok(())
+    }
+
+    /// The embeddings of tokens, `[tokens, hidden]`.
+    fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let width = self.config.hidden_size;
+        let scale = self.config.embedding_scale as f32;
+        let mut x = vec![0.0; ids.len() * width];
+        let table = self.embedding.as_ref().map(Param::read).transpose()?;
+        for (row, id) in x.chunks_exact_mut(width).zip(ids) {
+            let id = *id as usize;
+            match &table {
+                Some(table) => row.copy_from_slice(&table[id * width..(id + 1) * width]),
+                None => self.output.read_row(id, row),
+            }
+            row.iter_mut().for_each(|value| *value *= scale);
+        }
+        Ok(x)
+    }
+}
+
+fn full(sequence: usize, wanted: usize, room: usize) -> Error {
+    Error::Batch { sequence, message: format!("{wanted} tokens do not fit its room for {room}") }
+}
+
+#[cfg(test)]
+mod tests;
