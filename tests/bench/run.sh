@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure against the peer: tests/bench/run.sh fit|score PYTHON [FLAGS], from the project's directory.
+# Measure against the peer: tests/bench/run.sh fit|score|sample PYTHON [FLAGS], from the project's directory.
 set -euo pipefail
 what=$1 python=$2
 shift 2
@@ -11,8 +11,13 @@ case "$what" in
     score)
         prepare=(tests/bench/prepare_score.py "$data/model" --text ../shared/benchmarks)
         peer=tests/bench/lm_eval_score.py ;;
+    sample)
+        # The same model.
+        data=target/bench-score
+        prepare=(tests/bench/prepare_score.py "$data/model" --text ../shared/benchmarks)
+        peer=tests/bench/transformers_generate.py ;;
     *)
-        echo "there is no benchmark $what; there are fit and score" >&2
+        echo "there is no benchmark $what; there are fit, score and sample" >&2
         exit 2 ;;
 esac
 [ -e "$data/model/config.json" ] || "$python" "${prepare[@]}"

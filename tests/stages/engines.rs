@@ -1,20 +1,101 @@
-//! mistral.rs against golden text and against our own forward pass.
+//! The engines against golden text, against our own forward pass, and against
+//! each other.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use spin_model::{Batch, CausalLm};
+use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::Decoding;
-use std::sync::atomic::AtomicBool;
-
-use spin_sample::engine::{EngineConfig, Generated, Pool, Prompt};
+use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, MistralEngine, Replay};
 use spin_sample::noise::Key;
 
 use crate::project::shared;
 
-const GREEDY: Decoding = Decoding { temperature: 0.0, top_k: 0, top_p: 1.0 };
+/// Work in memory.
+struct Work {
+    jobs: Mutex<Vec<Job>>,
+    answers: Mutex<Vec<Option<Generated>>>,
+    notes: Mutex<Vec<String>>,
+}
 
-fn generate(dir: &std::path::Path, decoding: Decoding, engines: usize, prompts: &[Prompt], n: usize) -> Vec<Generated> {
-    let config = EngineConfig { decoding, eos: vec![2, 1], dtype: "f32".into() };
-    let pool = Pool::load(dir, &config, engines).unwrap();
-    pool.generate(prompts, &vec![n; prompts.len()], &AtomicBool::new(false), &|_| {}).unwrap().unwrap()
+impl Jobs for Work {
+    fn next(&self) -> Option<Job> {
+        self.jobs.lock().unwrap().pop()
+    }
+
+    fn done(&self, job: Job, outcome: spin_sample::Result<Generated>) {
+        self.answers.lock().unwrap()[job.number] = Some(outcome.unwrap());
+    }
+
+    fn put_back(&self, job: Job) {
+        self.jobs.lock().unwrap().push(job);
+    }
+
+    fn stopped(&self) -> bool {
+        false
+    }
+
+    fn note(&self, text: &str) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
+}
+
+fn run(engine: &dyn Engine, wanted: &[Wanted]) -> Vec<Generated> {
+    let jobs = wanted.iter().cloned().enumerate().map(|(number, wanted)| Job { number, wanted });
+    let work = Work {
+        jobs: Mutex::new(jobs.rev().collect()),
+        answers: Mutex::new(vec![None; wanted.len()]),
+        notes: Mutex::default(),
+    };
+    engine.run(&work);
+    assert_eq!(*work.notes.lock().unwrap(), Vec::<String>::new());
+    work.answers.into_inner().unwrap().into_iter().map(Option::unwrap).collect()
+}
+
+fn mistral(dir: &Path, copies: usize) -> MistralEngine {
+    let options = EngineOptions {
+        kind: EngineKind::Mistralrs,
+        device: Device::Cpu,
+        batch_size: 0,
+        copies,
+        memory: 0,
+        gpu_memory_utilization: 0.9,
+    };
+    MistralEngine::load(dir, "f32", &options).unwrap()
+}
+
+fn cached(dir: &Path, batch_size: usize) -> CachedEngine {
+    CachedEngine::load(dir, batch_size, 1 << 30).unwrap()
+}
+
+fn wanted(row_id: &str, ids: &[u32], decoding: Decoding, max_new_tokens: usize) -> Wanted {
+    Wanted {
+        row_id: row_id.into(),
+        prompt_ids: ids.into(),
+        key: Key::new(5, "test", row_id, 0),
+        decoding,
+        max_new_tokens,
+        stop_ids: [2, 1].into(),
+        stop: None,
+    }
+}
+
+/// Rows of all kinds of decoding, prompts and lengths.
+fn mixed(count: usize) -> Vec<Wanted> {
+    let plain = Decoding::PLAIN;
+    let decodings = [
+        plain,
+        Decoding { temperature: 0.7, ..plain },
+        Decoding::GREEDY,
+        Decoding { temperature: 1.3, top_k: 40, top_p: 0.9, min_p: 0.02, repetition_penalty: 1.2 },
+    ];
+    (0..count)
+        .map(|i| {
+            let ids = &[1, 403, 407, 261, 378, 300, 310, 290, 350, 305][..1 + i % 10];
+            wanted(&i.to_string(), ids, decodings[i % 4], 1 + 40 * (i % 3))
+        })
+        .collect()
 }
 
 #[test]
@@ -26,7 +107,7 @@ fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
     let ids: Vec<u32> = serde_json::from_value(golden["greedy_ids"].clone()).unwrap();
     // BOS and "Once upon a time".
     let (prompt, expected) = ids.split_at(5);
-    let prompt = Prompt { row_id: "golden".into(), ids: prompt.to_vec(), key: Key::new(0, "", "", 0) };
+    let wanted = [wanted("golden", prompt, Decoding::GREEDY, expected.len())];
 
     // Written by us: weights and config from the trainer, tokenizer copied.
     let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
@@ -36,39 +117,65 @@ fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
         std::fs::copy(dir.join(file), saved.path().join(file)).unwrap();
     }
     for dir in [dir.as_path(), saved.path()] {
-        let answer = generate(dir, GREEDY, 1, std::slice::from_ref(&prompt), expected.len()).remove(0);
-        assert_eq!(answer.ids, expected);
-        // And our log-probability of what mistral.rs chose is mistral.rs's own.
-        let batch = Batch::new([(prompt.ids.as_slice(), answer.ids.as_slice())]).unwrap();
-        let ours: f32 = model.response_token_logps(&batch).unwrap()[0].iter().sum();
-        assert!((f64::from(ours) - answer.logps).abs() < 1e-3, "ours {ours}, theirs {}", answer.logps);
+        for engine in [&mistral(dir, 1) as &dyn Engine, &cached(dir, 4)] {
+            let answer = run(engine, &wanted).remove(0);
+            assert_eq!(answer.ids, expected, "{}", engine.describe());
+            assert!(answer.token_sampling_logps.iter().all(|logp| *logp == 0.0));
+            // And our log-probability of what it chose is its own.
+            let batch = Batch::new([(prompt, answer.ids.as_slice())]).unwrap();
+            let ours: f32 = model.response_token_logps(&batch).unwrap()[0].iter().sum();
+            assert!((f64::from(ours) - answer.logps).abs() < 1e-3, "ours {ours}, theirs {}", answer.logps);
+        }
     }
 }
 
 #[test]
 fn a_sample_does_not_depend_on_its_neighbours() {
     let Some(dir) = shared("models/stories260K") else { return };
-    let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
-    let sampled = Decoding { temperature: 1.0, ..GREEDY };
-    let prompts: Vec<Prompt> = (0..24)
-        .map(|i| Prompt {
-            row_id: i.to_string(),
-            ids: [1, 403, 407, 261, 378][..2 + i % 4].to_vec(),
-            key: Key::new(5, "test", &i.to_string(), 0),
-        })
-        .collect();
-    let together = generate(&dir, sampled, 3, &prompts, 40);
-    let mut reversed = prompts.clone();
-    reversed.reverse();
-    let mut other_way = generate(&dir, sampled, 1, &reversed, 40);
-    other_way.reverse();
-    // To the last bit, log-probabilities included.
-    assert_eq!(together, other_way);
-    for (prompt, answer) in prompts.iter().zip(&together) {
-        let batch = Batch::new([(prompt.ids.as_slice(), answer.ids.as_slice())]).unwrap();
-        let ours: f32 = model.response_token_logps(&batch).unwrap()[0].iter().sum();
-        assert!((f64::from(ours) - answer.logps).abs() < 1e-3, "ours {ours}, theirs {}", answer.logps);
+    let rows = mixed(48);
+    let reversed: Vec<Wanted> = rows.iter().rev().cloned().collect();
+    let engines: [[Box<dyn Engine>; 2]; 2] = [
+        [Box::new(mistral(&dir, 3)), Box::new(mistral(&dir, 1))],
+        [Box::new(cached(&dir, 20)), Box::new(cached(&dir, 1))],
+    ];
+    for [together, other_way] in &engines {
+        assert_eq!(together.replay(), Replay::Exact);
+        let mut reversed = run(other_way.as_ref(), &reversed);
+        reversed.reverse();
+        // To the last bit, log-probabilities included.
+        assert_eq!(run(together.as_ref(), &rows), reversed, "{}", together.describe());
     }
-    let distinct: std::collections::BTreeSet<_> = together.iter().map(|g| g.ids.clone()).collect();
-    assert!(distinct.len() > 20, "rows share their noise");
+}
+
+/// Two implementations of one model: rows are the same but where rounding
+/// decides, and log-probabilities are the trainer's.
+#[test]
+fn the_engines_check_each_other() {
+    let Some(dir) = shared("models/stories260K") else { return };
+    let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
+    let rows = mixed(120);
+    let theirs = run(&mistral(&dir, 2), &rows);
+    let ours = run(&cached(&dir, 32), &rows);
+    let (mut same, mut worst) = (0, 0.0_f32);
+    for ((row, theirs), ours) in rows.iter().zip(&theirs).zip(&ours) {
+        same += usize::from(theirs.ids == ours.ids);
+        let batch = Batch::new([(&*row.prompt_ids, ours.ids.as_slice())]).unwrap();
+        let trainer = model.response_token_logps(&batch).unwrap().remove(0);
+        let sum: f32 = trainer.iter().sum();
+        assert!((f64::from(sum) - ours.logps).abs() < 1e-3, "{sum} {}", ours.logps);
+        if theirs.ids == ours.ids {
+            for (a, b) in theirs.token_logps.iter().zip(&ours.token_logps) {
+                worst = worst.max((a - b).abs());
+            }
+            if row.decoding == Decoding::PLAIN {
+                for (a, b) in trainer.iter().zip(&theirs.token_logps) {
+                    worst = worst.max((a - b).abs());
+                }
+            }
+        }
+    }
+    assert!(same >= rows.len() - 2, "{same} of {} rows are the same", rows.len());
+    assert!(worst < 1e-3, "{worst}");
+    let distinct: std::collections::BTreeSet<_> = ours.iter().map(|answer| &answer.ids).collect();
+    assert!(distinct.len() > 60, "rows share their noise: {} of {}", distinct.len(), ours.len());
 }

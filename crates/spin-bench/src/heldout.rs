@@ -170,6 +170,8 @@ mod tests {
             response: response.into(),
             finish_reason: "stop".into(),
             logps: 0.0,
+            token_logps: Vec::new(),
+            token_sampling_logps: Vec::new(),
         }
     }
 

@@ -152,6 +152,41 @@ fn memory_kib(key: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").trim().parse().ok()
 }
 
+/// Bytes of memory that this process may still take without swapping: what the
+/// system has to give, or less where a control group says so. `None` where
+/// nobody tells.
+pub fn available_memory() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let system = line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024;
+    // Slurm's limit is on a group above the process's own.
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let limits = std::path::Path::new(own).ancestors().filter_map(|group| {
+        let file = |name: &str| format!("/sys/fs/cgroup{}/{name}", group.display().to_string().trim_end_matches('/'));
+        Some(number(&file("memory.max"))?.saturating_sub(number(&file("memory.current"))?))
+    });
+    limits.chain([system]).min()
+}
+
+/// The processor's name, where the system tells: another one may round in
+/// another way.
+pub fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// This process in words, for others that find its locks.
+pub fn whoami() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
+    let job = std::env::var("SLURM_JOB_ID").map(|job| format!(", Slurm job {job}")).unwrap_or_default();
+    let since = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    format!("process {}{host}{job}, since {since}", std::process::id())
+}
+
 /// Facts about this process for a manifest's `environment`.
 pub fn environment() -> Map<String, Value> {
     let mut map = Map::new();

@@ -63,6 +63,13 @@ impl Progress {
         }
     }
 
+    /// A line for people where there is no bar to look at.
+    pub fn say_without_bar(&self, text: &str) {
+        if self.bar.is_none() {
+            crate::say(text);
+        }
+    }
+
     /// Removes the bar.
     pub fn finish(self) {
         if let Some(bar) = self.bar {

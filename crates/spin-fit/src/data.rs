@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use spin_store::run::Overlong;
+use spin_store::run::{Prompt, TemplateConfig};
 use spin_store::schema::{Demonstration, Pair, ReferenceRow};
 use spin_text::Codec;
 
@@ -135,17 +135,6 @@ pub fn of_pairs(pairs: Vec<Pair>, reference: &[ReferenceRow], table: &str) -> Re
         .collect()
 }
 
-/// Limits on a row's length.
-#[derive(Clone, Copy, Debug)]
-pub struct Lengths {
-    /// Longest prompt in tokens.
-    pub max_prompt_length: usize,
-    /// Longest prompt and answer in tokens.
-    pub max_length: usize,
-    /// What to do with a longer prompt.
-    pub overlong: Overlong,
-}
-
 /// Demonstrations as examples, and how many were left out as too long.
 ///
 /// # Errors
@@ -154,7 +143,8 @@ pub struct Lengths {
 pub fn of_demonstrations(
     rows: &[Demonstration],
     codec: &Codec,
-    lengths: Lengths,
+    template: &TemplateConfig,
+    context: usize,
     table: &str,
 ) -> Result<(Vec<Example>, usize)> {
     let mut examples = Vec::with_capacity(rows.len());
@@ -162,19 +152,22 @@ pub fn of_demonstrations(
     for row in rows {
         let prompt_ids = codec.prompt_ids(&row.prompt)?;
         let real_ids = codec.response_ids(&row.prompt, &row.response)?;
-        if prompt_ids.len() > lengths.max_prompt_length && lengths.overlong == Overlong::Error {
-            return Err(FitError::Row {
-                row_id: row.row_id.clone(),
-                table: table.into(),
-                problem: format!(
-                    "its prompt has {} tokens, more than template.max_prompt_length = {} or the model's context allow",
-                    prompt_ids.len(),
-                    lengths.max_prompt_length
-                ),
-                remedy: "raise the length, remove the row, or set template.overlong = \"drop\"".into(),
-            });
-        }
-        if prompt_ids.len() > lengths.max_prompt_length || prompt_ids.len() + real_ids.len() > lengths.max_length {
+        let prompt_ids = match template.prompt(prompt_ids, context) {
+            Prompt::Used(ids, _) => ids,
+            Prompt::Dropped => {
+                dropped += 1;
+                continue;
+            }
+            Prompt::TooLong(problem, remedy) => {
+                return Err(FitError::Row {
+                    row_id: row.row_id.clone(),
+                    table: table.into(),
+                    problem,
+                    remedy: remedy.into(),
+                });
+            }
+        };
+        if prompt_ids.len() + real_ids.len() > template.max_length.min(context) {
             dropped += 1;
             continue;
         }

@@ -11,7 +11,7 @@ use spin_store::schema::{Demonstration, Pair, Row};
 use spin_store::{Artifact, Recipe, StoreError};
 
 use crate::checkpoint::Settings;
-use crate::data::{self, Example, Lengths};
+use crate::data::{self, Example};
 use crate::error::{FitError, Result};
 use crate::metrics::{events, flops};
 use crate::publish;
@@ -262,13 +262,8 @@ fn demonstrations(
     codec.check_vocab(config.vocab_size)?;
     let template = &graph.run.template;
     let context = config.max_position_embeddings;
-    let lengths = Lengths {
-        max_prompt_length: template.max_prompt_length.min(context - 1),
-        max_length: template.max_length.min(context),
-        overlong: template.overlong,
-    };
     let rows = Demonstration::read_all(&artifact)?;
-    let (examples, dropped) = data::of_demonstrations(&rows, &codec, lengths, &artifact.reference())?;
+    let (examples, dropped) = data::of_demonstrations(&rows, &codec, template, context, &artifact.reference())?;
     facts.insert("dropped_over_length".into(), json!(dropped));
     Ok((examples, artifact.reference()))
 }

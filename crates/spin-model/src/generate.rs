@@ -58,6 +58,11 @@ impl Sequence {
         self.len
     }
 
+    /// Tokens that there is room for.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
     /// Whether it has no tokens yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0

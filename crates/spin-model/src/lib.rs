@@ -22,6 +22,7 @@ mod error;
 mod generate;
 mod gradients;
 mod init;
+mod logits;
 mod lora;
 mod model;
 mod params;
@@ -36,6 +37,7 @@ pub use config::{
 pub use error::{Error, Result};
 pub use generate::{Generator, Sequence, StepInput};
 pub use gradients::{GradientValues, Gradients};
+pub use logits::{largest_logit, softmax_weights};
 pub use lora::LoraConfig;
 pub use model::{CausalLm, Kernels};
 pub use score::{ContinuationScore, Rounding, ScoreOptions, ScoreRequest, ScoreStats};

@@ -62,17 +62,19 @@ impl Rounding {
 }
 
 /// How [`CausalLm::score`] computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoreOptions {
     /// Tokens per forward pass. More take more memory.
     pub max_rows: usize,
     /// What becomes of the results.
     pub rounding: Rounding,
+    /// What logits are divided by.
+    pub temperature: f64,
 }
 
 impl Default for ScoreOptions {
     fn default() -> Self {
-        Self { max_rows: 2048, rounding: Rounding::None }
+        Self { max_rows: 2048, rounding: Rounding::None, temperature: 1.0 }
     }
 }
 
@@ -255,7 +257,7 @@ impl CausalLm {
         stats.tokens_distinct = tree.ids.len() as u64;
         match self.kernels() {
             Kernels::Fused => self.score_tree(&tree, options, &mut results, &mut stats, on_progress)?,
-            Kernels::Composed => self.score_each(requests, options.rounding, &mut results, &mut stats, on_progress)?,
+            Kernels::Composed => self.score_each(requests, options, &mut results, &mut stats, on_progress)?,
         }
         Ok((results.scores, stats))
     }
@@ -313,7 +315,7 @@ impl CausalLm {
             let targets: Vec<Target> = targets
                 .flat_map(|(same, row)| same.iter().map(move |prediction| Target { row, token: prediction.token }))
                 .collect();
-            let scores = pass.score(&rows, &targets, options.rounding)?;
+            let scores = pass.score(&rows, &targets, options)?;
             for (prediction, score) in predictions.iter().zip(scores) {
                 results.set(prediction.request as usize, prediction.index as usize, score);
             }
@@ -329,7 +331,7 @@ impl CausalLm {
     fn score_each(
         &self,
         requests: &[ScoreRequest<'_>],
-        rounding: Rounding,
+        options: &ScoreOptions,
         results: &mut Results,
         stats: &mut ScoreStats,
         on_progress: &mut dyn FnMut(usize),
@@ -337,9 +339,10 @@ impl CausalLm {
         for (number, request) in requests.iter().enumerate() {
             let context = request.tokens.len() - request.continuation;
             let logits = self.logits(&request.tokens[..request.tokens.len() - 1])?;
-            let mut logits = logits.narrow(0, context - 1, request.continuation)?.to_vec2::<f32>()?;
+            let logits = (logits.narrow(0, context - 1, request.continuation)? / options.temperature)?;
+            let mut logits = logits.to_vec2::<f32>()?;
             for (index, (logits, token)) in logits.iter_mut().zip(&request.tokens[context..]).enumerate() {
-                for score in score_row(logits, std::iter::once(*token), rounding) {
+                for score in score_row(logits, std::iter::once(*token), options.rounding) {
                     results.set(number, index, score);
                 }
             }

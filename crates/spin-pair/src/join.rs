@@ -54,7 +54,7 @@ pub struct JoinResult {
 }
 
 /// The fates of a sample, in the order in which they are tested.
-pub const FATES: [&str; 5] = ["no_demonstration", "empty", "identical", "over_length", "kept"];
+pub const FATES: [&str; 6] = ["failed", "no_demonstration", "empty", "identical", "over_length", "kept"];
 
 /// Joins samples with demonstrations on the row id. `eos` are the ids that
 /// end an answer; `max_length` limits prompt and longer answer together.
@@ -72,7 +72,8 @@ pub fn join(
     let mut frames = Vec::new();
     for table in tables {
         for part in &table.parts {
-            let columns = ["row_id", "sample_index", "prompt_ids", "response_ids", "response"].map(col);
+            let columns =
+                ["row_id", "sample_index", "prompt_ids", "response_ids", "response", "finish_reason"].map(col);
             let samples = LazyFrame::scan_parquet(PlRefPath::try_from_path(part)?, ScanArgsParquet::default())?;
             frames.push(samples.select(columns).with_column(lit(table.iteration).alias("iteration")));
         }
@@ -83,15 +84,17 @@ pub fn join(
     let own_tokens = col("response_ids").list().len().cast(DataType::Int64) - ended.cast(DataType::Int64);
     let (generated, real_length) = (col("response_ids").list().len(), col("real_ids").list().len());
     let longest = when(generated.clone().gt(real_length.clone())).then(generated).otherwise(real_length);
-    let fate = when(col("row").is_null())
+    let fate = when(col("finish_reason").eq(lit("error")))
         .then(lit(FATES[0]))
-        .when(own_tokens.lt_eq(lit(0)).or(col("response").eq(lit(""))))
+        .when(col("row").is_null())
         .then(lit(FATES[1]))
-        .when(col("response_ids").eq(col("real_ids")))
+        .when(own_tokens.lt_eq(lit(0)).or(col("response").eq(lit(""))))
         .then(lit(FATES[2]))
-        .when((col("prompt_ids").list().len() + longest).gt(lit(max_length as u32)))
+        .when(col("response_ids").eq(col("real_ids")))
         .then(lit(FATES[3]))
-        .otherwise(lit(FATES[4]))
+        .when((col("prompt_ids").list().len() + longest).gt(lit(max_length as u32)))
+        .then(lit(FATES[4]))
+        .otherwise(lit(FATES[5]))
         .alias("fate");
     let joined = samples
         .join(real, [col("row_id")], [col("row_id")], JoinArgs::new(JoinType::Left))
@@ -192,6 +195,8 @@ mod tests {
             response: if response_ids.len() > 1 { "text".into() } else { String::new() },
             finish_reason: "stop".into(),
             logps: -1.0,
+            token_logps: Vec::new(),
+            token_sampling_logps: Vec::new(),
         }
     }
 
@@ -214,12 +219,15 @@ mod tests {
                 sample("b", 0, &[EOS]),
                 sample("b", 1, &[7, 7, 7, 7, 7, EOS]),
                 sample("gone", 0, &[7, EOS]),
+                Sample { finish_reason: "error".into(), ..sample("a", 2, &[]) },
             ],
         );
         let second = table(dir.path(), 1, &[sample("a", 0, &[6, EOS]), sample("b", 0, &[6, 6])]);
         let result = join(&demonstrations, &[first, second], &[EOS], 6).unwrap();
         let counts: Vec<(&str, u64)> = result.counts.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        assert_eq!(counts, [("empty", 1), ("identical", 1), ("kept", 3), ("no_demonstration", 1), ("over_length", 1)]);
+        let expected =
+            [("empty", 1), ("failed", 1), ("identical", 1), ("kept", 3), ("no_demonstration", 1), ("over_length", 1)];
+        assert_eq!(counts, expected);
         let keys: Vec<_> = result.pairs.iter().map(|p| (p.iteration, p.row, p.sample_index)).collect();
         assert_eq!(keys, [(0, 1, 1), (1, 0, 0), (1, 1, 0)]);
         assert_eq!(result.pairs[0].generated_ids, [8, EOS]);

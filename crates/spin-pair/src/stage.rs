@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 use spin_store::graph::{Graph, ModelId, Split};
-use spin_store::run::Overlong;
+use spin_store::run::Prompt;
 use spin_store::schema::{Demonstration, Message, Pair, Row};
-use spin_store::{Artifact, table};
+use spin_store::{Artifact, ModelShape, table};
 
 use crate::error::{PairError, Result};
 use crate::join::{self, Joined, RealAnswer, SampleTable};
@@ -23,6 +23,7 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     }
     let model = graph.model(&ModelId::Iteration(t))?;
     let codec = spin_text::codec_of(graph, &model.dir)?;
+    let context = ModelShape::read(&model.dir)?.context;
     let demonstrations = Demonstration::read_all(&graph.demonstrations(Split::Train)?)?;
     let mut tables = Vec::new();
     for i in graph.window(t)? {
@@ -35,9 +36,13 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     let mut real = Vec::with_capacity(demonstrations.len());
     let mut overlong_prompts = 0u64;
     for row in &demonstrations {
-        let prompt_ids = codec.prompt_ids(&row.prompt)?;
-        if template.overlong == Overlong::Drop && prompt_ids.len() > template.max_prompt_length {
-            overlong_prompts += 1;
+        let mut prompt_ids = codec.prompt_ids(&row.prompt)?;
+        match template.prompt(prompt_ids.clone(), context) {
+            // What is cut was sampled from what is left of it.
+            Prompt::Used(cut, _) => prompt_ids = cut,
+            Prompt::Dropped => overlong_prompts += 1,
+            // Such a row was refused when answers were sampled.
+            Prompt::TooLong(..) => {}
         }
         let real_ids = codec.response_ids(&row.prompt, &row.response)?;
         real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });

@@ -1,7 +1,12 @@
 //! Picking a token from logits: greedy, or an exact draw by the Gumbel-max
 //! rule (argmax of logit/T + Gumbel noise is distributed as softmax(logit/T)).
+//!
+//! What is filtered, and in which order, is as in transformers: repetition
+//! penalty, temperature, top-k, top-p, min-p.
 
-use crate::noise::{Key, LARGEST_GUMBEL};
+use spin_model::{largest_logit, softmax_weights};
+
+use crate::noise::{Key, Step};
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,131 +17,214 @@ pub struct Decoding {
     pub top_k: usize,
     /// Keep the smallest set with this probability; 1 for all.
     pub top_p: f64,
+    /// Keep what is at least this share as likely as the likeliest; 0 for all.
+    pub min_p: f64,
+    /// What is in the prompt or the answer already has its logit divided by
+    /// this, or multiplied where it is negative (Keskar et al. 2019); 1 for
+    /// nothing.
+    pub repetition_penalty: f64,
 }
 
-/// Picks the token of step `step` from `[vocab]` logits. Returns the id and
-/// its natural log-probability under the model itself: temperature 1, whole
-/// vocabulary. `None` when a logit is NaN or all are −∞.
-pub fn choose(logits: &[f32], decoding: &Decoding, key: Key, step: u64) -> Option<(u32, f64)> {
-    // `-inf` is a legal logit (a forbidden token); NaN and `+inf` are not.
-    let top = logits.iter().copied().try_fold(f32::NEG_INFINITY, |m, x| (x < f32::INFINITY).then(|| m.max(x)))?;
-    if top == f32::NEG_INFINITY {
-        return None;
+impl Decoding {
+    /// The model's own distribution.
+    pub const PLAIN: Decoding =
+        Decoding { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+
+    /// The likeliest token.
+    pub const GREEDY: Decoding = Decoding { temperature: 0.0, ..Decoding::PLAIN };
+}
+
+/// A token, with natural logarithms of probabilities that it had.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The token.
+    pub id: u32,
+    /// Under the model itself: temperature 1, whole vocabulary, no penalty.
+    pub logp: f64,
+    /// The same at the temperature it was drawn at; at 1 where that is 0.
+    pub temperature_logp: f64,
+    /// In the distribution it was drawn from, with penalty and filters; 0 for
+    /// greedy.
+    pub sampling_logp: f64,
+}
+
+/// Picks tokens. It holds memory of the size of the vocabulary, so one is to be
+/// used for many.
+#[derive(Debug, Default)]
+pub struct Chooser {
+    weights: Vec<f32>,
+    penalised: Vec<f32>,
+    sorted: Vec<f32>,
+}
+
+impl Chooser {
+    /// Picks the token of step `step` from `[vocab]` logits; `context` is the
+    /// prompt and the answer so far. `None` when a logit is NaN or infinite, or
+    /// all are −∞.
+    pub fn choose(
+        &mut self,
+        logits: &[f32],
+        context: [&[u32]; 2],
+        decoding: &Decoding,
+        key: Key,
+        step: u64,
+    ) -> Option<Choice> {
+        // `-inf` is a legal logit (a forbidden token); NaN and `+inf` are not.
+        let top = largest_logit(logits)?;
+        let greedy = decoding.temperature == 0.0;
+        let temperature = if greedy { 1.0 } else { decoding.temperature };
+        let log_total = softmax_weights(logits, top, 1.0, &mut self.weights).ln();
+        let log_warm_total = match temperature == 1.0 {
+            true => log_total,
+            false => softmax_weights(logits, top, temperature, &mut self.weights).ln(),
+        };
+        let mut penalised = std::mem::take(&mut self.penalised);
+        let (mut scores, mut best, mut log_kept) = (logits, top, log_warm_total);
+        if decoding.repetition_penalty != 1.0 {
+            penalise(logits, context, decoding.repetition_penalty, &mut penalised);
+            scores = &penalised;
+            best = largest_logit(scores)?;
+            log_kept = softmax_weights(scores, best, temperature, &mut self.weights).ln();
+        }
+        let id = if greedy {
+            scores.iter().position(|score| *score == best)?
+        } else {
+            if let Some(floor) = self.floor(scores, best, decoding) {
+                let mut kept = 0.0;
+                for (weight, score) in self.weights.iter_mut().zip(scores) {
+                    *weight = if *score >= floor { *weight } else { 0.0 };
+                    kept += f64::from(*weight);
+                }
+                log_kept = kept.ln();
+            }
+            race(&self.weights, scores, best, temperature, key.step(step))
+        };
+        let logp = |logit: f32, top: f32, temperature: f64| (f64::from(logit) - f64::from(top)) / temperature;
+        let choice = Choice {
+            id: u32::try_from(id).ok()?,
+            logp: logp(logits[id], top, 1.0) - log_total,
+            temperature_logp: logp(logits[id], top, temperature) - log_warm_total,
+            sampling_logp: if greedy { 0.0 } else { logp(scores[id], best, temperature) - log_kept },
+        };
+        self.penalised = penalised;
+        Some(choice)
     }
-    let top = f64::from(top);
-    let id = if decoding.temperature == 0.0 {
-        logits.iter().position(|&x| f64::from(x) == top)?
-    } else {
-        sample(logits, top, decoding, key, step)
-    };
-    let total: f64 = logits.iter().map(|&x| (f64::from(x) - top).exp()).sum();
-    Some((u32::try_from(id).ok()?, f64::from(logits[id]) - top - total.ln()))
+
+    /// The lowest logit that the filters leave in, if there are any. Ties with
+    /// it stay in.
+    fn floor(&mut self, scores: &[f32], best: f32, decoding: &Decoding) -> Option<f32> {
+        let Decoding { temperature, top_k, top_p, min_p, .. } = *decoding;
+        let keep_k = top_k > 0 && top_k < scores.len();
+        if !keep_k && top_p >= 1.0 && min_p <= 0.0 {
+            return None;
+        }
+        let mut floor = f32::NEG_INFINITY;
+        if keep_k || top_p < 1.0 {
+            self.sorted.clear();
+            self.sorted.extend_from_slice(scores);
+            // Sorting all of a vocabulary costs more than the rest together.
+            let mut sorted = 0;
+            if keep_k {
+                sort_largest(&mut self.sorted, 0, top_k);
+                floor = self.sorted[top_k - 1];
+                // What ties with the last is kept, too.
+                let ties = scores.iter().filter(|score| **score == floor).count();
+                let above = scores.iter().filter(|score| **score > floor).count();
+                self.sorted.truncate(above);
+                self.sorted.resize(above + ties, floor);
+                sorted = self.sorted.len();
+            }
+            if top_p < 1.0 {
+                let weight = |score: f32| ((f64::from(score) - f64::from(best)) / temperature).exp();
+                let total: f64 = match keep_k {
+                    true => self.sorted.iter().map(|score| weight(*score)).sum(),
+                    false => self.weights.iter().map(|weight| f64::from(*weight)).sum(),
+                };
+                let (mut sum, mut at) = (0.0, 0);
+                floor = loop {
+                    if at == sorted {
+                        sorted = (sorted * 8).max(64).min(self.sorted.len());
+                        sort_largest(&mut self.sorted, at, sorted);
+                    }
+                    sum += weight(self.sorted[at]);
+                    if sum >= top_p * total || at + 1 == self.sorted.len() {
+                        break self.sorted[at];
+                    }
+                    at += 1;
+                };
+            }
+        }
+        if min_p > 0.0 {
+            // The smallest f32 that is not below the limit.
+            let limit = f64::from(best) + temperature * min_p.ln();
+            let nearest = limit as f32;
+            floor = floor.max(if f64::from(nearest) < limit { nearest.next_up() } else { nearest });
+        }
+        Some(floor)
+    }
 }
 
-fn sample(logits: &[f32], top: f64, decoding: &Decoding, key: Key, step: u64) -> usize {
-    let floor = threshold(logits, top, decoding);
-    let noise = key.step(step);
-    let (mut best, mut best_score) = (0, f64::NEG_INFINITY);
-    for (id, &logit) in logits.iter().enumerate() {
-        let score = (f64::from(logit) - top) / decoding.temperature;
-        // Most of a large vocabulary is out of reach of any noise.
-        if logit < floor || score + LARGEST_GUMBEL <= best_score {
+/// Puts the largest `count` values in order; the first `done` of them are.
+fn sort_largest(values: &mut [f32], done: usize, count: usize) {
+    let rest = &mut values[done..];
+    let count = count - done;
+    if count < rest.len() {
+        rest.select_nth_unstable_by(count, |a, b| b.total_cmp(a));
+    }
+    rest[..count].sort_unstable_by(|a, b| b.total_cmp(a));
+}
+
+fn penalise(logits: &[f32], context: [&[u32]; 2], penalty: f64, out: &mut Vec<f32>) {
+    out.clear();
+    out.extend_from_slice(logits);
+    let penalty = penalty as f32;
+    for id in context.into_iter().flatten() {
+        // From the original: a token counts once however often it is there.
+        if let (Some(logit), Some(out)) = (logits.get(*id as usize), out.get_mut(*id as usize)) {
+            *out = if *logit < 0.0 { logit * penalty } else { logit / penalty };
+        }
+    }
+}
+
+/// The token with the largest score/T + Gumbel noise, of those whose weight
+/// e^((score - best)/T) is not 0.
+///
+/// Equivalently it is the smallest of -ln(u)/weight (the exponential race). As
+/// -ln(u) ≥ 1 - u, a token whose (1 - u)/weight is not below the smallest so
+/// far cannot win; so logarithms are taken of a handful of tokens and not of
+/// all the vocabulary.
+fn race(weights: &[f32], scores: &[f32], best: f32, temperature: f64, noise: Step) -> usize {
+    const BLOCK: usize = 128;
+    /// More than the weights and products in f32 are off.
+    const SLACK: f64 = 1.001;
+    let score = |id: usize| (f64::from(scores[id]) - f64::from(best)) / temperature + noise.gumbel(id as u64);
+    let reach_of = |score: f64| ((-score).exp() * SLACK) as f32;
+    let first = scores.iter().position(|score| *score == best).unwrap_or(0);
+    let (mut winner, mut winning) = (first, score(first));
+    let mut reach = reach_of(winning);
+    for (block, weights) in weights.chunks(BLOCK).enumerate() {
+        let start = block * BLOCK;
+        let mut any = false;
+        for (at, weight) in weights.iter().enumerate() {
+            any |= noise.one_minus_at_least((start + at) as u64) < reach * weight;
+        }
+        if !any {
             continue;
         }
-        let score = score + noise.gumbel(id as u64);
-        if score > best_score {
-            (best, best_score) = (id, score);
-        }
-    }
-    best
-}
-
-/// The lowest logit that top-k and top-p (in this order, as in transformers)
-/// leave in. Ties with it stay in.
-fn threshold(logits: &[f32], top: f64, decoding: &Decoding) -> f32 {
-    let keep_k = decoding.top_k > 0 && decoding.top_k < logits.len();
-    if !keep_k && decoding.top_p >= 1.0 {
-        return f32::NEG_INFINITY;
-    }
-    let mut sorted = logits.to_vec();
-    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    if keep_k {
-        sorted.truncate(decoding.top_k);
-    }
-    if decoding.top_p < 1.0 {
-        let weight = |x: f32| ((f64::from(x) - top) / decoding.temperature).exp();
-        let total: f64 = sorted.iter().map(|&x| weight(x)).sum();
-        let mut sum = 0.0;
-        for &x in &sorted {
-            sum += weight(x);
-            if sum >= decoding.top_p * total {
-                return x;
+        for (at, weight) in weights.iter().enumerate() {
+            let id = start + at;
+            if noise.one_minus_at_least(id as u64) < reach * weight {
+                let score = score(id);
+                if score > winning || (score == winning && id < winner) {
+                    (winner, winning) = (id, score);
+                    reach = reach_of(winning);
+                }
             }
         }
     }
-    sorted.last().copied().unwrap_or(f32::NEG_INFINITY)
+    winner
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAIN: Decoding = Decoding { temperature: 1.0, top_k: 0, top_p: 1.0 };
-    const LOGITS: [f32; 5] = [1.0, 0.0, 2.0, -1.0, f32::NEG_INFINITY];
-
-    fn counts(decoding: &Decoding, n: u64) -> [f64; 5] {
-        let mut counts = [0.0; 5];
-        for i in 0..n {
-            let key = Key::new(3, "test", &i.to_string(), 0);
-            counts[choose(&LOGITS, decoding, key, 0).unwrap().0 as usize] += 1.0;
-        }
-        counts.map(|c| c / n as f64)
-    }
-
-    #[test]
-    fn draws_follow_the_softmax() {
-        let n = 20_000;
-        for temperature in [1.0, 0.5] {
-            let weights = LOGITS.map(|x| (f64::from(x) / temperature).exp());
-            let total: f64 = weights.iter().sum();
-            let seen = counts(&Decoding { temperature, ..PLAIN }, n);
-            for (w, s) in weights.iter().zip(seen) {
-                let p = w / total;
-                let limit = 4.5 * (p * (1.0 - p) / n as f64).sqrt() + 1e-12;
-                assert!((p - s).abs() <= limit, "T {temperature}: expected {p}, saw {s}");
-            }
-        }
-    }
-
-    #[test]
-    fn filters_keep_what_they_should() {
-        let seen = counts(&Decoding { top_k: 2, ..PLAIN }, 500);
-        assert!(seen[0] > 0.0 && seen[2] > 0.0 && seen[1] + seen[3] + seen[4] == 0.0, "{seen:?}");
-        // softmax = .236 .087 .641 .032: 0.8 needs the first two.
-        let seen = counts(&Decoding { top_p: 0.8, ..PLAIN }, 500);
-        assert!(seen[0] > 0.0 && seen[2] > 0.0 && seen[1] + seen[3] == 0.0, "{seen:?}");
-        let seen = counts(&Decoding { top_p: 0.5, ..PLAIN }, 100);
-        assert_eq!(seen[2], 1.0);
-    }
-
-    #[test]
-    fn greedy_takes_the_first_maximum_and_logps_are_the_models() {
-        let key = Key::new(0, "", "", 0);
-        let greedy = Decoding { temperature: 0.0, ..PLAIN };
-        assert_eq!(choose(&[0.0, 3.0, 3.0], &greedy, key, 0).unwrap().0, 1);
-        let (id, logp) = choose(&LOGITS, &greedy, key, 0).unwrap();
-        let total: f64 = LOGITS.iter().map(|&x| f64::from(x).exp()).sum();
-        assert_eq!(id, 2);
-        assert!((logp - (2.0 - total.ln())).abs() < 1e-12);
-        let (id, logp) = choose(&LOGITS, &Decoding { temperature: 0.3, top_k: 1, top_p: 1.0 }, key, 0).unwrap();
-        assert_eq!((id, logp), (2, choose(&LOGITS, &greedy, key, 0).unwrap().1));
-    }
-
-    #[test]
-    fn broken_logits_are_refused() {
-        let key = Key::new(0, "", "", 0);
-        for bad in [[f32::NAN, 0.0], [0.0, f32::INFINITY], [f32::NEG_INFINITY; 2]] {
-            assert!(choose(&bad, &PLAIN, key, 0).is_none(), "{bad:?}");
-        }
-    }
-}
+#[path = "choose_tests.rs"]
+mod tests;

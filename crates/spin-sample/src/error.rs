@@ -38,9 +38,38 @@ pub enum SampleError {
         /// Its message.
         problem: String,
     },
-    /// mistral.rs failed while generating.
-    #[error("mistral.rs failed while generating ({0}); the finished parts are kept, run this again")]
+    /// The trainer's forward pass could not be made of the model.
+    #[error("cannot use {dir}")]
+    Model {
+        /// The model directory.
+        dir: PathBuf,
+        /// Why.
+        source: spin_model::Error,
+    },
+    /// The engine asked for cannot do what is asked for.
+    #[error("{problem}; see sample.engine, sample.dtype and --device")]
+    Unsuitable {
+        /// What it cannot.
+        problem: String,
+    },
+    /// The engine failed while generating.
+    #[error("the engine failed while generating ({0}); the finished parts are kept, run this again")]
     Engine(String),
+    /// Too many answers failed twice.
+    #[error(
+        "{failed} of {all} answers failed twice, more than sample.max_failed allows; the first was row {row_id:?}: \
+         {problem}; finished parts are kept, run this again"
+    )]
+    Failed {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+        /// The first of them.
+        row_id: String,
+        /// What happened to it.
+        problem: String,
+    },
     /// The model gives no numbers.
     #[error(
         "the model gives NaN or infinite logits for row {row_id:?}; its weights are broken, check the training log"
@@ -49,13 +78,58 @@ pub enum SampleError {
         /// Its id.
         row_id: String,
     },
+    /// Generator and trainer compute different models.
+    #[error(
+        "{engine} gave token {token} of sample {sample_index} of row {row_id:?} the log-probability {theirs}, the \
+         trainer gives it {ours}: SPIN would train on the difference. Nothing is published; try another \
+         sample.engine with the work under {work} removed, and report this"
+    )]
+    Disagree {
+        /// The generator.
+        engine: String,
+        /// The row.
+        row_id: String,
+        /// Which of its samples.
+        sample_index: u32,
+        /// Position in the answer.
+        token: usize,
+        /// The generator's.
+        theirs: f32,
+        /// The trainer's.
+        ours: f32,
+        /// Where the parts are.
+        work: PathBuf,
+    },
+    /// An answer that should come out again did not.
+    #[error(
+        "{engine} answered row {row_id:?}, sample {sample_index}, differently when asked again, from token {token} on, \
+         though it should not. Nothing is published; remove the work under {work} and report this"
+    )]
+    NotReplayed {
+        /// The generator.
+        engine: String,
+        /// The row.
+        row_id: String,
+        /// Which of its samples.
+        sample_index: u32,
+        /// Position in the answer.
+        token: usize,
+        /// Where the parts are.
+        work: PathBuf,
+    },
 }
 
 /// For a program's exit code: whether the input is to blame.
 pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<SampleError>() {
         Some(SampleError::Store(e)) => e.is_bad_input(),
-        Some(SampleError::Engine(_)) => false,
+        Some(SampleError::Model { source, .. }) => source.is_bad_input(),
+        Some(
+            SampleError::Engine(_)
+            | SampleError::Failed { .. }
+            | SampleError::Disagree { .. }
+            | SampleError::NotReplayed { .. },
+        ) => false,
         Some(_) => true,
         None => spin_store::error::is_bad_input(error) || error.downcast_ref::<TextError>().is_some(),
     }

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
+use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_sample::error::is_bad_input;
-use spin_sample::stage::{self, Outcome, Task};
+use spin_sample::stage::{self, Missing, Outcome, PartDone, Task, Watch};
 use spin_store::graph::{Decoding, Graph, ModelId};
 use spin_store::{Store, import};
 
@@ -54,36 +55,41 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     }
     let mut exit = Exit::Done;
     let tasks = tasks(cli, &graph)?;
-    let engines = match cli.engines {
-        0 => std::thread::available_parallelism().map_or(1, |cores| 2 * usize::from(cores)).min(8),
-        n => n,
-    };
+    if cli.missing {
+        list_missing(cli, &graph, &tasks)?;
+        return Ok(Exit::Done);
+    }
+    let options = cli.options()?;
     for task in &tasks {
         let label = format!("samples/{}", task.recipe.name);
-        let screen: Mutex<Option<(Progress, f64)>> = Mutex::new(None);
-        let speed = Mutex::new(0.0);
-        let watch = |done: u64, total: u64, tokens: u64| {
-            let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
-            let (bar, start) = screen
-                .get_or_insert_with(|| (Progress::new(&label, "answers", done, total), spin_cli::elapsed_seconds()));
-            let now = tokens as f64 / (spin_cli::elapsed_seconds() - *start).max(1e-9);
-            *speed.lock().unwrap_or_else(PoisonError::into_inner) = now;
-            bar.set(done, &format!("{now:.0} tokens/s"));
-        };
-        let outcome = stage::run(&graph, task, cli.shard, engines, &stop, &spin_cli::environment, &watch);
-        if let Some((bar, _)) = screen.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            bar.finish();
-        }
-        let speed = speed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let screen = Screen::new(&label);
+        let outcome = stage::run(&graph, task, &options, &stop, &spin_cli::environment, &screen);
+        let speed = screen.finish();
         match outcome? {
             Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
             Outcome::Made(artifact) => {
                 let m = &artifact.manifest;
+                let checked = &m.facts["logps_check"];
+                let checked = match (&checked["rows"], &checked["largest_difference"]) {
+                    (Value::Number(rows), Value::Number(largest)) => {
+                        format!(
+                            ", log-probabilities of {rows} checked: within {:.1e} of the trainer's",
+                            largest.as_f64().unwrap_or(f64::NAN)
+                        )
+                    }
+                    _ => String::new(),
+                };
                 let cost = spin_cli::cost();
-                say(&format!("made {}: {} answers, {speed:.0} tokens/s, {cost}", m.reference(), m.rows()));
+                say(&format!("made {}: {} answers, {speed:.0} tokens/s, {cost}{checked}", m.reference(), m.rows()));
             }
             Outcome::Partial(present, all) => {
                 say(&format!("{label}: shard done, {present} of {all} parts are there; the last shard publishes"));
+            }
+            Outcome::Held(present, all, who) => {
+                say(&format!(
+                    "{label}: {present} of {all} parts are there, {who}; it publishes when all are there, or run this again"
+                ));
+                exit = Exit::Again;
             }
             Outcome::Stopped(present, all) => {
                 say(&format!("{label}: stopped with {present} of {all} parts; run it again"));
@@ -93,4 +99,82 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
         }
     }
     Ok(exit)
+}
+
+/// A line for each part that is missing: task, part, answers, who makes it.
+#[expect(clippy::print_stdout, reason = "what was asked for")]
+fn list_missing(cli: &Cli, graph: &Graph<'_>, tasks: &[Task]) -> anyhow::Result<()> {
+    for task in tasks {
+        let missing = stage::missing(graph, task, cli.shard)?;
+        let rows: usize = missing.iter().map(|part| part.rows).sum();
+        say(&format!("samples/{}: {} parts missing, {rows} answers", task.recipe.name, missing.len()));
+        for Missing { part, rows, holder } in missing {
+            println!("samples/{}\t{part}\t{rows}\t{}", task.recipe.name, holder.unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// Shows how the work on a task goes.
+struct Screen<'a> {
+    label: &'a str,
+    state: Mutex<ScreenState>,
+}
+
+#[derive(Default)]
+struct ScreenState {
+    /// With when it began and the answers there were.
+    bar: Option<(Progress, f64, u64)>,
+    tokens_per_second: f64,
+}
+
+impl<'a> Screen<'a> {
+    fn new(label: &'a str) -> Screen<'a> {
+        Screen { label, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, ScreenState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Clears the line; tokens per second.
+    fn finish(&self) -> f64 {
+        let mut state = self.state();
+        if let Some((bar, ..)) = state.bar.take() {
+            bar.finish();
+        }
+        state.tokens_per_second
+    }
+}
+
+impl Watch for Screen<'_> {
+    fn progress(&self, done: u64, all: u64, tokens: u64) {
+        let mut state = self.state();
+        let now = spin_cli::elapsed_seconds();
+        let ScreenState { bar, tokens_per_second } = &mut *state;
+        let (bar, start, before) =
+            bar.get_or_insert_with(|| (Progress::new(self.label, "answers", done, all), now, done));
+        let seconds = (now - *start).max(1e-9);
+        *tokens_per_second = tokens as f64 / seconds;
+        let rows = (done - *before) as f64 / seconds;
+        bar.set(done, &format!("{rows:.1} rows/s, {tokens_per_second:.0} tokens/s"));
+    }
+
+    fn part(&self, done: &PartDone) {
+        let PartDone { part, rows, tokens, seconds } = done;
+        if let Some((bar, ..)) = &self.state().bar {
+            let speed = *tokens as f64 / seconds.max(1e-9);
+            bar.say_without_bar(&format!(
+                "{}: part {part}, {rows} answers, {tokens} tokens, {seconds:.1} s, {speed:.0} tokens/s",
+                self.label
+            ));
+        }
+    }
+
+    fn note(&self, text: &str) {
+        match &self.state().bar {
+            Some((bar, ..)) => bar.say(&format!("{}: {text}", self.label)),
+            None => say(&format!("{}: {text}", self.label)),
+        }
+    }
 }

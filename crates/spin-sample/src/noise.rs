@@ -42,11 +42,23 @@ impl Key {
 pub struct Step(u64);
 
 impl Step {
+    fn bits(self, token: u64) -> u64 {
+        mix(self.0.wrapping_add((token + 1).wrapping_mul(GOLDEN)))
+    }
+
     /// Uniform on the open interval (0, 1), with 52 bits: with one more the
     /// largest would round to 1.
     pub fn uniform(self, token: u64) -> f64 {
-        let bits = mix(self.0.wrapping_add((token + 1).wrapping_mul(GOLDEN)));
-        ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+        ((self.bits(token) >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+    }
+
+    /// A number that 1 − [`uniform`](Self::uniform) is larger than, by at most
+    /// 2⁻²⁴; cheap, as all of it is exact in f32.
+    #[inline(always)]
+    pub fn one_minus_at_least(self, token: u64) -> f32 {
+        const LARGEST: i32 = (1 << 24) - 1;
+        let high = (self.bits(token) >> 40) as i32;
+        (LARGEST - high) as f32 * (1.0 / (1 << 24) as f32)
     }
 
     /// Standard Gumbel: −ln(−ln U).
@@ -54,9 +66,6 @@ impl Step {
         -(-self.uniform(token).ln()).ln()
     }
 }
-
-/// No [`Step::gumbel`] is larger: U ≤ 1 − 2⁻⁵³.
-pub const LARGEST_GUMBEL: f64 = 37.0;
 
 #[cfg(test)]
 mod tests {
@@ -102,8 +111,9 @@ mod tests {
         // Correlation of neighbours, in units of its standard error.
         let z = product / n as f64 * 12.0 * (n as f64).sqrt();
         assert!(z.abs() < 4.0, "z {z}");
-        assert!(Step(0).gumbel(0).abs() < LARGEST_GUMBEL);
-        let largest = -(-(((1u64 << 52) as f64 - 0.5) / (1u64 << 52) as f64).ln()).ln();
-        assert!(largest < LARGEST_GUMBEL, "{largest}");
+        for token in 0..n {
+            let rest = 1.0 - Step(5).uniform(token) - f64::from(Step(5).one_minus_at_least(token));
+            assert!(rest > 0.0 && rest <= 1.0 / f64::from(1 << 24), "{rest}");
+        }
     }
 }

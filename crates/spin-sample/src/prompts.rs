@@ -1,13 +1,16 @@
 //! The prompts of a task with what each of them is to get.
 
+use std::sync::Arc;
+
 use spin_store::Artifact;
 use spin_store::graph::Graph;
-use spin_store::run::{Overlong, SampleConfig};
+use spin_store::run::{Prompt, SampleConfig};
 use spin_store::schema::{Demonstration, RequestRow, Row as _};
 use spin_text::Codec;
 
 use crate::choose::Decoding;
 use crate::error::{Result, SampleError};
+use crate::stop::StopTexts;
 
 /// Where the prompts of a task are from.
 #[derive(Clone, Debug)]
@@ -31,13 +34,25 @@ pub enum Prompts {
 }
 
 /// A row to answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Row {
     pub row_id: String,
-    pub ids: Vec<u32>,
+    pub ids: Arc<[u32]>,
     pub decoding: Decoding,
     pub max_new_tokens: usize,
-    pub until: Vec<String>,
+    pub stop_ids: Arc<[u32]>,
+    pub stop: Option<Arc<StopTexts>>,
+}
+
+/// The rows of a task.
+#[derive(Default)]
+pub(crate) struct Rows {
+    /// In the order of their table.
+    pub rows: Vec<Row>,
+    /// Rows that were left out as their prompts are too long.
+    pub dropped: usize,
+    /// Prompts that were cut.
+    pub truncated: usize,
 }
 
 impl Prompts {
@@ -65,64 +80,95 @@ impl Prompts {
         }
     }
 
-    /// All rows for a model that reads `context` tokens; `None` for a row that
-    /// is left out because it is too long.
-    pub(crate) fn read(&self, graph: &Graph<'_>, codec: &Codec, context: usize) -> Result<Vec<Option<Row>>> {
+    /// Share of the answers that may fail.
+    pub fn max_failed(&self) -> f64 {
         match self {
-            Prompts::Demonstrations { table, config } => {
-                let rows = Demonstration::read_all(table)?.into_iter();
-                rows.map(|row| demonstration(graph, table, config, codec, context, row)).collect()
-            }
-            Prompts::Requests { table, .. } => {
-                let rows = RequestRow::read_all(table)?.into_iter();
-                rows.map(|row| request(table, context, row).map(Some)).collect()
-            }
+            Prompts::Demonstrations { config, .. } => config.max_failed,
+            // A score needs them all.
+            Prompts::Requests { .. } => 0.0,
         }
     }
+
+    /// All rows for a model that reads `context` tokens.
+    pub(crate) fn read(&self, graph: &Graph<'_>, codec: &Arc<Codec>, context: usize) -> Result<Rows> {
+        let mut rows = Rows::default();
+        match self {
+            Prompts::Demonstrations { table, config } => {
+                let stop = StopTexts::new(codec, &config.stop).map(Arc::new);
+                let stop_ids = codec.eos_ids().iter().chain(&config.stop_token_ids).copied().collect();
+                let shared = Shared { graph, table, config, codec, context, stop, stop_ids };
+                for row in Demonstration::read_all(table)? {
+                    shared.add(row, &mut rows)?;
+                }
+            }
+            Prompts::Requests { table, .. } => {
+                let stop_ids: Arc<[u32]> = codec.eos_ids().into();
+                for row in RequestRow::read_all(table)? {
+                    rows.rows.push(request(table, codec, context, &stop_ids, row)?);
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// What the rows of a table of demonstrations share.
+struct Shared<'a> {
+    graph: &'a Graph<'a>,
+    table: &'a Artifact,
+    config: &'a SampleConfig,
+    codec: &'a Codec,
+    context: usize,
+    stop: Option<Arc<StopTexts>>,
+    stop_ids: Arc<[u32]>,
 }
 
 fn bad_row(table: &Artifact, row_id: &str, problem: impl Into<String>, remedy: &str) -> SampleError {
     SampleError::Row { row_id: row_id.into(), table: table.reference(), problem: problem.into(), remedy: remedy.into() }
 }
 
-fn demonstration(
-    graph: &Graph<'_>,
-    table: &Artifact,
-    config: &SampleConfig,
-    codec: &Codec,
-    context: usize,
-    row: Demonstration,
-) -> Result<Option<Row>> {
-    let template = &graph.run.template;
-    let ids = codec.prompt_ids(&row.prompt)?;
-    if ids.is_empty() {
-        let remedy = "remove the row, or use a template that writes something around it";
-        return Err(bad_row(table, &row.row_id, "its prompt gives no tokens", remedy));
-    }
-    if ids.len() <= template.max_prompt_length.min(context - 1) {
-        return Ok(Some(Row {
-            row_id: row.row_id,
-            decoding: Decoding { temperature: config.temperature, top_k: config.top_k, top_p: config.top_p },
-            max_new_tokens: config.max_new_tokens.min(context - ids.len()),
-            ids,
-            until: Vec::new(),
-        }));
-    }
-    match template.overlong {
-        Overlong::Drop => Ok(None),
-        Overlong::Error => {
-            let problem = format!(
-                "its prompt has {} tokens, more than template.max_prompt_length = {} or the model's context of {context} allow",
-                ids.len(),
-                template.max_prompt_length
-            );
-            let remedy = "raise the length, remove the row, or set template.overlong = \"drop\"";
-            Err(bad_row(table, &row.row_id, problem, remedy))
+impl Shared<'_> {
+    fn add(&self, row: Demonstration, rows: &mut Rows) -> Result<()> {
+        let Shared { graph, table, config, codec, context, stop, stop_ids } = self;
+        let ids = codec.prompt_ids(&row.prompt)?;
+        if ids.is_empty() {
+            let remedy = "remove the row, or use a template that writes something around it";
+            return Err(bad_row(table, &row.row_id, "its prompt gives no tokens", remedy));
         }
+        let (ids, cut) = match graph.run.template.prompt(ids, *context) {
+            Prompt::Used(ids, cut) => (ids, cut),
+            Prompt::Dropped => {
+                rows.dropped += 1;
+                return Ok(());
+            }
+            Prompt::TooLong(problem, remedy) => return Err(bad_row(table, &row.row_id, problem, remedy)),
+        };
+        rows.truncated += usize::from(cut);
+        rows.rows.push(Row {
+            row_id: row.row_id,
+            decoding: Decoding {
+                temperature: config.temperature,
+                top_k: config.top_k,
+                top_p: config.top_p,
+                min_p: config.min_p,
+                repetition_penalty: config.repetition_penalty,
+            },
+            max_new_tokens: config.max_new_tokens.min(context - ids.len()),
+            ids: ids.into(),
+            stop_ids: stop_ids.clone(),
+            stop: stop.clone(),
+        });
+        Ok(())
     }
 }
 
-fn request(table: &Artifact, context: usize, row: RequestRow) -> Result<Row> {
+fn request(
+    table: &Artifact,
+    codec: &Arc<Codec>,
+    context: usize,
+    stop_ids: &Arc<[u32]>,
+    row: RequestRow,
+) -> Result<Row> {
     let length = row.prompt_ids.len();
     if length == 0 || length > context {
         // Prompts are cut to the context when they are published.
@@ -140,9 +186,10 @@ fn request(table: &Artifact, context: usize, row: RequestRow) -> Result<Row> {
     let room = (context - length).max(1);
     Ok(Row {
         row_id: row.row_id,
-        ids: row.prompt_ids,
-        decoding: Decoding { temperature: row.temperature, top_k: 0, top_p: 1.0 },
+        ids: row.prompt_ids.into(),
+        decoding: Decoding { temperature: row.temperature, ..Decoding::PLAIN },
         max_new_tokens: (row.max_new_tokens as usize).min(room),
-        until: row.until,
+        stop_ids: stop_ids.clone(),
+        stop: StopTexts::new(codec, &row.until).map(Arc::new),
     })
 }

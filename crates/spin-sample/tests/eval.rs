@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
-use spin_sample::stage::{self, Outcome, Task};
+use spin_sample::engine::{Device, EngineKind, EngineOptions};
+use spin_sample::stage::{self, Options, Outcome, Task};
 use spin_store::graph::{Graph, ModelId};
 use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
 use spin_store::schema::{RequestRow, Row, Sample};
@@ -78,7 +79,17 @@ impl Bench {
         assert_eq!(tasks.len(), 1);
         let stop = AtomicBool::new(false);
         let watch = |done: u64, _: u64, _: u64| stop.store(done >= stop_after, Ordering::Relaxed);
-        stage::run(&graph, &tasks[0], shard.parse().unwrap(), engines, &stop, &Map::new, &watch)
+        let engine = EngineOptions {
+            kind: EngineKind::Auto,
+            device: Device::Cpu,
+            batch_size: engines,
+            copies: engines,
+            memory: 1 << 30,
+            gpu_memory_utilization: 0.9,
+        };
+        let (holder, processor) = ("a test".into(), "a processor".into());
+        let options = Options { shard: shard.parse().unwrap(), engine, holder, processor };
+        stage::run(&graph, &tasks[0], &options, &stop, &Map::new, &watch)
     }
 
     fn made(&self) -> (Artifact, Vec<Sample>) {

@@ -25,7 +25,7 @@ use crate::store::{Artifact, Recipe, Store};
 /// same inputs.
 pub mod stage_version {
     /// `spin-sample`.
-    pub const SAMPLE: u32 = 1;
+    pub const SAMPLE: u32 = 2;
     /// `spin-pair`.
     pub const PAIR: u32 = 1;
     /// `spin-fit`.
@@ -339,7 +339,7 @@ impl<'a> Graph<'a> {
             params: json!({
                 "seed": self.run.seed,
                 "stream": stream,
-                "sample": as_params(config),
+                "sample": config.params(),
                 "template": self.template_params()?,
             }),
             parents: vec![model.as_parent("model"), self.demonstrations(split)?.as_parent("demonstrations")],

@@ -42,6 +42,14 @@ impl WorkDir {
     /// # Errors
     /// [`StoreError::Locked`] when another process has it.
     pub fn lock(&self, name: &str) -> Result<WorkLock> {
+        self.lock_as(name, &format!("process {}", std::process::id()))
+    }
+
+    /// The same, with words for those who do not get it.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn lock_as(&self, name: &str, holder: &str) -> Result<WorkLock> {
         let path = self.path(name);
         let mut file = OpenOptions::new()
             .create(true)
@@ -60,10 +68,9 @@ impl WorkDir {
             }
             Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),
         }
-        let note = format!("process {}", std::process::id());
         file.set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(note.as_bytes()))
+            .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(StoreError::io("write", &path))?;
         Ok(WorkLock { _file: file })
     }

@@ -410,7 +410,7 @@ impl<'a> Evaluator<'a> {
             SoftmaxDtype::Bfloat16 => Rounding::BFloat16,
             SoftmaxDtype::Float16 => Rounding::Float16,
         };
-        let options = ScoreOptions { max_rows: config.max_batch_tokens, rounding };
+        let options = ScoreOptions { max_rows: config.max_batch_tokens, rounding, ..ScoreOptions::default() };
         // Requests are done in the tree's order, so documents are counted by
         // their share.
         let (all, docs) = (requests.len().max(1), turns.len());

@@ -16,7 +16,7 @@ use super::math::{Matrix, MatrixMut, Write, exp, matmul, matmul_here, max, tanh,
 use crate::batch::{Chunk, RowPlan};
 use crate::decoder::Decoder;
 use crate::gradients::Gradients;
-use crate::score::{Rounding, Target};
+use crate::score::{Rounding, ScoreOptions, Target};
 
 /// Logits held at once: 64 MiB.
 const LOGITS: usize = 1 << 24;
@@ -214,7 +214,7 @@ impl<'a> Head<'a> {
     ///
     /// A task is a part of the vocabulary, which all rows are multiplied with:
     /// the weights are read once.
-    pub fn score(&self, hidden: &[f32], targets: &[Target], rounding: Rounding) -> Vec<TargetScore> {
+    pub fn score(&self, hidden: &[f32], targets: &[Target], options: &ScoreOptions) -> Vec<TargetScore> {
         let rows = hidden.len() / self.width;
         let part_of = |index: u32| targets[index as usize].token as usize / PART;
         let mut order: Vec<u32> = (0..targets.len() as u32).collect();
@@ -231,7 +231,7 @@ impl<'a> Head<'a> {
             .par_iter()
             .enumerate()
             .with_max_len(1)
-            .map(|(part, own)| self.part(hidden, part * PART, own, targets, rounding))
+            .map(|(part, own)| self.part(hidden, part * PART, own, targets, options))
             .collect();
 
         // Which of its part's targets each is.
@@ -254,14 +254,14 @@ impl<'a> Head<'a> {
             let row = target.row as usize;
             let (logit, before) = parts[part].targets[at];
             let before = parts[..part].iter().map(|part| part.sums[row].0).fold(before, f32::max);
-            TargetScore::of(logit, before, sums[row], rounding)
+            TargetScore::of(logit, before, sums[row], options.rounding)
         };
         targets.par_iter().zip(places).map(score).collect()
     }
 
     /// Scores from the logits of [`PART`] tokens; `own` are the numbers of the
     /// targets among them, in the order of the rows.
-    fn part(&self, hidden: &[f32], first: usize, own: &[u32], targets: &[Target], rounding: Rounding) -> Part {
+    fn part(&self, hidden: &[f32], first: usize, own: &[u32], targets: &[Target], options: &ScoreOptions) -> Part {
         let tokens = first..(first + PART).min(self.vocab);
         let mut weight = vec![0.0; tokens.len() * self.width];
         let rows = &self.weight[tokens.start * self.width..tokens.end * self.width];
@@ -278,9 +278,13 @@ impl<'a> Head<'a> {
             if let Some(cap) = self.softcap {
                 logits.iter_mut().for_each(|logit| *logit = cap * tanh(*logit / cap));
             }
+            if options.temperature != 1.0 {
+                let scale = (1.0 / options.temperature) as f32;
+                logits.iter_mut().for_each(|logit| *logit *= scale);
+            }
             for logits in logits.chunks_exact_mut(tokens.len()) {
                 let row = found.sums.len();
-                found.sums.push(sum_of(logits, rounding));
+                found.sums.push(sum_of(logits, options.rounding));
                 while let Some(target) = own.next_if(|target| target.row as usize == row) {
                     let token = target.token as usize - first;
                     found.targets.push((logits[token], max(&logits[..token])));

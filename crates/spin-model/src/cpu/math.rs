@@ -17,7 +17,7 @@ pub(super) fn mul_add(a: f32, b: f32, c: f32) -> f32 {
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by the polynomial of Cephes' expf.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
     const ROUNDER: f32 = 12_582_912.0;
     // ln 2 in two parts, the first short enough that n times it is exact.

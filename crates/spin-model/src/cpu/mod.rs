@@ -24,6 +24,7 @@ mod tree;
 pub(crate) use cached::LayerCache;
 pub(crate) use decode::{DecodeBlock, decode_logits};
 pub(crate) use head::{TargetScore, score_row};
+pub(crate) use math::exp;
 pub(crate) use packed::Packed;
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
 pub(crate) use scoring::TreePass;

@@ -17,6 +17,8 @@ use super::math::{Matrix, MatrixMut, Write, matmul_here, transpose};
 
 /// Outputs per panel: a multiple of the rows of gemm's kernels.
 const PANEL: usize = 192;
+/// Rows of a product: with more, gemm lays out the weights once more.
+const ROWS: usize = 48;
 /// gemm takes another way with this many outputs or fewer.
 const NARROW: usize = 64;
 
@@ -107,8 +109,14 @@ impl Packed {
             let width = end - start;
             scratch.resize(multiplied * width, 0.0);
             let weight = Matrix::new(&self.values[start * self.inputs..end * self.inputs], self.inputs, width);
-            let product = MatrixMut::new(scratch, multiplied, width);
-            matmul_here(product, Matrix::new(x, multiplied, self.inputs), weight, 1.0, Write::Over);
+            // Equally many but for one, so that none is single.
+            let products = multiplied.div_ceil(ROWS);
+            for number in 0..products {
+                let rows = number * multiplied / products..(number + 1) * multiplied / products;
+                let x = Matrix::new(&x[rows.start * self.inputs..rows.end * self.inputs], rows.len(), self.inputs);
+                let product = &mut scratch[rows.start * width..rows.end * width];
+                matmul_here(MatrixMut::new(product, rows.len(), width), x, weight, 1.0, Write::Over);
+            }
             let bias = self.bias.as_ref().map(|bias| &bias[start..end]);
             for (row, product) in scratch.chunks_exact_mut(width).take(rows).enumerate() {
                 if let Some(bias) = bias {

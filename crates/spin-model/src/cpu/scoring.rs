@@ -13,7 +13,7 @@ use super::pass::{embed, final_norm, gather};
 use super::tree::{HeadColumns, KeyValues, Segments, Tiles, TreeRows};
 use crate::decoder::Decoder;
 use crate::rope::RopeTable;
-use crate::score::{Rounding, Target};
+use crate::score::{ScoreOptions, Target};
 
 /// A decoder that computes the rows of a tree.
 pub(crate) struct TreePass<'a> {
@@ -73,10 +73,15 @@ impl<'a> TreePass<'a> {
     /// Computes the next rows, which continue the path that is cached, and
     /// what is asked of them: targets are in the order of the rows that are
     /// wanted, by their numbers among these.
-    pub fn score(&mut self, rows: &TreeRows<'_>, targets: &[Target], rounding: Rounding) -> Result<Vec<TargetScore>> {
+    pub fn score(
+        &mut self,
+        rows: &TreeRows<'_>,
+        targets: &[Target],
+        options: &ScoreOptions,
+    ) -> Result<Vec<TargetScore>> {
         let hidden = self.hidden_states(rows)?;
         let weight = self.decoder.output.read()?;
-        Ok(Head::new(self.decoder, &weight, 0.0).score(&hidden, targets, rounding))
+        Ok(Head::new(self.decoder, &weight, 0.0).score(&hidden, targets, options))
     }
 
     /// The normalised hidden states of the rows that are wanted,

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
+use spin_sample::engine::{Device, EngineKind, EngineOptions};
 use spin_sample::parts::Shard;
+use spin_sample::stage::Options;
 use spin_store::graph::ModelId;
 use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
 
@@ -12,7 +14,7 @@ use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
 #[derive(Parser)]
 #[command(
     version,
-    about = "Generate answers with mistral.rs",
+    about = "Generate answers with mistral.rs or the trainer's forward pass",
     after_help = spin_cli::EXIT_CODES,
     group(ArgGroup::new("scored").args(["bench", "eval"]))
 )]
@@ -50,10 +52,27 @@ pub struct Cli {
     /// Make only this share of the parts, e.g. 3/16; the rows are the same
     #[arg(long, value_name = "K/N", default_value = "1/1")]
     pub shard: Shard,
-    /// Engines side by side, each with the model in memory; 0 for two per core,
-    /// at most 8. The rows are the same
+    /// List the parts that are missing on standard output, and make none
+    #[arg(long)]
+    pub missing: bool,
+    /// Where mistral.rs computes: cpu, or cuda for the first of
+    /// CUDA_VISIBLE_DEVICES
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    device: String,
+    /// Answers in one batch, at most; 0 for a default. On a GPU 1 makes the
+    /// answers exact, slowly; on the CPU the rows are the same with any
     #[arg(long, default_value_t = 0)]
-    pub engines: usize,
+    batch_size: usize,
+    /// Memory for keys and values on the CPU, in MiB; 0 for half of what is free
+    #[arg(long, default_value_t = 0)]
+    cache_mib: u64,
+    /// Share of the GPU's memory for weights, keys and values
+    #[arg(long, default_value_t = 0.9)]
+    gpu_memory_utilization: f32,
+    /// Copies of the model that mistral.rs runs side by side on the CPU; 0 for
+    /// two per core, at most 8. The rows are the same
+    #[arg(long, default_value_t = 0)]
+    engines: usize,
 }
 
 /// Paths of flags count from where the user is.
@@ -84,6 +103,27 @@ impl Cli {
     /// Whether the model is a directory of the flags, which no run file imports.
     pub fn is_model(&self) -> bool {
         self.model.is_some()
+    }
+
+    /// How the engine is to run.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        if !(self.gpu_memory_utilization > 0.0 && self.gpu_memory_utilization <= 1.0) {
+            anyhow::bail!("--gpu-memory-utilization is a share, above 0 and at most 1");
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let engine = EngineOptions {
+            kind: EngineKind::Auto,
+            device: if self.device == "cuda" { Device::Cuda } else { Device::Cpu },
+            batch_size: self.batch_size,
+            copies: if self.engines == 0 { (2 * cores).min(8) } else { self.engines },
+            memory: match self.cache_mib {
+                0 => spin_cli::available_memory().map_or(1 << 30, |bytes| bytes / 2),
+                mib => mib << 20,
+            },
+            gpu_memory_utilization: self.gpu_memory_utilization,
+        };
+        let (holder, processor) = (spin_cli::whoami(), spin_cli::processor());
+        Ok(Options { shard: self.shard, engine, holder, processor })
     }
 
     /// Which model answers.

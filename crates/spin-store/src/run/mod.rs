@@ -8,6 +8,7 @@
 mod eval;
 mod fit;
 mod parse;
+mod sample;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use crate::error::{Result, StoreError};
 
 pub use eval::{EvalConfig, JudgeConfig, Profile, SoftmaxDtype};
 pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
+pub use sample::SampleConfig;
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -164,38 +166,40 @@ pub enum Overlong {
     Error,
     /// Leave it out and count it.
     Drop,
+    /// Keep the last `max_prompt_length` tokens, as TRL does, and count it.
+    Truncate,
 }
 
-/// `[sample]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SampleConfig {
-    /// 0 is greedy; 1 samples from the model's distribution as it is.
-    pub temperature: f64,
-    /// Keep the k most likely tokens; 0 for all.
-    pub top_k: usize,
-    /// Keep the smallest set of tokens with this probability; 1 for all.
-    pub top_p: f64,
-    /// Longest answer in tokens.
-    pub max_new_tokens: usize,
-    /// Answers per prompt.
-    pub samples_per_prompt: u32,
-    /// Answers per published part.
-    pub rows_per_part: usize,
-    /// Element type of weights and activations: `f32`, `bf16` or `f16`.
-    pub dtype: String,
+/// What becomes of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// It is used: its tokens, and whether some were cut away.
+    Used(Vec<u32>, bool),
+    /// It is left out.
+    Dropped,
+    /// It is an error, for this reason and with this remedy.
+    TooLong(String, &'static str),
 }
 
-impl Default for SampleConfig {
-    fn default() -> Self {
-        SampleConfig {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            max_new_tokens: 256,
-            samples_per_prompt: 1,
-            rows_per_part: 1024,
-            dtype: "f32".into(),
+impl TemplateConfig {
+    /// What becomes of a prompt of a model that reads `context` tokens: at
+    /// least one is left for the answer.
+    pub fn prompt(&self, mut ids: Vec<u32>, context: usize) -> Prompt {
+        let limit = self.max_prompt_length.min(context - 1);
+        if ids.len() <= limit {
+            return Prompt::Used(ids, false);
+        }
+        match self.overlong {
+            Overlong::Drop => Prompt::Dropped,
+            Overlong::Truncate => Prompt::Used(ids.split_off(ids.len() - limit), true),
+            Overlong::Error => Prompt::TooLong(
+                format!(
+                    "its prompt has {} tokens, more than template.max_prompt_length = {} or the model's context of {context} allow",
+                    ids.len(),
+                    self.max_prompt_length
+                ),
+                "raise the length, remove the row, or set template.overlong = \"drop\" or \"truncate\"",
+            ),
         }
     }
 }
@@ -383,14 +387,18 @@ impl RunFile {
     }
 
     /// How bench generations are made: `[sample]` of the run with one answer
-    /// per prompt, at temperature 1 or greedy, of `[bench]`'s length.
+    /// per prompt, at temperature 1 or greedy and unfiltered, of `[bench]`'s
+    /// length, none of which may fail.
     pub fn bench_sample(&self, greedy: bool) -> SampleConfig {
         SampleConfig {
             temperature: if greedy { 0.0 } else { 1.0 },
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
             max_new_tokens: self.bench.max_new_tokens,
             samples_per_prompt: 1,
+            max_failed: 0.0,
             ..self.sample.clone()
         }
     }

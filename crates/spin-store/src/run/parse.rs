@@ -166,6 +166,21 @@ fn check_sample(run: &RunFile, s: &SampleConfig, place: &str) -> Result<()> {
     if !(s.top_p > 0.0 && s.top_p <= 1.0) {
         return bad("top_p must be above 0 and at most 1");
     }
+    if !(s.min_p >= 0.0 && s.min_p <= 1.0) {
+        return bad("min_p must be between 0 and 1");
+    }
+    if !(s.repetition_penalty > 0.0 && s.repetition_penalty.is_finite()) {
+        return bad("repetition_penalty must be above 0; 1 is none");
+    }
+    if s.stop.iter().any(String::is_empty) {
+        return bad("stop has an empty text, which ends every answer");
+    }
+    if !(s.max_failed >= 0.0 && s.max_failed <= 1.0) {
+        return bad("max_failed is a share, between 0 and 1");
+    }
+    if !["auto", "mistralrs", "spin-model"].contains(&s.engine.as_str()) {
+        return bad("engine must be auto, mistralrs or spin-model");
+    }
     if s.max_new_tokens == 0 || s.samples_per_prompt == 0 || s.rows_per_part == 0 {
         return bad("max_new_tokens, samples_per_prompt and rows_per_part must be at least 1");
     }

@@ -1,0 +1,221 @@
+//! The trainer's forward pass with cached keys and values, on the CPU.
+//!
+//! A step takes one token of every sequence that is under way, and the prompts
+//! of those that begin, whatever their lengths; a sequence that ends makes room
+//! for the next. A row's logits do not depend on the others ([`Generator`]), so
+//! neither does its answer.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use rayon::prelude::*;
+use spin_model::{CausalLm, Generator, Sequence, StepInput};
+
+use super::{Engine, Job, Jobs, Replay};
+use crate::answer::{Growing, Wanted};
+use crate::choose::Chooser;
+use crate::error::{Result, SampleError};
+
+/// Sequences in one batch unless something else is asked for: more gain little,
+/// as the weights are read once for all.
+const BATCH: usize = 64;
+/// Prompt tokens that may begin in one step; a longer prompt begins alone.
+const PROMPT_TOKENS: usize = 512;
+
+/// An engine on the CPU.
+pub struct CachedEngine {
+    generator: Generator,
+    batch_size: usize,
+    memory: u64,
+}
+
+/// A sequence under way.
+struct Active {
+    job: Job,
+    growing: Growing,
+    sequence: Sequence,
+    bytes: u64,
+}
+
+/// Sequences that begin with one prompt in this step.
+struct Newcomers {
+    sequence: Sequence,
+    /// Of each: room that it needs.
+    jobs: Vec<(Job, usize)>,
+}
+
+/// Positions that are cached: the last token of an answer is not.
+fn room(wanted: &Wanted) -> usize {
+    wanted.prompt_ids.len() + wanted.max_new_tokens - 1
+}
+
+impl CachedEngine {
+    /// Loads a Hugging Face directory. `batch_size` 0 stands for a default;
+    /// `memory` is what keys and values may take, in bytes.
+    ///
+    /// # Errors
+    /// When the trainer could not read it either.
+    pub fn load(dir: &Path, batch_size: usize, memory: u64) -> Result<CachedEngine> {
+        let failed = |e: spin_model::Error| SampleError::Model { dir: dir.into(), source: e };
+        let model = CausalLm::load(dir, &Device::Cpu, DType::F32).map_err(failed)?;
+        let generator = Generator::new(model).map_err(failed)?;
+        Ok(CachedEngine { generator, batch_size: if batch_size == 0 { BATCH } else { batch_size }, memory })
+    }
+
+    fn bytes(&self, room: usize) -> u64 {
+        self.generator.sequence_bytes(room) as u64
+    }
+
+    /// Takes jobs while there is room for them.
+    fn admit(&self, jobs: &dyn Jobs, state: &mut State) -> Vec<Newcomers> {
+        let mut all: Vec<Newcomers> = Vec::new();
+        let (mut count, mut tokens) = (state.active.len(), 0);
+        let mut used: u64 = state.active.iter().map(|active| active.bytes).sum();
+        while count < state.limit
+            && let Some(job) = jobs.next()
+        {
+            let room = room(&job.wanted);
+            let bytes = self.bytes(room);
+            let prompt = job.wanted.prompt_ids.len();
+            let same = all.last_mut().filter(|last| last.jobs[0].0.wanted.prompt_ids == job.wanted.prompt_ids);
+            let begins = if same.is_some() { 0 } else { prompt };
+            if count > 0 && (used + bytes > self.memory || (tokens > 0 && tokens + begins > PROMPT_TOKENS)) {
+                jobs.put_back(job);
+                break;
+            }
+            match same {
+                Some(last) => last.jobs.push((job, room)),
+                None => match self.generator.sequence(room) {
+                    Ok(sequence) => all.push(Newcomers { sequence, jobs: vec![(job, room)] }),
+                    Err(error) => {
+                        self.refuse(jobs, job, error, count, state);
+                        break;
+                    }
+                },
+            }
+            (count, tokens, used) = (count + 1, tokens + begins, used + bytes);
+        }
+        all
+    }
+
+    /// A sequence that memory does not suffice for waits until there are fewer.
+    fn refuse(&self, jobs: &dyn Jobs, job: Job, error: spin_model::Error, count: usize, state: &mut State) {
+        match error {
+            spin_model::Error::Memory { bytes } if count > 0 => {
+                state.limit = (count / 2).max(1);
+                jobs.note(&format!(
+                    "no memory for another {} MiB of keys and values: going on with batches of {}",
+                    bytes >> 20,
+                    state.limit
+                ));
+                jobs.put_back(job);
+            }
+            error => jobs.done(job, Err(SampleError::Engine(error.to_string()))),
+        }
+    }
+
+    /// Makes sequences of those that began and are not done with one token.
+    fn settle(&self, jobs: &dyn Jobs, newcomers: Newcomers, growing: Vec<Result<Growing>>, state: &mut State) {
+        let mut under_way = Vec::new();
+        for ((job, room), growing) in newcomers.jobs.into_iter().zip(growing) {
+            match growing {
+                Ok(growing) if growing.is_done(&job.wanted) => jobs.done(job, Ok(growing.generated)),
+                Ok(growing) => under_way.push((job, room, growing)),
+                Err(error) => jobs.done(job, Err(error)),
+            }
+        }
+        // The last takes the sequence itself, if there is room in it.
+        let own = newcomers.sequence;
+        while let Some((job, room, growing)) = under_way.pop() {
+            let bytes = self.bytes(room);
+            if under_way.is_empty() && own.room() >= room {
+                state.active.push(Active { job, growing, sequence: own, bytes });
+                return;
+            }
+            match self.generator.fork(&own, room) {
+                Ok(sequence) => state.active.push(Active { job, growing, sequence, bytes }),
+                Err(error) => self.refuse(jobs, job, error, state.active.len(), state),
+            }
+        }
+    }
+}
+
+/// What is under way.
+struct State {
+    active: Vec<Active>,
+    /// Sequences that memory suffices for.
+    limit: usize,
+}
+
+impl Engine for CachedEngine {
+    fn describe(&self) -> String {
+        format!("spin-model {} (cpu)", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn replay(&self) -> Replay {
+        Replay::Exact
+    }
+
+    fn run(&self, jobs: &dyn Jobs) {
+        let mut state = State { active: Vec::new(), limit: self.batch_size };
+        let vocab = self.generator.config().vocab_size;
+        let mut logits = Vec::new();
+        while !jobs.stopped() {
+            let mut newcomers = self.admit(jobs, &mut state);
+            if state.active.is_empty() && newcomers.is_empty() {
+                return;
+            }
+            let mut inputs: Vec<StepInput<'_>> = Vec::with_capacity(state.active.len() + newcomers.len());
+            for Active { growing, sequence, .. } in &mut state.active {
+                let last = growing.generated.ids.len() - 1;
+                inputs.push(StepInput { sequence, tokens: &growing.generated.ids[last..] });
+            }
+            for Newcomers { sequence, jobs } in &mut newcomers {
+                inputs.push(StepInput { sequence, tokens: &jobs[0].0.wanted.prompt_ids });
+            }
+            let step = self.generator.step(&mut inputs, &mut logits);
+            if let Err(error) = step {
+                // A request is bad, or the program is: all of them are told.
+                let error = error.to_string();
+                let begun = newcomers.into_iter().flat_map(|newcomers| newcomers.jobs).map(|(job, _)| job);
+                for job in state.active.drain(..).map(|active| active.job).chain(begun) {
+                    jobs.done(job, Err(SampleError::Engine(error.clone())));
+                }
+                continue;
+            }
+            let (old, new) = logits.split_at(state.active.len() * vocab);
+            let outcomes: Vec<Result<()>> = state
+                .active
+                .par_iter_mut()
+                .zip(old.par_chunks_exact(vocab))
+                .map_init(Chooser::default, |chooser, (Active { job, growing, .. }, logits)| {
+                    growing.draw(&job.wanted, chooser, logits)
+                })
+                .collect();
+            let first: Vec<Vec<Result<Growing>>> = newcomers
+                .par_iter()
+                .zip(new.par_chunks_exact(vocab))
+                .map_init(Chooser::default, |chooser, (newcomers, logits)| {
+                    let draw = |(job, _): &(Job, usize)| {
+                        let mut growing = Growing::default();
+                        growing.draw(&job.wanted, chooser, logits).map(|()| growing)
+                    };
+                    newcomers.jobs.iter().map(draw).collect()
+                })
+                .collect();
+            let before = std::mem::take(&mut state.active);
+            for (active, outcome) in before.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(()) if active.growing.is_done(&active.job.wanted) => {
+                        jobs.done(active.job, Ok(active.growing.generated));
+                    }
+                    Ok(()) => state.active.push(active),
+                    Err(error) => jobs.done(active.job, Err(error)),
+                }
+            }
+            for (newcomers, growing) in newcomers.into_iter().zip(first) {
+                self.settle(jobs, newcomers, growing, &mut state);
+            }
+        }
+    }
+}

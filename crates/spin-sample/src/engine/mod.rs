@@ -1,0 +1,137 @@
+//! What turns prompts into answers: mistral.rs, or the trainer's own forward
+//! pass with cached keys and values.
+
+mod cached;
+mod mistral;
+
+use std::path::Path;
+
+use spin_model::ModelConfig;
+
+use crate::answer::{Generated, Wanted};
+use crate::error::{Result, SampleError};
+
+pub use cached::CachedEngine;
+pub use mistral::MistralEngine;
+
+/// A piece of work, with its number.
+#[derive(Clone)]
+pub struct Job {
+    /// For who gave it.
+    pub number: usize,
+    /// What to generate.
+    pub wanted: Wanted,
+}
+
+/// Where engines get work and leave answers. Called from several threads.
+pub trait Jobs: Sync {
+    /// The next piece of work; `None` when there is none now. There may be more
+    /// once a job is [`done`](Jobs::done) that failed.
+    fn next(&self) -> Option<Job>;
+
+    /// Takes the outcome of a job.
+    fn done(&self, job: Job, outcome: Result<Generated>);
+
+    /// Takes back a job that was not begun, for which there is no memory now.
+    fn put_back(&self, job: Job);
+
+    /// Whether to leave everything as it is and come back.
+    fn stopped(&self) -> bool;
+
+    /// Something that people should know.
+    fn note(&self, text: &str);
+}
+
+/// How far an answer can be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// To the last bit, on the same kind of processor: what shares a batch with
+    /// a sequence does not change it.
+    Exact,
+    /// A logit's last bits depend on what shares its batch, and with them now
+    /// and then a token.
+    Statistical,
+}
+
+impl Replay {
+    /// As in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Replay::Exact => "exact",
+            Replay::Statistical => "statistical",
+        }
+    }
+}
+
+/// A loaded model that generates.
+pub trait Engine: Sync {
+    /// Its name and version, and where it computes, for manifests.
+    fn describe(&self) -> String;
+
+    /// How far its answers can be made again.
+    fn replay(&self) -> Replay;
+
+    /// Works until there is no more work.
+    fn run(&self, jobs: &dyn Jobs);
+}
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// On a GPU mistral.rs; on the CPU the trainer's forward pass, where it
+    /// knows the architecture and the numbers are to be f32, else mistral.rs.
+    #[default]
+    Auto,
+    /// mistral.rs.
+    Mistralrs,
+    /// The trainer's forward pass, on the CPU.
+    SpinModel,
+}
+
+/// Where mistral.rs computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// The first GPU that `CUDA_VISIBLE_DEVICES` leaves.
+    Cuda,
+}
+
+/// How a model is loaded and run. Nothing of it changes what is drawn, but for
+/// rounding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineOptions {
+    /// Which engine.
+    pub kind: EngineKind,
+    /// Where.
+    pub device: Device,
+    /// Sequences in one batch, at most; 0 for a default. 1 makes a GPU's answers
+    /// exact, slowly.
+    pub batch_size: usize,
+    /// Copies of the model that mistral.rs runs side by side on the CPU, as it
+    /// gets batches wrong there.
+    pub copies: usize,
+    /// Bytes for keys and values on the CPU.
+    pub memory: u64,
+    /// Share of a GPU's memory for weights, keys and values.
+    pub gpu_memory_utilization: f32,
+}
+
+/// Loads the engine that the options ask for.
+///
+/// # Errors
+/// When it refuses the model, or cannot do what is asked.
+pub fn load(dir: &Path, dtype: &str, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    let cannot = |problem: &str| SampleError::Unsuitable { problem: problem.into() };
+    let cached = || CachedEngine::load(dir, options.batch_size, options.memory);
+    match (options.kind, options.device) {
+        (EngineKind::SpinModel, Device::Cuda) => Err(cannot("the engine spin-model computes on the CPU only")),
+        (EngineKind::SpinModel, Device::Cpu) if dtype != "f32" => {
+            Err(cannot("the engine spin-model computes in f32 only"))
+        }
+        (EngineKind::SpinModel, Device::Cpu) => Ok(Box::new(cached()?)),
+        (EngineKind::Auto, Device::Cpu) if dtype == "f32" && ModelConfig::load(dir).is_ok() => Ok(Box::new(cached()?)),
+        (EngineKind::Auto | EngineKind::Mistralrs, _) => Ok(Box::new(MistralEngine::load(dir, dtype, options)?)),
+    }
+}

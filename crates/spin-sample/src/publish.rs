@@ -1,0 +1,163 @@
+//! From parts that are all there to an artifact.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use spin_store::graph::Graph;
+use spin_store::schema::{Row as _, Sample};
+use spin_store::{StoreError, table};
+
+use crate::check::{self, Checked, Chosen};
+use crate::engine::{Engine, Replay};
+use crate::error::{Result, SampleError};
+use crate::parts::Job;
+use crate::queue;
+use crate::stage::{Loader, Options, Outcome, Prepared, Task};
+
+/// What publishing needs.
+pub(crate) struct Publisher<'a> {
+    pub graph: &'a Graph<'a>,
+    pub task: &'a Task,
+    pub options: &'a Options,
+    pub prepared: &'a Prepared,
+    pub loader: &'a Loader<'a>,
+}
+
+/// Who made a part.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Maker {
+    engine: String,
+    processor: String,
+    replay: String,
+}
+
+/// What all parts say together.
+struct Summary {
+    makers: Vec<Maker>,
+    tokens: u64,
+    finish: BTreeMap<String, u64>,
+    chosen: Chosen,
+}
+
+impl Publisher<'_> {
+    /// Publishes all parts, unless somebody did, after a check of some answers.
+    pub fn publish(
+        &self,
+        engine: Option<Box<dyn Engine>>,
+        environment: &dyn Fn() -> Map<String, Value>,
+    ) -> Result<Outcome> {
+        let Prepared { rows, plan, work, .. } = self.prepared;
+        // The last shards may arrive together: one publishes, the others find.
+        let _lock = work.lock_as("publish.lock", &self.options.holder)?;
+        if let Some(found) = self.graph.store.find(&self.task.recipe)? {
+            return Ok(Outcome::Found(found));
+        }
+        let summary = self.summary()?;
+        let makers: BTreeSet<&Maker> = summary.makers.iter().collect();
+        let is_exact = makers.len() == 1 && makers.iter().all(|maker| maker.replay == Replay::Exact.name());
+        let mut facts = Map::new();
+        facts.insert("samples".into(), json!(plan.iter().map(Vec::len).sum::<usize>()));
+        facts.insert("response_tokens".into(), json!(summary.tokens));
+        facts.insert("finish_reasons".into(), json!(summary.finish));
+        facts.insert("dropped_overlong_prompts".into(), json!(rows.dropped));
+        facts.insert("truncated_prompts".into(), json!(rows.truncated));
+        let of = |part: fn(&Maker) -> &str| match makers.iter().map(|maker| part(maker)).collect::<BTreeSet<_>>() {
+            all if all.len() == 1 => json!(all.first()),
+            all => json!(all),
+        };
+        facts.insert("engine".into(), of(|maker| &maker.engine));
+        facts.insert("processor".into(), of(|maker| &maker.processor));
+        let replay = if is_exact { Replay::Exact } else { Replay::Statistical };
+        facts.insert("replay".into(), json!(replay.name()));
+        if summary.chosen.samples().next().is_some() {
+            let (replayed, logps) = self.check(engine, &summary)?;
+            facts.insert("replayed".into(), replayed);
+            facts.insert("logps_check".into(), logps);
+        }
+        let staged = self.graph.store.staging()?;
+        for part in 0..plan.len() {
+            let name = table::part_name(part);
+            let (from, to) = (work.path(&name), staged.path().join(&name));
+            std::fs::copy(&from, &to).map_err(StoreError::io("copy", &from))?;
+        }
+        let artifact = self.graph.store.publish(staged, &self.task.recipe, facts, environment())?;
+        self.graph.store.discard_work(&self.task.recipe.identity())?;
+        Ok(Outcome::Made(artifact))
+    }
+
+    /// Reads all parts. Those with answers that failed are removed when there
+    /// are too many, so that another call tries again.
+    fn summary(&self) -> Result<Summary> {
+        let Prepared { plan, work, .. } = self.prepared;
+        let mut summary = Summary {
+            makers: Vec::new(),
+            tokens: 0,
+            finish: BTreeMap::new(),
+            chosen: Chosen::new(self.graph.run.sample.check_rows),
+        };
+        let (mut failed, mut with_failures) = (Vec::new(), BTreeSet::new());
+        for part in 0..plan.len() {
+            for sample in Sample::read_part(&work.path(&table::part_name(part)))? {
+                summary.tokens += sample.response_ids.len() as u64;
+                summary.chosen.see(part, &sample);
+                if sample.finish_reason == "error" {
+                    failed.push(sample.row_id);
+                    with_failures.insert(part);
+                }
+                *summary.finish.entry(sample.finish_reason).or_default() += 1;
+            }
+            summary.makers.push(self.maker(part));
+        }
+        let all = plan.iter().map(Vec::len).sum();
+        if failed.len() as f64 > self.task.prompts.max_failed() * all as f64 {
+            for part in with_failures {
+                let path = work.path(&table::part_name(part));
+                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            }
+            let (row_id, problem) = (failed[0].clone(), "its part says so and is removed".into());
+            return Err(SampleError::Failed { failed: failed.len(), all, row_id, problem });
+        }
+        Ok(summary)
+    }
+
+    fn maker(&self, part: usize) -> Maker {
+        let path = self.prepared.work.path(&queue::facts_name(part));
+        let facts: Value =
+            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let text = |key: &str| facts[key].as_str().unwrap_or("unknown").to_owned();
+        Maker { engine: text("engine"), processor: text("processor"), replay: text("replay") }
+    }
+
+    /// Answers asked again, then their log-probabilities: one model after the
+    /// other in memory.
+    fn check(&self, engine: Option<Box<dyn Engine>>, summary: &Summary) -> Result<(Value, Value)> {
+        let engine = match engine {
+            Some(engine) => engine,
+            None => self.loader.engine()?,
+        };
+        let Prepared { rows, plan, work, .. } = self.prepared;
+        let own = Maker {
+            engine: engine.describe(),
+            processor: self.options.processor.clone(),
+            replay: Replay::Exact.name().into(),
+        };
+        let by_id = rows.rows.iter().enumerate().map(|(index, row)| (row.row_id.as_str(), index));
+        let by_id: BTreeMap<&str, usize> = by_id.collect();
+        let rows = by_id.iter().map(|(row_id, index)| (*row_id, &rows.rows[*index])).collect();
+        let checked = Checked { chosen: &summary.chosen, rows: &rows, work: &work.path(""), engine: &own.engine };
+        let source = self.prepared.source(self.graph, self.task);
+        debug_assert_eq!(summary.makers.len(), plan.len());
+        let replayed = check::replayed(
+            engine.as_ref(),
+            &checked,
+            |sample| {
+                let row = *by_id.get(sample.row_id.as_str())?;
+                Some(source.wanted(&Job { row, sample_index: sample.sample_index }))
+            },
+            |part| summary.makers[part] == own && engine.replay() == Replay::Exact,
+        )?;
+        drop(engine);
+        let logps = check::logps(&self.task.model.dir, self.task.prompts.dtype(), &checked)?;
+        Ok((replayed, logps))
+    }
+}

@@ -1,0 +1,123 @@
+//! One measurement of an engine.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+use spin_sample::answer::{Generated, Wanted};
+use spin_sample::choose::Decoding;
+use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, MistralEngine};
+use spin_sample::noise::Key;
+use spin_tests::measure::memory;
+
+use crate::plan::{Side, Spec};
+
+/// All the work, in the order of the prompts' lengths.
+struct Work {
+    jobs: Vec<Job>,
+    next: AtomicUsize,
+    answers: Mutex<Vec<Option<Generated>>>,
+    problem: Mutex<Option<String>>,
+}
+
+impl Jobs for Work {
+    fn next(&self) -> Option<Job> {
+        self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)).cloned()
+    }
+
+    fn done(&self, job: Job, outcome: spin_sample::Result<Generated>) {
+        match outcome {
+            Ok(answer) => self.answers.lock().unwrap()[job.number] = Some(answer),
+            Err(error) => *self.problem.lock().unwrap() = Some(error.to_string()),
+        }
+    }
+
+    fn put_back(&self, _job: Job) {
+        // Only the one that was taken last comes back.
+        self.next.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn stopped(&self) -> bool {
+        self.problem.lock().unwrap().is_some()
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
+    }
+}
+
+fn mistral(spec: &Spec) -> anyhow::Result<MistralEngine> {
+    let options = EngineOptions {
+        kind: EngineKind::Mistralrs,
+        device: Device::Cpu,
+        batch_size: spec.batch_size,
+        copies: 2 * spec.threads,
+        memory: 0,
+        gpu_memory_utilization: 0.9,
+    };
+    match spec.side {
+        Side::MistralrsQueued => Ok(MistralEngine::load_batched(&spec.model, "f32", &options, spec.count)?),
+        _ => Ok(MistralEngine::load(&spec.model, "f32", &options)?),
+    }
+}
+
+pub fn run(spec: &Path) -> anyhow::Result<()> {
+    let spec: Spec = serde_json::from_slice(&std::fs::read(spec)?)?;
+    let prompts: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(&spec.prompts)?)?;
+    let every = (prompts.len() / spec.count.max(1)).max(1);
+    let start = Instant::now();
+    let engine: Box<dyn Engine> = match spec.side {
+        Side::SpinModel => Box::new(CachedEngine::load(&spec.model, spec.batch_size, 8 << 30)?),
+        Side::Mistralrs | Side::MistralrsQueued => Box::new(mistral(&spec)?),
+        Side::Transformers => anyhow::bail!("transformers is not in this program"),
+    };
+    let loading = start.elapsed().as_secs_f64();
+    let chosen: Vec<&Vec<u32>> = prompts.iter().step_by(every).take(spec.count).collect();
+    let mut jobs: Vec<Job> = chosen
+        .iter()
+        .enumerate()
+        .map(|(number, ids)| {
+            let wanted = Wanted {
+                row_id: number.to_string(),
+                prompt_ids: ids.as_slice().into(),
+                key: Key::new(1, "bench", &number.to_string(), 0),
+                decoding: Decoding { temperature: spec.temperature, ..Decoding::PLAIN },
+                max_new_tokens: spec.new_tokens,
+                // Every answer has its full length.
+                stop_ids: [].into(),
+                stop: None,
+            };
+            Job { number, wanted }
+        })
+        .collect();
+    if spec.side != Side::MistralrsQueued {
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.wanted.prompt_ids.len()));
+    }
+    let count = jobs.len();
+    let work = Work { jobs, next: AtomicUsize::new(0), answers: Mutex::new(vec![None; count]), problem: Mutex::default() };
+    let start = Instant::now();
+    engine.run(&work);
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(problem) = work.problem.into_inner()? {
+        anyhow::bail!("{problem}");
+    }
+    let answers: Vec<Generated> = work.answers.into_inner()?.into_iter().collect::<Option<_>>().context("an answer is missing")?;
+    if let Some(path) = &spec.answers {
+        let ids: Vec<&[u32]> = answers.iter().map(|answer| answer.ids.as_slice()).collect();
+        std::fs::write(path, serde_json::to_vec(&ids)?)?;
+    }
+    let tokens: usize = answers.iter().map(|answer| answer.ids.len()).sum();
+    let result = json!({
+        "seconds": seconds,
+        "loading_seconds": loading,
+        "tokens": tokens,
+        "prompt_tokens": chosen.iter().map(|ids| ids.len()).sum::<usize>(),
+        "peak_rss_bytes": memory("VmHWM:")?,
+        "engine": engine.describe(),
+    });
+    println!("{result}");
+    Ok(())
+}
