@@ -189,6 +189,7 @@ mod tests {
         let error = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap_err();
         assert!(matches!(error, TextError::Today { .. }), "{error}");
         assert!(error.to_string().contains("fixed date"), "{error}");
+        assert!(error.to_string().contains("template.date"), "{error}");
         let source = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}";
         assert_eq!(render(source, &[]).unwrap(), "2024");
     }
