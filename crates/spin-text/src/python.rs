@@ -11,7 +11,9 @@ pub(crate) fn register(env: &mut Environment<'_>) {
     env.set_unknown_method_callback(method);
     env.set_formatter(write);
     env.add_filter("trim", trim);
-    env.add_test("iterable", |value: &Value| value.as_str().is_some() || value.try_iter().is_ok());
+    env.add_test("iterable", |value: &Value| {
+        value.as_str().is_some() || (!value.is_none() && value.try_iter().is_ok())
+    });
     env.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
     });
