@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.."
 python=$1
 "$python" tests/golden/make_fit_golden.py --check tests/golden/fit
 "$python" tests/golden/make_lora_golden.py --check tests/golden/lora
+"$python" tests/golden/make_template_golden.py --check tests/golden/text
 if [ -e ../shared/benchmarks/mt_bench ]; then
     "$python" tests/golden/make_mt_bench_golden.py ../shared/benchmarks/mt_bench --check
 fi
@@ -22,4 +23,4 @@ for base in llama llama_linear mistral qwen2 qwen3 phi3 gemma2 smollm3; do
         "$python" tests/golden/check_adapter.py tests/golden/fit/$base "$out/$base$scaling"/{adapter,ids.json,logits.safetensors}
     done
 done
-cargo test --release --workspace --test golden --test transformers --test adapters
+cargo test --release --workspace --test golden --test templates --test transformers --test adapters

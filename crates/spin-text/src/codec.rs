@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use chrono::NaiveDate;
 use serde_json::json;
 use tokenizers::Tokenizer;
 
@@ -103,6 +104,14 @@ impl Codec {
         })
     }
 
+    /// Give templates a `strftime_now`, which writes midnight of `day` whenever it is called. Without
+    /// one they fall back to a date of their own, or are refused.
+    #[must_use]
+    pub fn with_date(mut self, day: NaiveDate) -> Codec {
+        self.template.set_day(day);
+        self
+    }
+
     /// The ids of a conversation up to the place where the assistant answers.
     ///
     /// These are the ids that `apply_chat_template(prompt, add_generation_prompt=True)` gives (with
@@ -115,6 +124,17 @@ impl Codec {
     /// The text that [`prompt_ids`](Self::prompt_ids) encodes, for reading.
     pub fn prompt_text(&self, prompt: &[Message]) -> Result<String> {
         Ok(self.render(prompt, true)?.text)
+    }
+
+    /// The ids of a whole conversation: those that `apply_chat_template(messages)` gives, except for what
+    /// [`BosPolicy`] says.
+    pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.encode_with_bos(&self.render(messages, false)?)
+    }
+
+    /// The text that [`conversation_ids`](Self::conversation_ids) encodes, for reading.
+    pub fn conversation_text(&self, messages: &[Message]) -> Result<String> {
+        Ok(self.render(messages, false)?.text)
     }
 
     /// The ids that follow [`prompt_ids`](Self::prompt_ids) when the assistant answers `response`.
@@ -296,7 +316,7 @@ impl Codec {
     ///
     /// No paths are in it, so that equal directories in different places describe themselves equally.
     pub fn describe(&self) -> serde_json::Value {
-        json!({
+        let mut description = json!({
             "tokenizers": TOKENIZERS_VERSION,
             "template": self.template.source(),
             "tokens": self.tokens,
@@ -304,7 +324,12 @@ impl Codec {
             "eos": { "primary": self.primary_eos(), "ids": self.eos_ids },
             "vocab_size": self.vocab_size(),
             "control_tokens_in_messages": "text",
-        })
+        });
+        // Left out where there is none: so were descriptions before days could be set.
+        if let Some(day) = self.template.day() {
+            description["date"] = json!(day.format("%Y-%m-%d").to_string());
+        }
+        description
     }
 }
 

@@ -142,10 +142,11 @@ pub enum TextError {
         message: String,
     },
 
-    /// The chat template asks for today's date.
+    /// The chat template asks for today's date, and no day was fixed.
     #[error(
         "the chat template of {origin} calls strftime_now, so its text would differ from day to day; \
-         replace the call by a fixed date in a custom template"
+         fix the day with `template.date` in the run file, or replace the call by a fixed date in a \
+         custom template"
     )]
     Today {
         /// Where the template is from.

@@ -15,7 +15,8 @@
 //!   end-of-sequence token, as a generated answer does.
 //! - **Text is text.** A `</s>` typed by somebody into a message is encoded as the characters it is
 //!   made of; only the template writes control tokens (see [`Codec`] for what counts as one).
-//! - **Nothing depends on the day.** A template that asks for today's date is refused.
+//! - **Nothing depends on the day.** A template that asks for today's date is refused, unless the day
+//!   is fixed by [`Codec::with_date`].
 //!
 //! This crate never prints, reads no environment variables and knows nothing about tensors.
 //!
@@ -32,10 +33,13 @@
 //! ```
 
 mod codec;
+mod date;
 mod error;
 mod files;
 mod guard;
+mod json;
 mod message;
+mod python;
 mod stage;
 mod template;
 

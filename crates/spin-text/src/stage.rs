@@ -21,7 +21,11 @@ pub fn codec_of(graph: &Graph<'_>, dir: &Path) -> Result<Codec> {
         }
         _ => TemplateChoice::Model,
     };
-    Codec::from_dir_with(dir, choice)
+    let codec = Codec::from_dir_with(dir, choice)?;
+    Ok(match graph.run.template.day() {
+        Some(day) => codec.with_date(day),
+        None => codec,
+    })
 }
 
 /// The tokenizer of the model in `dir`, for text that no template writes; base

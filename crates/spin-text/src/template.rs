@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::value::Kwargs;
+use chrono::NaiveDate;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use regex::Regex;
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use crate::date::strftime;
 use crate::error::{Result, TextError, excerpt};
+use crate::json::to_json;
 use crate::message::{Message, to_value};
+use crate::python;
 
 /// The prompt of SPIN's paper (appendix B.1) and of its generation scripts, as a chat template:
 /// `### Instruction: {prompt}\n\n### Response: `, then the answer and the end-of-sequence token.
@@ -45,6 +46,7 @@ pub(crate) struct Template {
     env: Environment<'static>,
     origin: String,
     source: String,
+    day: Option<NaiveDate>,
 }
 
 const NAME: &str = "chat";
@@ -57,14 +59,27 @@ impl Template {
         // As `transformers` sets up Jinja. The final line break is dropped by both by default.
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        python::register(&mut env);
         env.add_function("raise_exception", raise_exception);
         env.add_filter("tojson", to_json);
-        // `strftime_now` is left undefined on purpose: templates that test for it fall back to a
-        // fixed date, the others fail and are told why.
+        // `strftime_now` is left undefined until a day is set: templates that test for it fall back to
+        // a fixed date, the others fail and are told why.
         env.add_template_owned(NAME, without_generation_blocks(&source))
             .map_err(|error| TextError::TemplateSyntax { origin: origin.clone(), message: flatten(&error) })?;
-        Ok(Template { env, origin, source })
+        Ok(Template { env, origin, source, day: None })
+    }
+
+    /// Let `strftime_now` be midnight of `day`.
+    pub(crate) fn set_day(&mut self, day: NaiveDate) {
+        self.day = Some(day);
+        self.env.add_function("strftime_now", move |format: &str| {
+            strftime(day, format).map_err(|message| Error::new(ErrorKind::InvalidOperation, message))
+        });
+    }
+
+    /// The day that `strftime_now` is.
+    pub(crate) fn day(&self) -> Option<NaiveDate> {
+        self.day
     }
 
     /// Where the template is from.
@@ -99,7 +114,7 @@ impl Template {
 
     fn failed(&self, messages: &[Message], error: &Error) -> TextError {
         let message = flatten(error);
-        if message.contains("strftime_now") {
+        if self.day.is_none() && message.contains("strftime_now is unknown") {
             return TextError::Today { origin: self.origin.clone() };
         }
         TextError::Render {
@@ -121,46 +136,6 @@ fn without_generation_blocks(source: &str) -> String {
 
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`; minijinja's own filter escapes
-/// for HTML.
-fn to_json(value: Value, args: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = args.get("indent")?;
-    // Accepted because templates spell out the default that `transformers` chose.
-    let ascii: Option<bool> = args.get("ensure_ascii")?;
-    args.assert_all_used()?;
-    if ascii == Some(true) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii is not supported"));
-    }
-    let mut out = Vec::new();
-    let written = match indent {
-        Some(indent) => {
-            let indent = " ".repeat(indent);
-            let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut out, formatter))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter)),
-    };
-    written.map_err(|error| Error::new(ErrorKind::InvalidOperation, "cannot serialize to JSON").with_source(error))?;
-    Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
-}
-
-/// JSON on one line with Python's separators, `", "` and `": "`.
-struct PythonFormatter;
-
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
 }
 
 /// An error and its causes on one line.
@@ -204,18 +179,6 @@ mod tests {
     }
 
     #[test]
-    fn writes_json_like_python() {
-        // json.dumps({"role": "user", "content": "<é> & \"q\" '\n"}, ensure_ascii=False)
-        let turn = [Message::user("<é> & \"q\" '\n")];
-        let json = r#"{"role": "user", "content": "<é> & \"q\" '\n"}"#;
-        assert_eq!(render("{{ messages[0] | tojson }}", &turn).unwrap(), json);
-        let source = "{{ messages[0] | tojson(indent=2, ensure_ascii=false) }}";
-        let json = "{\n  \"role\": \"user\",\n  \"content\": \"<é> & \\\"q\\\" '\\n\"\n}";
-        assert_eq!(render(source, &turn).unwrap(), json);
-        assert!(render("{{ 1 | tojson(ensure_ascii=true) }}", &turn).is_err());
-    }
-
-    #[test]
     fn generation_blocks_leave_no_trace() {
         let source = "a\n  {% generation %}\nb\n  {%- endgeneration -%}\n c";
         assert_eq!(render(source, &[]).unwrap(), "a\nbc");
@@ -226,6 +189,7 @@ mod tests {
         let error = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap_err();
         assert!(matches!(error, TextError::Today { .. }), "{error}");
         assert!(error.to_string().contains("fixed date"), "{error}");
+        assert!(error.to_string().contains("template.date"), "{error}");
         let source = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}";
         assert_eq!(render(source, &[]).unwrap(), "2024");
     }

@@ -12,6 +12,7 @@ mod sample;
 
 use std::path::{Path, PathBuf};
 
+use chrono::{Datelike, NaiveDate};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -142,6 +143,10 @@ pub struct TemplateConfig {
     /// the paper's `### Instruction: … ### Response: `, or a path to a Jinja
     /// file.
     pub chat: String,
+    /// The day, as `2024-02-29`, that `strftime_now` is in templates; without
+    /// it, templates that insist on one are refused.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parse::day")]
+    pub date: Option<String>,
     /// Longest prompt in tokens; longer rows are refused or dropped, see
     /// `overlong`.
     pub max_prompt_length: usize,
@@ -153,7 +158,23 @@ pub struct TemplateConfig {
 
 impl Default for TemplateConfig {
     fn default() -> Self {
-        TemplateConfig { chat: "model".into(), max_prompt_length: 512, max_length: 1024, overlong: Overlong::Error }
+        TemplateConfig {
+            chat: "model".into(),
+            date: None,
+            max_prompt_length: 512,
+            max_length: 1024,
+            overlong: Overlong::Error,
+        }
+    }
+}
+
+impl TemplateConfig {
+    /// `date`, where it is one: from the year 1000 on, so that every year has
+    /// the four digits that Python writes.
+    pub fn day(&self) -> Option<NaiveDate> {
+        let text = self.date.as_deref()?;
+        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        (text == day.format("%Y-%m-%d").to_string() && (1000..=9999).contains(&day.year())).then_some(day)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
 use super::{FitConfig, Objective, RunFile, SampleConfig};
@@ -41,6 +41,15 @@ pub(super) fn merged<T: Serialize + DeserializeOwned>(
     table
         .try_into()
         .map_err(|e: toml::de::Error| StoreError::run(&run.path, format!("in [{place}]: {}", with_hint(e.message()))))
+}
+
+/// A day, written as a string or as a date of TOML.
+pub(super) fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(Some(text)),
+        Value::Datetime(day) => Ok(Some(day.to_string())),
+        other => Err(D::Error::custom(format!("{other} is no day; write one as \"2024-02-29\""))),
+    }
 }
 
 /// Applies one `--set key.path=value`. Numbers in the path index arrays of
@@ -110,6 +119,11 @@ fn check(run: &RunFile) -> Result<()> {
             "template.max_prompt_length = {} leaves no room for an answer in template.max_length = {}",
             template.max_prompt_length, template.max_length
         ));
+    }
+    if let Some(date) = &template.date
+        && template.day().is_none()
+    {
+        return bad(format!("template.date = {date:?} is no day; write one from the year 1000 on, as \"2024-02-29\""));
     }
     if let Some(sft) = &run.sft {
         if sft.objective != Objective::Sft {
@@ -245,6 +259,29 @@ fit = { optimizer = "adamw" }
         assert!(error.contains("did you mean `temperature`?"), "{error}");
         let error = load_text(&SMALL.replace("beta = 5.0", "betta = 5.0"), &[]).unwrap_err().to_string();
         assert!(error.contains("iteration.1.fit") && error.contains("did you mean `beta`?"), "{error}");
+    }
+
+    #[test]
+    fn a_date_is_a_day() {
+        for text in ["template.date=2024-02-29", "template.date=\"2024-02-29\""] {
+            let run = load_text(SMALL, &[text]).unwrap();
+            assert_eq!(run.template.date.as_deref(), Some("2024-02-29"));
+            assert_eq!(run.template.day(), chrono::NaiveDate::from_ymd_opt(2024, 2, 29));
+        }
+        for bad in ["2023-02-29", "2024-2-9", "29.02.2024", "today", "2024-02-29T10:00:00", "0999-01-01", "2024", ""] {
+            let error = load_text(SMALL, &[&format!("template.date={bad}")]).unwrap_err().to_string();
+            assert!(error.contains("is no day; write one") && error.contains("2024-02-29\""), "{error}");
+        }
+        let text = format!("{SMALL}\n[template]\ndate = 2024-02-29\n");
+        assert_eq!(load_text(&text, &[]).unwrap().template.date.as_deref(), Some("2024-02-29"));
+    }
+
+    /// Artifacts that were made before `template.date` was known keep their identity.
+    #[test]
+    fn no_date_leaves_no_trace() {
+        let params = |overrides: &[&str]| crate::run::as_params(&load_text(SMALL, overrides).unwrap().template);
+        assert!(params(&[]).get("date").is_none());
+        assert_eq!(params(&["template.date=2024-02-29"])["date"], "2024-02-29");
     }
 
     #[test]
