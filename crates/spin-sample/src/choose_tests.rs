@@ -169,3 +169,40 @@ fn broken_logits_are_refused() {
         assert!(choose(&bad, &Decoding::PLAIN, key(0), 0).is_none(), "{bad:?}");
     }
 }
+
+/// What transformers' processors leave, with which probabilities.
+#[test]
+fn filters_are_those_of_transformers() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/sampling.json");
+    let cases: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let mut count = 0;
+    for case in cases.as_array().unwrap() {
+        let logits: Vec<f32> = serde_json::from_value(case["logits"].clone()).unwrap();
+        let context: Vec<u32> = serde_json::from_value(case["context"].clone()).unwrap();
+        for golden in case["settings"].as_array().unwrap() {
+            let number = |key: &str, default: f64| golden[key].as_f64().unwrap_or(default);
+            let decoding = Decoding {
+                temperature: number("temperature", 1.0),
+                top_k: number("top_k", 0.0) as usize,
+                top_p: number("top_p", 1.0),
+                min_p: number("min_p", 0.0),
+                repetition_penalty: number("repetition_penalty", 1.0),
+            };
+            let kept: Vec<usize> = serde_json::from_value(golden["kept"].clone()).unwrap();
+            let logps: Vec<f64> = serde_json::from_value(golden["logps"].clone()).unwrap();
+            let mut chooser = Chooser::default();
+            let choice = chooser.choose(&logits, [&context, &[]], &decoding, key(1), 0).unwrap();
+            // What could have been drawn.
+            let left: Vec<usize> = (0..logits.len()).filter(|id| chooser.weights[*id] > 0.0).collect();
+            assert_eq!(left, kept, "{golden}");
+            let total: f64 = chooser.weights.iter().map(|weight| f64::from(*weight)).sum();
+            for (id, logp) in kept.iter().zip(&logps) {
+                assert!(((f64::from(chooser.weights[*id]) / total).ln() - logp).abs() < 1e-5, "{golden}: {id}");
+            }
+            let at = kept.iter().position(|id| *id == choice.id as usize).unwrap();
+            assert!((choice.sampling_logp - logps[at]).abs() < 1e-5, "{golden}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 32);
+}

@@ -91,6 +91,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
                 ));
                 exit = Exit::Again;
             }
+            Outcome::Publishing(who) => say(&format!("{label}: all parts are there, and {who}, publishes them")),
             Outcome::Stopped(present, all) => {
                 say(&format!("{label}: stopped with {present} of {all} parts; run it again"));
                 exit = Exit::Again;

@@ -47,8 +47,12 @@ impl Publisher<'_> {
         environment: &dyn Fn() -> Map<String, Value>,
     ) -> Result<Outcome> {
         let Prepared { rows, plan, work, .. } = self.prepared;
-        // The last shards may arrive together: one publishes, the others find.
-        let _lock = work.lock_as("publish.lock", &self.options.holder)?;
+        // The last shards may arrive together: one publishes.
+        let _lock = match work.lock_as("publish.lock", &self.options.holder) {
+            Ok(lock) => lock,
+            Err(StoreError::Locked { holder, .. }) => return Ok(Outcome::Publishing(holder)),
+            Err(error) => return Err(error.into()),
+        };
         if let Some(found) = self.graph.store.find(&self.task.recipe)? {
             return Ok(Outcome::Found(found));
         }

@@ -361,3 +361,7 @@ impl Jobs for Queue<'_> {
         self.watch.note(text);
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

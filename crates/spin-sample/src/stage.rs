@@ -102,6 +102,8 @@ pub enum Outcome {
     Partial(usize, usize),
     /// The same, and other processes are at work on some of this shard's: who.
     Held(usize, usize, String),
+    /// All parts are there, and another process publishes them: who.
+    Publishing(String),
     /// A stop was asked for: (present, all).
     Stopped(usize, usize),
 }

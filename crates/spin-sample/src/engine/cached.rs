@@ -16,9 +16,11 @@ use crate::answer::{Growing, Wanted};
 use crate::choose::Chooser;
 use crate::error::{Result, SampleError};
 
-/// Sequences in one batch unless something else is asked for: more gain little,
-/// as the weights are read once for all.
-const BATCH: usize = 64;
+/// Sequences in one batch unless something else is asked for, at least and at
+/// most; and those for each thread. The weights are read once for all, so more
+/// gain little.
+const BATCH: [usize; 2] = [64, 512];
+const BATCH_PER_THREAD: usize = 16;
 /// Prompt tokens that may begin in one step; a longer prompt begins alone.
 const PROMPT_TOKENS: usize = 512;
 
@@ -59,7 +61,8 @@ impl CachedEngine {
         let failed = |e: spin_model::Error| SampleError::Model { dir: dir.into(), source: e };
         let model = CausalLm::load(dir, &Device::Cpu, DType::F32).map_err(failed)?;
         let generator = Generator::new(model).map_err(failed)?;
-        Ok(CachedEngine { generator, batch_size: if batch_size == 0 { BATCH } else { batch_size }, memory })
+        let default = || (BATCH_PER_THREAD * rayon::current_num_threads()).clamp(BATCH[0], BATCH[1]);
+        Ok(CachedEngine { generator, batch_size: if batch_size == 0 { default() } else { batch_size }, memory })
     }
 
     fn bytes(&self, room: usize) -> u64 {

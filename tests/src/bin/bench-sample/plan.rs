@@ -174,7 +174,8 @@ pub fn run(bench: &Bench, turns: usize) -> anyhow::Result<Vec<Measured>> {
         let answers = Some(directory.path().join(name));
         measured.push(bench.measure("flips", Spec { answers, ..bench.spec(side, FEW.min(all), batch) })?);
     }
-    let flips = ["many", "mistralrs", "queued"].map(|name| flips(&directory.path().join("one"), &directory.path().join(name)));
+    let flips =
+        ["many", "mistralrs", "queued"].map(|name| flips(&directory.path().join("one"), &directory.path().join(name)));
     for flips in flips {
         let spec = bench.spec(Side::SpinModel, FEW.min(all), 1);
         measured.push(Measured { part: "flipped", spec, result: flips? });

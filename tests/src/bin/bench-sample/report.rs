@@ -25,10 +25,8 @@ fn memory(measured: &Measured) -> f64 {
 /// How many sequences of equal length there are on average in a batch of so
 /// many that follow each other, which is how many mistral.rs steps together.
 fn equal_lengths(lengths: &[usize], batch: usize) -> f64 {
-    let groups: usize = lengths
-        .chunks(batch)
-        .map(|lengths| lengths.iter().collect::<std::collections::BTreeSet<_>>().len())
-        .sum();
+    let groups: usize =
+        lengths.chunks(batch).map(|lengths| lengths.iter().collect::<std::collections::BTreeSet<_>>().len()).sum();
     lengths.len() as f64 / groups as f64
 }
 
@@ -47,11 +45,13 @@ pub fn write(bench: &Bench, all: &[Measured], out: &Path) -> anyhow::Result<()> 
     });
     let mut sorted = bench.lengths.clone();
     sorted.sort_unstable();
-    let groups = |batch| json!({
-        "batch": batch,
-        "in_order_of_arrival": equal_lengths(&bench.lengths, batch),
-        "in_order_of_length": equal_lengths(&sorted, batch),
-    });
+    let groups = |batch| {
+        json!({
+            "batch": batch,
+            "in_order_of_arrival": equal_lengths(&bench.lengths, batch),
+            "in_order_of_length": equal_lengths(&sorted, batch),
+        })
+    };
     let groups: Vec<_> = [8, 32, 128, 512].into_iter().map(groups).collect();
     let versions = of(all, "comparison", Side::Transformers).next().map(|m| m.result["versions"].clone());
     let document = json!({

@@ -97,14 +97,16 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
         jobs.sort_by_key(|job| std::cmp::Reverse(job.wanted.prompt_ids.len()));
     }
     let count = jobs.len();
-    let work = Work { jobs, next: AtomicUsize::new(0), answers: Mutex::new(vec![None; count]), problem: Mutex::default() };
+    let work =
+        Work { jobs, next: AtomicUsize::new(0), answers: Mutex::new(vec![None; count]), problem: Mutex::default() };
     let start = Instant::now();
     engine.run(&work);
     let seconds = start.elapsed().as_secs_f64();
     if let Some(problem) = work.problem.into_inner()? {
         anyhow::bail!("{problem}");
     }
-    let answers: Vec<Generated> = work.answers.into_inner()?.into_iter().collect::<Option<_>>().context("an answer is missing")?;
+    let answers: Vec<Generated> =
+        work.answers.into_inner()?.into_iter().collect::<Option<_>>().context("an answer is missing")?;
     if let Some(path) = &spec.answers {
         let ids: Vec<&[u32]> = answers.iter().map(|answer| answer.ids.as_slice()).collect();
         std::fs::write(path, serde_json::to_vec(&ids)?)?;
