@@ -20,7 +20,7 @@ build-cuda *FLAGS:
     cargo build --release --workspace --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
     @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store}
 
-# Train a small model from nothing, play two rounds of self-play, print the table (4 minutes on 2 cores)
+# Train a small model from nothing, play two rounds of self-play, print the table (2 minutes on 2 cores)
 demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
 
 # Run every stage of a run file that is not done yet, then print its table

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use spin_model::{Batch, CausalLm};
 use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::Decoding;
-use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, MistralEngine, Replay};
+use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, Memory, MistralEngine, Replay};
 use spin_sample::noise::Key;
 
 use crate::project::shared;
@@ -59,14 +59,14 @@ fn mistral(dir: &Path, copies: usize) -> MistralEngine {
         device: Device::Cpu,
         batch_size: 0,
         copies,
-        memory: 0,
+        memory: Memory::Bytes(0),
         gpu_memory_utilization: 0.9,
     };
     MistralEngine::load(dir, "f32", &options).unwrap()
 }
 
 fn cached(dir: &Path, batch_size: usize) -> CachedEngine {
-    CachedEngine::load(dir, batch_size, 1 << 30).unwrap()
+    CachedEngine::load(dir, batch_size, Memory::Bytes(1 << 30)).unwrap()
 }
 
 fn wanted(row_id: &str, ids: &[u32], decoding: Decoding, max_new_tokens: usize) -> Wanted {

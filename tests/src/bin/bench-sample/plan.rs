@@ -157,25 +157,22 @@ pub fn run(bench: &Bench, turns: usize) -> anyhow::Result<Vec<Measured>> {
         measured.push(bench.measure("search", spec)?);
     }
     let best = measured.iter().max_by(|a, b| speed(a).total_cmp(&speed(b))).map_or(32, |best| best.spec.batch_size);
-    for batch in [1, 8, 32, 64, 128] {
-        let count = if batch < 8 { FEW.min(all) } else { SEARCHED.min(all) };
-        measured.push(bench.measure("batches", bench.spec(Side::SpinModel, count, batch))?);
+    for batch in [8, 32, 64, 128] {
+        measured.push(bench.measure("batches", bench.spec(Side::SpinModel, SEARCHED.min(all), batch))?);
     }
-    measured.push(bench.measure("mistralrs", bench.spec(Side::Mistralrs, FEW.min(all), 1))?);
-    measured.push(bench.measure("mistralrs", bench.spec(Side::MistralrsQueued, FEW.min(all), 32))?);
     // Whether company, or the engine, changes a token.
     let directory = tempfile::tempdir()?;
-    for (name, side, batch) in [
-        ("one", Side::SpinModel, 1),
-        ("many", Side::SpinModel, 64),
-        ("mistralrs", Side::Mistralrs, 1),
-        ("queued", Side::MistralrsQueued, 32),
+    for (name, part, side, batch) in [
+        ("one", "batches", Side::SpinModel, 1),
+        ("many", "flips", Side::SpinModel, 64),
+        ("mistralrs", "mistralrs", Side::Mistralrs, 1),
+        ("queued", "mistralrs", Side::MistralrsQueued, 32),
     ] {
         let answers = Some(directory.path().join(name));
-        measured.push(bench.measure("flips", Spec { answers, ..bench.spec(side, FEW.min(all), batch) })?);
+        measured.push(bench.measure(part, Spec { answers, ..bench.spec(side, FEW.min(all), batch) })?);
     }
-    let flips =
-        ["many", "mistralrs", "queued"].map(|name| flips(&directory.path().join("one"), &directory.path().join(name)));
+    let one = directory.path().join("one");
+    let flips = ["many", "mistralrs", "queued"].map(|name| flips(&one, &directory.path().join(name)));
     for flips in flips {
         let spec = bench.spec(Side::SpinModel, FEW.min(all), 1);
         measured.push(Measured { part: "flipped", spec, result: flips? });

@@ -9,7 +9,8 @@ use anyhow::Context;
 use serde_json::json;
 use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::Decoding;
-use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, MistralEngine};
+use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, Memory, MistralEngine};
+use spin_sample::loadable;
 use spin_sample::noise::Key;
 use spin_tests::measure::memory;
 
@@ -49,18 +50,20 @@ impl Jobs for Work {
     }
 }
 
-fn mistral(spec: &Spec) -> anyhow::Result<MistralEngine> {
+fn mistral(spec: &Spec, links: &Path) -> anyhow::Result<MistralEngine> {
+    // Its configuration is of transformers 5.
+    let model = if loadable::link(&std::fs::canonicalize(&spec.model)?, links)? { links } else { &spec.model };
     let options = EngineOptions {
         kind: EngineKind::Mistralrs,
         device: Device::Cpu,
         batch_size: spec.batch_size,
         copies: 2 * spec.threads,
-        memory: 0,
+        memory: Memory::Bytes(0),
         gpu_memory_utilization: 0.9,
     };
     match spec.side {
-        Side::MistralrsQueued => Ok(MistralEngine::load_batched(&spec.model, "f32", &options, spec.count)?),
-        _ => Ok(MistralEngine::load(&spec.model, "f32", &options)?),
+        Side::MistralrsQueued => Ok(MistralEngine::load_batched(model, "f32", &options, spec.count)?),
+        _ => Ok(MistralEngine::load(model, "f32", &options)?),
     }
 }
 
@@ -68,10 +71,11 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
     let spec: Spec = serde_json::from_slice(&std::fs::read(spec)?)?;
     let prompts: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(&spec.prompts)?)?;
     let every = (prompts.len() / spec.count.max(1)).max(1);
+    let links = tempfile::tempdir()?;
     let start = Instant::now();
     let engine: Box<dyn Engine> = match spec.side {
-        Side::SpinModel => Box::new(CachedEngine::load(&spec.model, spec.batch_size, 8 << 30)?),
-        Side::Mistralrs | Side::MistralrsQueued => Box::new(mistral(&spec)?),
+        Side::SpinModel => Box::new(CachedEngine::load(&spec.model, spec.batch_size, Memory::Bytes(8 << 30))?),
+        Side::Mistralrs | Side::MistralrsQueued => Box::new(mistral(&spec, links.path())?),
         Side::Transformers => anyhow::bail!("transformers is not in this program"),
     };
     let loading = start.elapsed().as_secs_f64();
