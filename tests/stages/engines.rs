@@ -7,7 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use spin_model::{Batch, CausalLm};
 use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::Decoding;
-use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, Memory, MistralEngine, Replay};
+use spin_sample::engine::{
+    CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, Memory, MistralEngine, Replay,
+};
 use spin_sample::noise::Key;
 
 use crate::project::shared;

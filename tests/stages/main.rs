@@ -2,11 +2,12 @@
 //! scheduler would start them.
 //!
 //! - `loop_runs`: the whole loop, reuse, lineage, audit
-//! - `shards`: 1 and 7 shards give equal rows
+//! - `shards`: 1 and 7 shards, and ten kills, give equal rows
+//! - `sampling`: what the run file asks of answers
 //! - `killed`: kill -9 at random moments changes nothing
 //! - `bad_input`: what a user can get wrong, and what the programs say
 //! - `adapters`: LoRA and bf16 through the stages
-//! - `engines`: mistral.rs against our own model and golden greedy text
+//! - `engines`: mistral.rs and our own engine against golden greedy text and each other
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `run_files`: the run files that ship can be read
 
@@ -20,4 +21,5 @@ mod leaderboard;
 mod loop_runs;
 mod project;
 mod run_files;
+mod sampling;
 mod shards;

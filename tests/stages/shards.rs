@@ -116,4 +116,11 @@ fn manifests_say_who_generated_and_what_was_checked() {
     assert_eq!((&check["rows"], &check["tokens"]), (&5.into(), &facts["replayed"]["tokens"]));
     let largest = check["largest_difference"].as_f64().unwrap();
     assert!(largest < 1e-3, "{largest}");
+
+    // Nothing is checked if that is what is asked for, and low temperatures
+    // magnify rounding.
+    std::fs::remove_dir_all(project.path("store/samples")).unwrap();
+    project.run("spin-sample --iteration 0 --set sample.check_rows=0");
+    assert_eq!(published(&project).manifest.facts.get("logps_check"), None);
+    project.run("spin-sample --iteration 0 --set sample.temperature=0.001 --set sample.check_rows=1000");
 }

@@ -30,7 +30,8 @@ pub enum Exit {
     BadInput,
     /// An audit found a difference.
     AuditMismatch,
-    /// Stopped by a signal with the work so far kept: run it again.
+    /// Stopped by a signal, or left to another process that is at it, with the
+    /// work so far kept: run it again.
     Again,
 }
 
@@ -48,7 +49,7 @@ impl Exit {
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 audit mismatch, \
-75 stopped by a signal with the work kept (run it again)";
+75 stopped by a signal, or another process is at it; the work is kept (run it again)";
 
 /// Flags of every stage.
 #[derive(Clone, Debug, clap::Args)]
@@ -160,12 +161,27 @@ pub fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let system = line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024;
-    // Slurm's limit is on a group above the process's own.
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let limits = std::path::Path::new(own).ancestors().filter_map(|group| {
-        let file = |name: &str| format!("/sys/fs/cgroup{}/{name}", group.display().to_string().trim_end_matches('/'));
-        Some(number(&file("memory.max"))?.saturating_sub(number(&file("memory.current"))?))
+    // Slurm's limit may be on a group above the process's own; files that were
+    // read and can be dropped count as used.
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, own) = (fields.next().unwrap_or_default(), fields.next().unwrap_or("/").to_owned());
+        let (root, limit, used, dropped) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "),
+            "memory" => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            }
+            _ => return Vec::new(),
+        };
+        let left = std::path::Path::new(&own).ancestors().filter_map(|group| {
+            let file = |name: &str| format!("{root}{}/{name}", group.display().to_string().trim_end_matches('/'));
+            let stat = std::fs::read_to_string(file("memory.stat")).unwrap_or_default();
+            let dropped = stat.lines().find_map(|line| line.strip_prefix(dropped)?.trim().parse::<u64>().ok());
+            let used = number(&file(used))?.saturating_sub(dropped.unwrap_or(0));
+            Some(number(&file(limit))?.saturating_sub(used))
+        });
+        left.collect()
     });
     limits.chain([system]).min()
 }
@@ -174,8 +190,13 @@ pub fn available_memory() -> Option<u64> {
 /// another way.
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+    let field = |key: &str| Some(info.lines().find_map(|line| line.strip_prefix(key)?.split_once(':'))?.1.trim());
+    if let Some(name) = field("model name") {
+        return name.to_owned();
+    }
+    // ARM has numbers.
+    let parts = ["CPU implementer", "CPU part", "CPU variant", "CPU revision"].into_iter().filter_map(field);
+    [std::env::consts::ARCH].into_iter().chain(parts).collect::<Vec<_>>().join(" ")
 }
 
 /// This process in words, for others that find its locks.

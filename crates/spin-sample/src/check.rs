@@ -4,7 +4,7 @@
 //! A generator that computes another model than the trainer is a difference
 //! that SPIN would train on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -18,8 +18,8 @@ use crate::engine::{Engine, Job, Jobs};
 use crate::error::{Result, SampleError};
 use crate::prompts::Row;
 
-/// The largest difference of a token's log-probability that rounding in f32
-/// explains.
+/// The largest difference of a token's log-probability, at temperature 1, that
+/// rounding in f32 explains.
 pub const TOLERANCE: f32 = 1e-3;
 
 /// A few of all samples, chosen by their ids, whatever the order they are
@@ -94,7 +94,10 @@ pub(crate) fn logps(dir: &Path, dtype: &str, checked: &Checked<'_>) -> Result<Va
             .iter()
             .map(|(sample, all)| ScoreRequest { tokens: all, continuation: sample.response_ids.len() })
             .collect();
-        let options = ScoreOptions { temperature: f64::from_bits(temperature), ..ScoreOptions::default() };
+        let temperature = f64::from_bits(temperature);
+        let options = ScoreOptions { temperature, ..ScoreOptions::default() };
+        // What logits are divided by, their differences are.
+        let tolerance = tolerance / temperature.min(1.0) as f32;
         let (scores, _) = model.score(&requests, &options, &mut |_| {}).map_err(failed)?;
         for ((sample, _), score) in samples.iter().zip(scores) {
             for (token, (theirs, ours)) in sample.token_logps.iter().zip(score.token_logps).enumerate() {
@@ -133,8 +136,11 @@ pub(crate) fn replayed(
         let wanted = wanted(sample)?;
         Some(Job { number, wanted })
     });
-    let again = Again { jobs: Mutex::new(jobs.collect()), answers: Mutex::new(Vec::new()) };
-    engine.run(&again);
+    let again = Again { jobs: Mutex::new(jobs.collect()), answers: Mutex::default(), tried: Mutex::default() };
+    // An engine may leave while a job is on its way back.
+    while again.has_work() {
+        engine.run(&again);
+    }
     let answers = again.answers.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (mut rows, mut tokens, mut flipped) = (0, 0, 0);
     for (number, answer) in answers {
@@ -161,6 +167,13 @@ pub(crate) fn replayed(
 struct Again {
     jobs: Mutex<Vec<Job>>,
     answers: Mutex<Vec<(usize, Result<Generated>)>>,
+    tried: Mutex<BTreeSet<usize>>,
+}
+
+impl Again {
+    fn has_work(&self) -> bool {
+        !self.jobs.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 impl Jobs for Again {
@@ -169,6 +182,10 @@ impl Jobs for Again {
     }
 
     fn done(&self, job: Job, outcome: Result<Generated>) {
+        if outcome.is_err() && self.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number) {
+            self.put_back(job);
+            return;
+        }
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((job.number, outcome));
     }
 

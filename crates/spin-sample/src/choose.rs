@@ -2,7 +2,9 @@
 //! rule (argmax of logit/T + Gumbel noise is distributed as softmax(logit/T)).
 //!
 //! What is filtered, and in which order, is as in transformers: repetition
-//! penalty, temperature, top-k, top-p, min-p.
+//! penalty, temperature, top-k, top-p, min-p. Only ties at the border of top-p
+//! differ: transformers keeps some of them, by how its sort happened to place
+//! them, here all stay.
 
 use spin_model::{largest_logit, softmax_weights};
 

@@ -19,10 +19,10 @@ fn logits(seed: u64, count: usize, spread: f64) -> Vec<f32> {
 /// The distribution that is drawn from, by the definitions, in f64.
 fn exact(logits: &[f32], context: &[u32], decoding: &Decoding) -> Vec<f64> {
     let mut scores: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
-    for id in 0..scores.len() {
+    for (id, score) in scores.iter_mut().enumerate() {
         if context.contains(&(id as u32)) {
             let penalty = decoding.repetition_penalty;
-            scores[id] = if scores[id] < 0.0 { scores[id] * penalty } else { scores[id] / penalty };
+            *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
         }
     }
     let softmax = |scores: &[f64]| {

@@ -30,6 +30,16 @@ pub enum SampleError {
         /// What the user can do.
         remedy: String,
     },
+    /// A row's prompt cannot be made.
+    #[error("row {row_id:?} of {table}")]
+    Prompt {
+        /// Its id.
+        row_id: String,
+        /// The table.
+        table: String,
+        /// Why.
+        source: Box<TextError>,
+    },
     /// mistral.rs could not load the model.
     #[error("mistral.rs cannot load {dir}: {problem}")]
     Load {
@@ -100,6 +110,12 @@ pub enum SampleError {
         /// Where the parts are.
         work: PathBuf,
     },
+    /// Parts were written anew while they were published.
+    #[error("{path} changed while it was published, by a run with other rows_per_part; run this again")]
+    Changed {
+        /// The part.
+        path: PathBuf,
+    },
     /// An answer that should come out again did not.
     #[error(
         "{engine} answered row {row_id:?}, sample {sample_index}, differently when asked again, from token {token} on, \
@@ -127,6 +143,7 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(
             SampleError::Engine(_)
             | SampleError::Failed { .. }
+            | SampleError::Changed { .. }
             | SampleError::Disagree { .. }
             | SampleError::NotReplayed { .. },
         ) => false,

@@ -69,7 +69,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
             Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
             Outcome::Made(artifact) => {
                 let m = &artifact.manifest;
-                let checked = &m.facts["logps_check"];
+                let checked = m.facts.get("logps_check").cloned().unwrap_or_default();
                 let checked = match (&checked["rows"], &checked["largest_difference"]) {
                     (Value::Number(rows), Value::Number(largest)) => {
                         format!(
@@ -86,12 +86,9 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
                 say(&format!("{label}: shard done, {present} of {all} parts are there; the last shard publishes"));
             }
             Outcome::Held(present, all, who) => {
-                say(&format!(
-                    "{label}: {present} of {all} parts are there, {who}; it publishes when all are there, or run this again"
-                ));
+                say(&format!("{label}: {present} of {all} parts are there, {who}; run this again when it is done"));
                 exit = Exit::Again;
             }
-            Outcome::Publishing(who) => say(&format!("{label}: all parts are there, and {who}, publishes them")),
             Outcome::Stopped(present, all) => {
                 say(&format!("{label}: stopped with {present} of {all} parts; run it again"));
                 exit = Exit::Again;

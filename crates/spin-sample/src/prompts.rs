@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use spin_store::Artifact;
 use spin_store::graph::Graph;
 use spin_store::run::{Prompt, SampleConfig};
 use spin_store::schema::{Demonstration, RequestRow, Row as _};
+use spin_store::{Artifact, ModelShape};
 use spin_text::Codec;
 
 use crate::choose::Decoding;
@@ -89,14 +89,30 @@ impl Prompts {
         }
     }
 
-    /// All rows for a model that reads `context` tokens.
-    pub(crate) fn read(&self, graph: &Graph<'_>, codec: &Arc<Codec>, context: usize) -> Result<Rows> {
+    /// Answers to be checked.
+    pub fn check_rows(&self, graph: &Graph<'_>) -> usize {
+        match self {
+            Prompts::Demonstrations { config, .. } => config.check_rows,
+            Prompts::Requests { .. } => graph.run.sample.check_rows,
+        }
+    }
+
+    /// Who generates, as in `sample.engine`.
+    pub fn engine<'a>(&'a self, graph: &'a Graph<'_>) -> &'a str {
+        match self {
+            Prompts::Demonstrations { config, .. } => &config.engine,
+            Prompts::Requests { .. } => &graph.run.sample.engine,
+        }
+    }
+
+    /// All rows for a model of this shape.
+    pub(crate) fn read(&self, graph: &Graph<'_>, codec: &Arc<Codec>, shape: ModelShape) -> Result<Rows> {
         let mut rows = Rows::default();
         match self {
             Prompts::Demonstrations { table, config } => {
                 let stop = StopTexts::new(codec, &config.stop).map(Arc::new);
                 let stop_ids = codec.eos_ids().iter().chain(&config.stop_token_ids).copied().collect();
-                let shared = Shared { graph, table, config, codec, context, stop, stop_ids };
+                let shared = Shared { graph, table, config, codec, context: shape.context, stop, stop_ids };
                 for row in Demonstration::read_all(table)? {
                     shared.add(row, &mut rows)?;
                 }
@@ -104,7 +120,7 @@ impl Prompts {
             Prompts::Requests { table, .. } => {
                 let stop_ids: Arc<[u32]> = codec.eos_ids().into();
                 for row in RequestRow::read_all(table)? {
-                    rows.rows.push(request(table, codec, context, &stop_ids, row)?);
+                    rows.rows.push(request(table, codec, shape, &stop_ids, row)?);
                 }
             }
         }
@@ -130,11 +146,12 @@ fn bad_row(table: &Artifact, row_id: &str, problem: impl Into<String>, remedy: &
 impl Shared<'_> {
     fn add(&self, row: Demonstration, rows: &mut Rows) -> Result<()> {
         let Shared { graph, table, config, codec, context, stop, stop_ids } = self;
-        let ids = codec.prompt_ids(&row.prompt)?;
-        if ids.is_empty() {
-            let remedy = "remove the row, or use a template that writes something around it";
-            return Err(bad_row(table, &row.row_id, "its prompt gives no tokens", remedy));
-        }
+        let failed = |error| SampleError::Prompt {
+            row_id: row.row_id.clone(),
+            table: table.reference(),
+            source: Box::new(error),
+        };
+        let ids = codec.prompt_ids(&row.prompt).map_err(failed)?;
         let (ids, cut) = match graph.run.template.prompt(ids, *context) {
             Prompt::Used(ids, cut) => (ids, cut),
             Prompt::Dropped => {
@@ -143,6 +160,10 @@ impl Shared<'_> {
             }
             Prompt::TooLong(problem, remedy) => return Err(bad_row(table, &row.row_id, problem, remedy)),
         };
+        if ids.is_empty() {
+            let remedy = "remove the row, or use a template that writes something around it";
+            return Err(bad_row(table, &row.row_id, "its prompt gives no tokens", remedy));
+        }
         rows.truncated += usize::from(cut);
         rows.rows.push(Row {
             row_id: row.row_id,
@@ -165,10 +186,11 @@ impl Shared<'_> {
 fn request(
     table: &Artifact,
     codec: &Arc<Codec>,
-    context: usize,
+    shape: ModelShape,
     stop_ids: &Arc<[u32]>,
     row: RequestRow,
 ) -> Result<Row> {
+    let context = shape.context;
     let length = row.prompt_ids.len();
     if length == 0 || length > context {
         // Prompts are cut to the context when they are published.
@@ -179,7 +201,12 @@ fn request(
     if row.max_new_tokens == 0 {
         return Err(bad_row(table, &row.row_id, "it asks for no tokens", "give max_new_tokens of at least 1"));
     }
-    if !(row.temperature >= 0.0 && row.temperature.is_finite()) {
+    if let Some(id) = row.prompt_ids.iter().find(|id| **id as usize >= shape.vocab_size) {
+        let problem = format!("its prompt has token {id}, and the model knows {}", shape.vocab_size);
+        let remedy = "publish the requests of this model again with `spin-bench eval --requests`";
+        return Err(bad_row(table, &row.row_id, problem, remedy));
+    }
+    if !(row.temperature == 0.0 || row.temperature >= 1e-6 && row.temperature.is_finite()) {
         let problem = format!("its temperature is {}", row.temperature);
         return Err(bad_row(table, &row.row_id, problem, "give 0 for greedy, or a positive number"));
     }

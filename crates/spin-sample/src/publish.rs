@@ -1,6 +1,8 @@
 //! From parts that are all there to an artifact.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use spin_store::graph::Graph;
@@ -13,6 +15,9 @@ use crate::error::{Result, SampleError};
 use crate::parts::Job;
 use crate::queue;
 use crate::stage::{Loader, Options, Outcome, Prepared, Task};
+
+/// Between looks at who publishes.
+const WAIT: Duration = Duration::from_millis(200);
 
 /// What publishing needs.
 pub(crate) struct Publisher<'a> {
@@ -44,18 +49,27 @@ impl Publisher<'_> {
     pub fn publish(
         &self,
         engine: Option<Box<dyn Engine>>,
+        stop: &AtomicBool,
         environment: &dyn Fn() -> Map<String, Value>,
     ) -> Result<Outcome> {
         let Prepared { rows, plan, work, .. } = self.prepared;
-        // The last shards may arrive together: one publishes.
-        let _lock = match work.lock_as("publish.lock", &self.options.holder) {
-            Ok(lock) => lock,
-            Err(StoreError::Locked { holder, .. }) => return Ok(Outcome::Publishing(holder)),
-            Err(error) => return Err(error.into()),
+        let source = self.prepared.source(self.graph, self.task);
+        // The last shards may arrive together: one publishes, the others wait,
+        // for it may fail.
+        let _lock = loop {
+            let lock = work.lock_as("publish.lock", &self.options.holder);
+            if let Some(found) = self.graph.store.find(&self.task.recipe)? {
+                return Ok(Outcome::Found(found));
+            }
+            match lock {
+                Ok(lock) => break lock,
+                Err(StoreError::Locked { .. }) if stop.load(Ordering::Relaxed) => {
+                    return Ok(Outcome::Stopped(plan.len(), plan.len()));
+                }
+                Err(StoreError::Locked { .. }) => std::thread::sleep(WAIT),
+                Err(error) => return Err(error.into()),
+            }
         };
-        if let Some(found) = self.graph.store.find(&self.task.recipe)? {
-            return Ok(Outcome::Found(found));
-        }
         let summary = self.summary()?;
         let makers: BTreeSet<&Maker> = summary.makers.iter().collect();
         let is_exact = makers.len() == 1 && makers.iter().all(|maker| maker.replay == Replay::Exact.name());
@@ -83,9 +97,14 @@ impl Publisher<'_> {
             let name = table::part_name(part);
             let (from, to) = (work.path(&name), staged.path().join(&name));
             std::fs::copy(&from, &to).map_err(StoreError::io("copy", &from))?;
+            if !source.is_whole(&to, part) {
+                // A run with parts of another size works in the same place.
+                return Err(SampleError::Changed { path: from });
+            }
         }
         let artifact = self.graph.store.publish(staged, &self.task.recipe, facts, environment())?;
-        self.graph.store.discard_work(&self.task.recipe.identity())?;
+        // What is left of it is cleared by the next call.
+        let _ = self.graph.store.discard_work(&self.task.recipe.identity());
         Ok(Outcome::Made(artifact))
     }
 
@@ -97,7 +116,7 @@ impl Publisher<'_> {
             makers: Vec::new(),
             tokens: 0,
             finish: BTreeMap::new(),
-            chosen: Chosen::new(self.graph.run.sample.check_rows),
+            chosen: Chosen::new(self.task.prompts.check_rows(self.graph)),
         };
         let (mut failed, mut with_failures) = (Vec::new(), BTreeSet::new());
         for part in 0..plan.len() {

@@ -6,9 +6,10 @@
 //! A part is written when it is whole.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spin_store::schema::{Row as _, Sample};
@@ -108,13 +109,12 @@ impl Source<'_> {
         })
     }
 
-    /// Whether a part is there, with the answers that the plan has for it.
+    /// Whether a part is there, in a file, with the answers that the plan has for it.
     /// Parts are renamed into place, so a part that is there and can be read is
     /// whole; but it may be of a run with other `rows_per_part`, which changes
     /// no answer and so, for leaderboard tasks, not the artifact's identity.
-    pub fn is_whole(&self, work: &WorkDir, part: usize) -> bool {
-        let name = table::part_name(part);
-        let Ok(samples) = Sample::read_part(&work.path(&name)) else { return false };
+    pub fn is_whole(&self, path: &Path, part: usize) -> bool {
+        let Ok(samples) = Sample::read_part(path) else { return false };
         let planned = self.plan[part].iter().map(|job| (self.rows[job.row].row_id.as_str(), job.sample_index));
         planned.eq(samples.iter().map(|sample| (sample.row_id.as_str(), sample.sample_index)))
     }
@@ -233,7 +233,16 @@ impl<'a> Queue<'a> {
         while state.ready.is_empty()
             && let Some(part) = state.waiting.pop_front()
         {
-            let lock = match self.worker.work.lock_as(&lock_name(part), self.worker.holder) {
+            let mut tries = 0;
+            let lock = loop {
+                match self.worker.work.lock_as(&lock_name(part), self.worker.holder) {
+                    // Who lists missing parts holds their locks for a moment.
+                    Err(StoreError::Locked { .. }) if tries < 3 => std::thread::sleep(Duration::from_millis(10)),
+                    lock => break lock,
+                }
+                tries += 1;
+            };
+            let lock = match lock {
                 Ok(lock) => lock,
                 Err(StoreError::Locked { holder, .. }) => {
                     self.watch.note(&format!("part {part} is held by {holder}; it is left to them"));
@@ -244,7 +253,7 @@ impl<'a> Queue<'a> {
             };
             let jobs = &self.source.plan[part];
             // Another process may have made it since we looked.
-            if self.source.is_whole(self.worker.work, part) {
+            if self.source.is_whole(&self.worker.work.path(&table::part_name(part)), part) {
                 state.done += jobs.len() as u64;
                 continue;
             }

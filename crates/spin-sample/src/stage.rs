@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 use spin_store::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
 use spin_store::work::WorkDir;
-use spin_store::{Artifact, ModelShape, Recipe, StoreError};
+use spin_store::{Artifact, ModelShape, Recipe, StoreError, table};
 use spin_text::Codec;
 use tempfile::TempDir;
 
@@ -100,10 +100,9 @@ pub enum Outcome {
     Made(Artifact),
     /// This shard's parts are done, others are missing: (present, all).
     Partial(usize, usize),
-    /// The same, and other processes are at work on some of this shard's: who.
+    /// Some of this shard's parts are another process's work: (present, all,
+    /// which and whose).
     Held(usize, usize, String),
-    /// All parts are there, and another process publishes them: who.
-    Publishing(String),
     /// A stop was asked for: (present, all).
     Stopped(usize, usize),
 }
@@ -139,7 +138,7 @@ fn prepare(graph: &Graph<'_>, task: &Task) -> Result<Prepared> {
     let shape = ModelShape::read(&task.model.dir)?;
     codec.check_vocab(shape.vocab_size)?;
     let prompts = &task.prompts;
-    let rows = prompts.read(graph, &codec, shape.context)?;
+    let rows = prompts.read(graph, &codec, shape)?;
     let plan = parts::parts(0..rows.rows.len(), prompts.samples_per_prompt(), prompts.rows_per_part());
     let work = graph.store.work(&task.recipe.identity())?;
     Ok(Prepared { codec, rows, plan, work })
@@ -178,7 +177,8 @@ pub fn missing(graph: &Graph<'_>, task: &Task, shard: Shard) -> Result<Vec<Missi
     }
     let prepared = prepare(graph, task)?;
     let source = prepared.source(graph, task);
-    let parts = (0..prepared.plan.len()).filter(|part| shard.has(*part) && !source.is_whole(&prepared.work, *part));
+    let parts = (0..prepared.plan.len())
+        .filter(|part| shard.has(*part) && !source.is_whole(&prepared.work.path(&table::part_name(*part)), *part));
     parts
         .map(|part| {
             let holder = match prepared.work.lock(&queue::lock_name(part)) {
@@ -211,14 +211,36 @@ pub fn run(
         return Ok(Outcome::Found(found));
     }
     let prepared = prepare(graph, task)?;
+    match work(graph, task, options, &prepared, stop, environment, watch) {
+        // Another process may have published meanwhile, and cleared the work
+        // away.
+        outcome @ (Err(_) | Ok(Outcome::Held(..) | Outcome::Partial(..))) => match graph.store.find(&task.recipe)? {
+            Some(found) => Ok(Outcome::Found(found)),
+            None => outcome,
+        },
+        outcome => outcome,
+    }
+}
+
+fn work(
+    graph: &Graph<'_>,
+    task: &Task,
+    options: &Options,
+    prepared: &Prepared,
+    stop: &AtomicBool,
+    environment: &dyn Fn() -> Map<String, Value>,
+    watch: &dyn Watch,
+) -> Result<Outcome> {
+    let identity = task.recipe.identity();
     let source = prepared.source(graph, task);
-    let Prepared { plan, work, .. } = &prepared;
+    let Prepared { plan, work, .. } = prepared;
+    let is_whole = |part: usize| source.is_whole(&work.path(&table::part_name(part)), part);
     let mine = (0..plan.len()).filter(|&part| options.shard.has(part));
-    let (missing, there): (Vec<usize>, Vec<usize>) = mine.partition(|&part| !source.is_whole(work, part));
+    let (missing, there): (Vec<usize>, Vec<usize>) = mine.clone().partition(|&part| !is_whole(part));
     let count = |parts: &[usize]| parts.iter().map(|&part| plan[part].len() as u64).sum::<u64>();
     let (done, all) = (count(&there), count(&there) + count(&missing));
     watch.progress(done, all, 0);
-    let present = || (0..plan.len()).filter(|&part| source.is_whole(work, part)).count();
+    let present = || (0..plan.len()).filter(|&part| is_whole(part)).count();
     let loader = Loader::new(graph, task, &options.engine)?;
     let mut engine = None;
     if !missing.is_empty() {
@@ -240,16 +262,20 @@ pub fn run(
         if stop.load(Ordering::Relaxed) {
             return Ok(Outcome::Stopped(present(), plan.len()));
         }
-        if let Some((part, holder)) = held.into_iter().find(|(part, _)| !source.is_whole(work, *part)) {
-            return Ok(Outcome::Held(present(), plan.len(), format!("part {part} is held by {holder}")));
+        if let Some(part) = mine.clone().find(|&part| !is_whole(part)) {
+            let who = match held.into_iter().find(|(other, _)| *other == part) {
+                Some((part, holder)) => format!("part {part} is held by {holder}"),
+                None => format!("part {part} was taken away by another process, for answers that failed"),
+            };
+            return Ok(Outcome::Held(present(), plan.len(), who));
         }
     }
     let present = present();
     if present < plan.len() {
         return Ok(Outcome::Partial(present, plan.len()));
     }
-    let publisher = Publisher { graph, task, options, prepared: &prepared, loader: &loader };
-    publisher.publish(engine, environment)
+    let publisher = Publisher { graph, task, options, prepared, loader: &loader };
+    publisher.publish(engine, stop, environment)
 }
 
 /// Loads a task's model, as often as it is needed.
@@ -265,7 +291,7 @@ impl<'a> Loader<'a> {
     fn new(graph: &Graph<'_>, task: &'a Task, options: &EngineOptions) -> Result<Self> {
         let links = graph.store.staging()?;
         let linked = loadable::link(&task.model.dir, links.path())?;
-        let kind = match graph.run.sample.engine.as_str() {
+        let kind = match task.prompts.engine(graph) {
             "mistralrs" => EngineKind::Mistralrs,
             "spin-model" => EngineKind::SpinModel,
             _ => EngineKind::Auto,

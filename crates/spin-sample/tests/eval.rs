@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
-use spin_sample::engine::{Device, EngineKind, EngineOptions};
+use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::stage::{self, Options, Outcome, Task};
 use spin_store::graph::{Graph, ModelId};
 use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
@@ -84,7 +84,7 @@ impl Bench {
             device: Device::Cpu,
             batch_size: engines,
             copies: engines,
-            memory: 1 << 30,
+            memory: Memory::Bytes(1 << 30),
             gpu_memory_utilization: 0.9,
         };
         let (holder, processor) = ("a test".into(), "a processor".into());

@@ -37,7 +37,7 @@ impl Packed {
     /// Makes room for projections with `outputs` outputs in all.
     pub fn new(inputs: usize, outputs: usize) -> Self {
         let mut starts: Vec<usize> = (0..outputs).step_by(PANEL).collect();
-        if starts.len() > 1 && outputs % PANEL != 0 && outputs % PANEL <= NARROW {
+        if starts.len() > 1 && !outputs.is_multiple_of(PANEL) && outputs % PANEL <= NARROW {
             starts.pop();
         }
         Self { inputs, outputs, starts, values: vec![0.0; inputs * outputs], bias: None }

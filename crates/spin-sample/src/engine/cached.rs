@@ -11,7 +11,7 @@ use candle_core::{DType, Device};
 use rayon::prelude::*;
 use spin_model::{CausalLm, Generator, Sequence, StepInput};
 
-use super::{Engine, Job, Jobs, Replay};
+use super::{Engine, Job, Jobs, Memory, Replay};
 use crate::answer::{Growing, Wanted};
 use crate::choose::Chooser;
 use crate::error::{Result, SampleError};
@@ -53,16 +53,20 @@ fn room(wanted: &Wanted) -> usize {
 
 impl CachedEngine {
     /// Loads a Hugging Face directory. `batch_size` 0 stands for a default;
-    /// `memory` is what keys and values may take, in bytes.
+    /// `memory` is what keys and values may take.
     ///
     /// # Errors
     /// When the trainer could not read it either.
-    pub fn load(dir: &Path, batch_size: usize, memory: u64) -> Result<CachedEngine> {
+    pub fn load(dir: &Path, batch_size: usize, memory: Memory) -> Result<CachedEngine> {
         let failed = |e: spin_model::Error| SampleError::Model { dir: dir.into(), source: e };
         let model = CausalLm::load(dir, &Device::Cpu, DType::F32).map_err(failed)?;
         let generator = Generator::new(model).map_err(failed)?;
         let default = || (BATCH_PER_THREAD * rayon::current_num_threads()).clamp(BATCH[0], BATCH[1]);
-        Ok(CachedEngine { generator, batch_size: if batch_size == 0 { default() } else { batch_size }, memory })
+        Ok(CachedEngine {
+            generator,
+            batch_size: if batch_size == 0 { default() } else { batch_size },
+            memory: memory.bytes(),
+        })
     }
 
     fn bytes(&self, room: usize) -> u64 {
@@ -137,7 +141,8 @@ impl CachedEngine {
             }
             match self.generator.fork(&own, room) {
                 Ok(sequence) => state.active.push(Active { job, growing, sequence, bytes }),
-                Err(error) => self.refuse(jobs, job, error, state.active.len(), state),
+                // The others of this prompt, and the prompt, are still there.
+                Err(error) => self.refuse(jobs, job, error, state.active.len() + under_way.len() + 1, state),
             }
         }
     }

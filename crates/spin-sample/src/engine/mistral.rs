@@ -237,12 +237,15 @@ impl Engine for MistralEngine {
             while lane < limit.load(Ordering::Relaxed)
                 && let Some(job) = jobs.next()
             {
+                // All of a batch fail together, and halve it together once.
+                let before = limit.load(Ordering::Relaxed);
                 let Job { wanted, .. } = &job;
                 match copy.generate(wanted) {
-                    Err(error) if lane > 0 && is_out_of_memory(&error) => {
-                        let fewer = (limit.load(Ordering::Relaxed) / 2).max(1);
-                        limit.fetch_min(fewer, Ordering::Relaxed);
-                        jobs.note(&format!("the GPU is out of memory: going on with batches of {fewer}"));
+                    Err(error) if before > 1 && is_out_of_memory(&error) => {
+                        let fewer = before / 2;
+                        if limit.fetch_min(fewer, Ordering::Relaxed) > fewer {
+                            jobs.note(&format!("the GPU is out of memory: going on with batches of {fewer}"));
+                        }
                         jobs.put_back(job);
                     }
                     outcome => jobs.done(job, outcome),

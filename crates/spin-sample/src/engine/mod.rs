@@ -98,9 +98,27 @@ pub enum Device {
     Cuda,
 }
 
+/// How much memory keys and values may take on the CPU.
+#[derive(Clone, Copy, Debug)]
+pub enum Memory {
+    /// So many bytes.
+    Bytes(u64),
+    /// What this says once the weights are loaded, in bytes.
+    Ask(fn() -> u64),
+}
+
+impl Memory {
+    fn bytes(self) -> u64 {
+        match self {
+            Memory::Bytes(bytes) => bytes,
+            Memory::Ask(ask) => ask(),
+        }
+    }
+}
+
 /// How a model is loaded and run. Nothing of it changes what is drawn, but for
 /// rounding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Which engine.
     pub kind: EngineKind,
@@ -112,8 +130,8 @@ pub struct EngineOptions {
     /// Copies of the model that mistral.rs runs side by side on the CPU, as it
     /// gets batches wrong there.
     pub copies: usize,
-    /// Bytes for keys and values on the CPU.
-    pub memory: u64,
+    /// Memory for keys and values on the CPU.
+    pub memory: Memory,
     /// Share of a GPU's memory for weights, keys and values.
     pub gpu_memory_utilization: f32,
 }

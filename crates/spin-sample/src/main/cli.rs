@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
-use spin_sample::engine::{Device, EngineKind, EngineOptions};
+use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::parts::Shard;
 use spin_sample::stage::Options;
 use spin_store::graph::ModelId;
@@ -63,7 +63,8 @@ pub struct Cli {
     /// answers exact, slowly; on the CPU the rows are the same with any
     #[arg(long, default_value_t = 0)]
     batch_size: usize,
-    /// Memory for keys and values on the CPU, in MiB; 0 for half of what is free
+    /// Memory for keys and values on the CPU, in MiB; 0 for half of what is
+    /// free once the weights are loaded
     #[arg(long, default_value_t = 0)]
     cache_mib: u64,
     /// Share of the GPU's memory for weights, keys and values
@@ -117,8 +118,8 @@ impl Cli {
             batch_size: self.batch_size,
             copies: if self.engines == 0 { (2 * cores).min(8) } else { self.engines },
             memory: match self.cache_mib {
-                0 => spin_cli::available_memory().map_or(1 << 30, |bytes| bytes / 2),
-                mib => mib << 20,
+                0 => Memory::Ask(|| spin_cli::available_memory().map_or(1 << 30, |bytes| bytes / 2)),
+                mib => Memory::Bytes(mib << 20),
             },
             gpu_memory_utilization: self.gpu_memory_utilization,
         };

@@ -177,6 +177,9 @@ fn check_sample(run: &RunFile, s: &SampleConfig, place: &str) -> Result<()> {
     if !(s.temperature >= 0.0 && s.temperature.is_finite()) {
         return bad("temperature must be 0 (greedy) or more");
     }
+    if s.temperature > 0.0 && s.temperature < 1e-6 {
+        return bad("temperature is too small to divide by; 0 is greedy");
+    }
     if !(s.top_p > 0.0 && s.top_p <= 1.0) {
         return bad("top_p must be above 0 and at most 1");
     }
