@@ -145,6 +145,15 @@ impl Generator {
         2 * size_of::<f32>() * self.blocks.len() * self.head_len(room)
     }
 
+    /// Bytes of memory that a step takes for itself, at most: `tokens` of all
+    /// inputs, and logits for `inputs`.
+    pub fn step_bytes(&self, inputs: usize, tokens: usize) -> usize {
+        let config = &self.config;
+        let heads = config.num_attention_heads + 2 * config.num_key_value_heads;
+        let row = 6 * config.hidden_size + 2 * heads * config.head_dim + 4 * config.intermediate_size;
+        size_of::<f32>() * (tokens * row + 2 * inputs * config.vocab_size)
+    }
+
     fn head_len(&self, room: usize) -> usize {
         self.config.num_key_value_heads * room * self.config.head_dim
     }

@@ -73,6 +73,17 @@ impl CachedEngine {
         self.generator.sequence_bytes(room) as u64
     }
 
+    /// A sequence, if memory suffices for a step of so many inputs and tokens as
+    /// well.
+    fn sequence(&self, room: usize, inputs: usize, tokens: usize) -> Result<Sequence, spin_model::Error> {
+        let sequence = self.generator.sequence(room)?;
+        let bytes = self.generator.step_bytes(inputs, tokens);
+        match Vec::<u8>::new().try_reserve_exact(bytes) {
+            Ok(()) => Ok(sequence),
+            Err(_) => Err(spin_model::Error::Memory { bytes }),
+        }
+    }
+
     /// Takes jobs while there is room for them.
     fn admit(&self, jobs: &dyn Jobs, state: &mut State) -> Vec<Newcomers> {
         let mut all: Vec<Newcomers> = Vec::new();
@@ -92,7 +103,7 @@ impl CachedEngine {
             }
             match same {
                 Some(last) => last.jobs.push((job, room)),
-                None => match self.generator.sequence(room) {
+                None => match self.sequence(room, count + 1, (count + tokens + begins).max(PROMPT_TOKENS)) {
                     Ok(sequence) => all.push(Newcomers { sequence, jobs: vec![(job, room)] }),
                     Err(error) => {
                         self.refuse(jobs, job, error, count, state);
@@ -108,11 +119,11 @@ impl CachedEngine {
     /// A sequence that memory does not suffice for waits until there are fewer.
     fn refuse(&self, jobs: &dyn Jobs, job: Job, error: spin_model::Error, count: usize, state: &mut State) {
         match error {
-            spin_model::Error::Memory { bytes } if count > 0 => {
+            spin_model::Error::Memory { .. } if count > 0 => {
                 state.limit = (count / 2).max(1);
                 jobs.note(&format!(
-                    "no memory for another {} MiB of keys and values: going on with batches of {}",
-                    bytes >> 20,
+                    "memory does not suffice for {} answers: going on with batches of {}",
+                    count + 1,
                     state.limit
                 ));
                 jobs.put_back(job);
