@@ -199,3 +199,7 @@ impl Jobs for Again {
 
     fn note(&self, _text: &str) {}
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
