@@ -21,6 +21,7 @@ use mistralrs::{
     Constraint, CustomLogitsProcessor, MemoryGpuConfig, Model, ModelDType, NormalRequest, PagedAttentionMetaBuilder,
     Request, RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder,
 };
+use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -194,6 +195,7 @@ impl MistralEngine {
             (Device::Cuda, 0) => (1, BATCH),
             (Device::Cuda, n) => (1, n),
         };
+        check_heads(dir)?;
         if device == Device::Cuda {
             CandleDevice::new_cuda(0).map_err(|e| SampleError::Unsuitable {
                 problem: format!("there is no GPU for this program ({e}); give --device cpu or use a CUDA build"),
@@ -211,6 +213,27 @@ impl MistralEngine {
     pub fn load_batched(dir: &Path, dtype: &str, options: &EngineOptions, queued: usize) -> Result<MistralEngine> {
         let copies = vec![Instance::load(dir, dtype, options.batch_size, options)?];
         Ok(MistralEngine { copies, batch_size: queued, device: Device::Cpu })
+    }
+}
+
+/// Families for which mistral.rs 0.8.1 reads no `head_dim`: where it is not
+/// hidden_size / num_attention_heads it would run another model.
+const FIXED_HEADS: [&str; 5] = ["llama", "qwen2", "phi3", "smollm3", "mixtral"];
+
+fn check_heads(dir: &Path) -> Result<()> {
+    // What else is wrong with the file is said by who reads it.
+    let text = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
+    let number = |key: &str| config[key].as_u64();
+    let fixed = config["model_type"].as_str().is_some_and(|family| FIXED_HEADS.contains(&family));
+    match (number("head_dim"), number("num_attention_heads"), number("hidden_size")) {
+        (Some(dim), Some(heads), Some(hidden)) if fixed && dim * heads != hidden => Err(SampleError::Unsuitable {
+            problem: format!(
+                "mistral.rs 0.8.1 cannot run {}: head_dim = {dim} is not hidden_size / num_attention_heads",
+                dir.display()
+            ),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -265,7 +288,25 @@ impl Engine for MistralEngine {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn models_that_would_become_others_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |family: &str, head_dim: usize| {
+            let config = json!({
+                "model_type": family, "head_dim": head_dim, "hidden_size": 64, "num_attention_heads": 4
+            });
+            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+            check_heads(dir.path()).map_err(|error| error.to_string())
+        };
+        assert!(check("llama", 32).unwrap_err().contains("head_dim = 32"));
+        assert!(check("llama", 16).is_ok() && check("qwen3", 32).is_ok());
+        std::fs::remove_file(dir.path().join("config.json")).unwrap();
+        assert!(check_heads(dir.path()).is_ok());
+    }
 
     #[test]
     fn errors_of_memory_are_recognised() {
