@@ -129,7 +129,6 @@ pub(crate) struct Prepared {
 }
 
 fn prepare(graph: &Graph<'_>, task: &Task) -> Result<Prepared> {
-    task.model.verify()?;
     let codec = Arc::new(match &task.prompts {
         Prompts::Demonstrations { .. } => spin_text::codec_of(graph, &task.model.dir)?,
         // Already in tokens; a base model may have no template.
@@ -210,6 +209,7 @@ pub fn run(
         graph.store.discard_work(&identity)?;
         return Ok(Outcome::Found(found));
     }
+    task.model.verify()?;
     let prepared = prepare(graph, task)?;
     match work(graph, task, options, &prepared, stop, environment, watch) {
         // Another process may have published meanwhile, and cleared the work
