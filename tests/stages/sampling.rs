@@ -51,6 +51,12 @@ fn a_template_that_raises_names_the_row() {
     let parts = ["of demonstrations/tiny/test@v1", "row \"", "no such turn", "choose another template"];
     project.fails("spin-sample --iteration 0 --bench", 3, &parts);
     project.run("spin-sample --iteration 0");
+
+    // And who trains says the same.
+    let text = std::fs::read_to_string(project.path("train.jsonl")).unwrap();
+    project.write("train.jsonl", &text.replacen("\"question\":\"", "\"question\":\"RAISE ", 1));
+    project.run("spin-store import run.toml");
+    project.fails("spin-fit --sft", 3, &["row \"000000\" of demonstrations/tiny/train@v2", "no such turn"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use spin_store::run::{Prompt, TemplateConfig};
 use spin_store::schema::{Demonstration, Pair, ReferenceRow};
-use spin_text::Codec;
+use spin_text::{Codec, TextError};
 
 use crate::error::{FitError, Result};
 
@@ -150,8 +150,9 @@ pub fn of_demonstrations(
     let mut examples = Vec::with_capacity(rows.len());
     let mut dropped = 0;
     for row in rows {
-        let prompt_ids = codec.prompt_ids(&row.prompt)?;
-        let real_ids = codec.response_ids(&row.prompt, &row.response)?;
+        let in_row = |error: TextError| error.in_row(&row.row_id, table);
+        let prompt_ids = codec.prompt_ids(&row.prompt).map_err(in_row)?;
+        let real_ids = codec.response_ids(&row.prompt, &row.response).map_err(in_row)?;
         let prompt_ids = match template.prompt(prompt_ids, context) {
             Prompt::Used(ids, _) => ids,
             Prompt::Dropped => {

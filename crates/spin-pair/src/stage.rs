@@ -5,6 +5,7 @@ use spin_store::graph::{Graph, ModelId, Split};
 use spin_store::run::Prompt;
 use spin_store::schema::{Demonstration, Message, Pair, Row};
 use spin_store::{Artifact, ModelShape, table};
+use spin_text::TextError;
 
 use crate::error::{PairError, Result};
 use crate::join::{self, Joined, RealAnswer, SampleTable};
@@ -24,7 +25,9 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     let model = graph.model(&ModelId::Iteration(t))?;
     let codec = spin_text::codec_of(graph, &model.dir)?;
     let context = ModelShape::read(&model.dir)?.context;
-    let demonstrations = Demonstration::read_all(&graph.demonstrations(Split::Train)?)?;
+    let demonstrations = graph.demonstrations(Split::Train)?;
+    let table = demonstrations.reference();
+    let demonstrations = Demonstration::read_all(&demonstrations)?;
     let mut tables = Vec::new();
     for i in graph.window(t)? {
         let samples = graph.samples(i)?;
@@ -36,7 +39,8 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     let mut real = Vec::with_capacity(demonstrations.len());
     let mut overlong_prompts = 0u64;
     for row in &demonstrations {
-        let mut prompt_ids = codec.prompt_ids(&row.prompt)?;
+        let in_row = |error: TextError| error.in_row(&row.row_id, &table);
+        let mut prompt_ids = codec.prompt_ids(&row.prompt).map_err(in_row)?;
         match template.prompt(prompt_ids.clone(), context) {
             // What is cut was sampled from what is left of it.
             Prompt::Used(cut, _) => prompt_ids = cut,
@@ -44,7 +48,7 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
             // Such a row was refused when answers were sampled.
             Prompt::TooLong(..) => {}
         }
-        let real_ids = codec.response_ids(&row.prompt, &row.response)?;
+        let real_ids = codec.response_ids(&row.prompt, &row.response).map_err(in_row)?;
         real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });
     }
     let joined = join::join(&real, &tables, codec.eos_ids(), template.max_length)?;

@@ -30,16 +30,6 @@ pub enum SampleError {
         /// What the user can do.
         remedy: String,
     },
-    /// A row's prompt cannot be made.
-    #[error("row {row_id:?} of {table}")]
-    Prompt {
-        /// Its id.
-        row_id: String,
-        /// The table.
-        table: String,
-        /// Why.
-        source: Box<TextError>,
-    },
     /// mistral.rs could not load the model.
     #[error("mistral.rs cannot load {dir}: {problem}")]
     Load {

@@ -146,12 +146,7 @@ fn bad_row(table: &Artifact, row_id: &str, problem: impl Into<String>, remedy: &
 impl Shared<'_> {
     fn add(&self, row: Demonstration, rows: &mut Rows) -> Result<()> {
         let Shared { graph, table, config, codec, context, stop, stop_ids } = self;
-        let failed = |error| SampleError::Prompt {
-            row_id: row.row_id.clone(),
-            table: table.reference(),
-            source: Box::new(error),
-        };
-        let ids = codec.prompt_ids(&row.prompt).map_err(failed)?;
+        let ids = codec.prompt_ids(&row.prompt).map_err(|error| error.in_row(&row.row_id, &table.reference()))?;
         let (ids, cut) = match graph.run.template.prompt(ids, *context) {
             Prompt::Used(ids, cut) => (ids, cut),
             Prompt::Dropped => {

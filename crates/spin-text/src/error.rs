@@ -11,6 +11,17 @@ pub type Result<T, E = TextError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
+    /// A row of a table is at fault.
+    #[error("row {row_id:?} of {table}")]
+    Row {
+        /// Its id.
+        row_id: String,
+        /// The table.
+        table: String,
+        /// What is wrong.
+        source: Box<TextError>,
+    },
+
     /// The directory has no `tokenizer.json`.
     #[error(
         "{} does not exist; a model directory needs the fast tokenizer file: write it with \
@@ -247,6 +258,12 @@ pub enum TextError {
 }
 
 impl TextError {
+    /// The error with the row that it is about.
+    #[must_use]
+    pub fn in_row(self, row_id: &str, table: &str) -> TextError {
+        TextError::Row { row_id: row_id.to_owned(), table: table.to_owned(), source: Box::new(self) }
+    }
+
     pub(crate) fn parse(path: &Path, message: impl ToString) -> Self {
         TextError::Parse { path: path.to_owned(), message: message.to_string() }
     }
