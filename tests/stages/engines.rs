@@ -181,3 +181,44 @@ fn the_engines_check_each_other() {
     let distinct: std::collections::BTreeSet<_> = ours.iter().map(|answer| &answer.ids).collect();
     assert!(distinct.len() > 60, "rows share their noise: {} of {}", distinct.len(), ours.len());
 }
+
+/// Draws of one token against the softmax of the model's logits.
+#[test]
+fn draws_of_a_model_follow_its_softmax() {
+    let Some(dir) = shared("models/stories260K") else { return };
+    let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
+    // A beginning after which many tokens may come.
+    let prompt = [1, 350, 305];
+    let logits = model.logits(&prompt).unwrap().to_vec2::<f32>().unwrap().pop().unwrap();
+    let (one, two): (Box<dyn Engine>, Box<dyn Engine>) = (Box::new(cached(&dir, 64)), Box::new(mistral(&dir, 2)));
+    for (engine, temperature, draws) in
+        [(&one, 1.0, 20_000), (&one, 1.6, 20_000), (&one, 0.5, 5_000), (&two, 1.2, 2_500)]
+    {
+        let weights: Vec<f64> = logits.iter().map(|logit| (f64::from(*logit) / temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let decoding = Decoding { temperature, ..Decoding::PLAIN };
+        let rows: Vec<Wanted> = (0..draws).map(|i| wanted(&i.to_string(), &prompt, decoding, 1)).collect();
+        let mut counts = vec![0.0; logits.len()];
+        run(engine.as_ref(), &rows).iter().for_each(|answer| counts[answer.ids[0] as usize] += 1.0);
+        // Tokens that are rarely drawn are one class.
+        let (mut chi2, mut classes, mut rare) = (0.0, 0.0, (0.0, 0.0));
+        for (count, weight) in counts.iter().zip(&weights) {
+            let expected = weight / total * f64::from(draws);
+            if expected < 8.0 {
+                rare = (rare.0 + count, rare.1 + expected);
+            } else {
+                chi2 += (count - expected) * (count - expected) / expected;
+                classes += 1.0;
+            }
+        }
+        chi2 += (rare.0 - rare.1) * (rare.0 - rare.1) / f64::max(rare.1, 1.0);
+        // Wilson and Hilferty's approximation: chi-square with as many degrees
+        // of freedom as there are classes besides the rare ones.
+        let z = (f64::cbrt(chi2 / classes) - (1.0 - 2.0 / (9.0 * classes))) / f64::sqrt(2.0 / (9.0 * classes));
+        assert!(
+            classes >= 10.0 && z < 4.0,
+            "{} at {temperature}: chi2 {chi2} of {classes}, z {z}",
+            engine.describe()
+        );
+    }
+}
