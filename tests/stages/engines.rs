@@ -215,10 +215,6 @@ fn draws_of_a_model_follow_its_softmax() {
         // Wilson and Hilferty's approximation: chi-square with as many degrees
         // of freedom as there are classes besides the rare ones.
         let z = (f64::cbrt(chi2 / classes) - (1.0 - 2.0 / (9.0 * classes))) / f64::sqrt(2.0 / (9.0 * classes));
-        assert!(
-            classes >= 10.0 && z < 4.0,
-            "{} at {temperature}: chi2 {chi2} of {classes}, z {z}",
-            engine.describe()
-        );
+        assert!(classes >= 10.0 && z < 4.0, "{} at {temperature}: chi2 {chi2} of {classes}, z {z}", engine.describe());
     }
 }
