@@ -69,13 +69,9 @@ impl Sequence {
     }
 }
 
-fn no_memory(bytes: usize) -> Error {
-    Error::Memory { bytes }
-}
-
 fn zeros(len: usize) -> Result<Vec<f32>> {
     let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| no_memory(len * size_of::<f32>()))?;
+    values.try_reserve_exact(len).map_err(|_| Error::Memory { bytes: len * size_of::<f32>() })?;
     values.resize(len, 0.0);
     Ok(values)
 }

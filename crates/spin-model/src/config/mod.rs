@@ -305,6 +305,22 @@ impl ModelConfig {
     }
 }
 
+/// The configurations of the golden files with their names, one at least of
+/// every architecture.
+#[cfg(test)]
+pub(crate) fn golden_configs() -> Vec<(String, Value)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/fit");
+    let mut names: Vec<_> =
+        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 11, "{names:?}");
+    let read = |name: String| {
+        let json = std::fs::read(dir.join(&name).join("config.json")).unwrap();
+        (name, serde_json::from_slice(&json).unwrap())
+    };
+    names.into_iter().map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

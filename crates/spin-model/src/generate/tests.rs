@@ -1,25 +1,17 @@
-use std::path::Path;
-
 use candle_core::Device;
 
 use super::*;
+use crate::config::golden_configs;
 
 /// Every architecture of the golden files, with windows that matter.
 fn models() -> Vec<(String, CausalLm)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/fit");
-    let mut names: Vec<_> =
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert!(names.len() >= 11, "{names:?}");
-    let model = |name: &String| {
-        let mut json: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(dir.join(name).join("config.json")).unwrap()).unwrap();
+    let model = |(name, mut json): (String, serde_json::Value)| {
         json["max_position_embeddings"] = 300.into();
         json["initializer_range"] = 0.3.into();
-        let config = ModelConfig::from_json(&json.to_string(), name).unwrap();
-        (name.clone(), CausalLm::init(&config, 5, &Device::Cpu).unwrap())
+        let config = ModelConfig::from_json(&json.to_string(), &name).unwrap();
+        (name, CausalLm::init(&config, 5, &Device::Cpu).unwrap())
     };
-    names.iter().map(model).collect()
+    golden_configs().into_iter().map(model).collect()
 }
 
 /// Token ids that look random.

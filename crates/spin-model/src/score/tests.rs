@@ -1,10 +1,8 @@
-use std::path::Path;
-
 use candle_core::{DType, Device};
 
 use super::*;
 use crate::batch::Batch;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, golden_configs};
 
 /// A generator of the same numbers everywhere.
 struct Numbers(u64);
@@ -22,15 +20,8 @@ impl Numbers {
 
 /// Every architecture of the golden files, with room for longer sequences.
 fn models() -> Vec<(String, CausalLm)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/fit");
-    let mut names: Vec<_> =
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert!(names.len() >= 11, "{names:?}");
     let mut models = Vec::new();
-    for name in names {
-        let mut json: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(dir.join(&name).join("config.json")).unwrap()).unwrap();
+    for (name, mut json) in golden_configs() {
         json["max_position_embeddings"] = 700.into();
         // Initial weights this large make attention uneven.
         json["initializer_range"] = 0.3.into();
