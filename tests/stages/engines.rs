@@ -2,57 +2,23 @@
 //! each other.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use spin_model::{Batch, CausalLm};
 use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::Decoding;
 use spin_sample::engine::{
-    CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, Memory, MistralEngine, Replay,
+    CachedEngine, Device, Engine, EngineKind, EngineOptions, Memory, MistralEngine, Replay, answer_all,
 };
 use spin_sample::noise::Key;
 
 use crate::project::shared;
 
-/// Work in memory.
-struct Work {
-    jobs: Mutex<Vec<Job>>,
-    answers: Mutex<Vec<Option<Generated>>>,
-    notes: Mutex<Vec<String>>,
-}
-
-impl Jobs for Work {
-    fn next(&self) -> Option<Job> {
-        self.jobs.lock().unwrap().pop()
-    }
-
-    fn done(&self, job: Job, outcome: spin_sample::Result<Generated>) {
-        self.answers.lock().unwrap()[job.number] = Some(outcome.unwrap());
-    }
-
-    fn put_back(&self, job: Job) {
-        self.jobs.lock().unwrap().push(job);
-    }
-
-    fn stopped(&self) -> bool {
-        false
-    }
-
-    fn note(&self, text: &str) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
-    }
-}
-
 fn run(engine: &dyn Engine, wanted: &[Wanted]) -> Vec<Generated> {
-    let jobs = wanted.iter().cloned().enumerate().map(|(number, wanted)| Job { number, wanted });
-    let work = Work {
-        jobs: Mutex::new(jobs.rev().collect()),
-        answers: Mutex::new(vec![None; wanted.len()]),
-        notes: Mutex::default(),
-    };
-    engine.run(&work);
-    assert_eq!(*work.notes.lock().unwrap(), Vec::<String>::new());
-    work.answers.into_inner().unwrap().into_iter().map(Option::unwrap).collect()
+    let notes = Mutex::new(Vec::<String>::new());
+    let answers = answer_all(engine, wanted.to_vec(), &|text| notes.lock().unwrap().push(text.to_owned()));
+    assert_eq!(*notes.lock().unwrap(), Vec::<String>::new());
+    answers.into_iter().map(Result::unwrap).collect()
 }
 
 fn mistral(dir: &Path, copies: usize) -> MistralEngine {

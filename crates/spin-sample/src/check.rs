@@ -4,18 +4,18 @@
 //! A generator that computes another model than the trainer is a difference
 //! that SPIN would train on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use spin_model::{CausalLm, ModelConfig, ScoreOptions, ScoreRequest};
 use spin_store::schema::Sample;
 
-use crate::answer::{Generated, Wanted};
-use crate::engine::{Engine, Job, Jobs};
+use crate::answer::Wanted;
+use crate::engine::{self, Engine};
 use crate::error::{Result, SampleError};
+use crate::parts::Job;
 use crate::prompts::Row;
 
 /// The largest difference of a token's log-probability, at temperature 1, that
@@ -26,16 +26,24 @@ pub const TOLERANCE: f32 = 1e-3;
 /// shown in.
 pub(crate) struct Chosen {
     count: usize,
-    samples: BTreeMap<[u8; 32], (usize, Sample)>,
+    picks: BTreeMap<[u8; 32], Pick>,
+}
+
+/// A sample that was chosen.
+pub(crate) struct Pick {
+    pub part: usize,
+    /// What it answers.
+    pub job: Job,
+    pub sample: Sample,
 }
 
 impl Chosen {
     pub fn new(count: usize) -> Self {
-        Self { count, samples: BTreeMap::new() }
+        Self { count, picks: BTreeMap::new() }
     }
 
     /// Considers a sample of a part.
-    pub fn see(&mut self, part: usize, sample: &Sample) {
+    pub fn see(&mut self, part: usize, job: Job, sample: &Sample) {
         if self.count == 0 || sample.finish_reason == "error" {
             return;
         }
@@ -43,25 +51,26 @@ impl Chosen {
         hasher.update(sample.row_id.as_bytes());
         hasher.update(&sample.sample_index.to_le_bytes());
         let hash = *hasher.finalize().as_bytes();
-        if self.samples.len() == self.count && self.samples.last_key_value().is_some_and(|(last, _)| *last < hash) {
+        if self.picks.len() == self.count && self.picks.last_key_value().is_some_and(|(last, _)| *last < hash) {
             return;
         }
-        self.samples.insert(hash, (part, sample.clone()));
-        if self.samples.len() > self.count {
-            self.samples.pop_last();
+        self.picks.insert(hash, Pick { part, job, sample: sample.clone() });
+        if self.picks.len() > self.count {
+            self.picks.pop_last();
         }
     }
 
-    /// Those chosen, with their parts.
-    pub fn samples(&self) -> impl Iterator<Item = &(usize, Sample)> {
-        self.samples.values()
+    /// Those chosen.
+    pub fn picks(&self) -> impl Iterator<Item = &Pick> {
+        self.picks.values()
     }
 }
 
 /// What is known of the answers to check.
 pub(crate) struct Checked<'a> {
     pub chosen: &'a Chosen,
-    pub rows: &'a BTreeMap<&'a str, &'a Row>,
+    /// All rows of the task.
+    pub rows: &'a [Row],
     pub work: &'a Path,
     /// Who generated.
     pub engine: &'a str,
@@ -83,9 +92,9 @@ pub(crate) fn logps(dir: &Path, dtype: &str, checked: &Checked<'_>) -> Result<Va
     let (mut rows, mut tokens, mut largest) = (0, 0, 0.0_f32);
     // A temperature holds for a pass.
     let mut by_temperature: BTreeMap<u64, Vec<(&Sample, Vec<u32>)>> = BTreeMap::new();
-    for (_, sample) in checked.chosen.samples() {
-        let Some(row) = checked.rows.get(sample.row_id.as_str()) else { continue };
-        let temperature = if row.decoding.temperature == 0.0 { 1.0 } else { row.decoding.temperature };
+    for Pick { job, sample, .. } in checked.chosen.picks() {
+        let temperature = checked.rows[job.row].decoding.temperature;
+        let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let all = [sample.prompt_ids.as_slice(), &sample.response_ids].concat();
         by_temperature.entry(temperature.to_bits()).or_default().push((sample, all));
     }
@@ -128,23 +137,13 @@ pub(crate) fn logps(dir: &Path, dtype: &str, checked: &Checked<'_>) -> Result<Va
 pub(crate) fn replayed(
     engine: &dyn Engine,
     checked: &Checked<'_>,
-    wanted: impl Fn(&Sample) -> Option<Wanted>,
+    wanted: impl Fn(&Job) -> Wanted,
     exact: impl Fn(usize) -> bool,
 ) -> Result<Value> {
-    let chosen: Vec<&(usize, Sample)> = checked.chosen.samples().collect();
-    let jobs = chosen.iter().enumerate().filter_map(|(number, (_, sample))| {
-        let wanted = wanted(sample)?;
-        Some(Job { number, wanted })
-    });
-    let again = Again { jobs: Mutex::new(jobs.collect()), answers: Mutex::default(), tried: Mutex::default() };
-    // An engine may leave while a job is on its way back.
-    while again.has_work() {
-        engine.run(&again);
-    }
-    let answers = again.answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let again = checked.chosen.picks().map(|pick| wanted(&pick.job)).collect();
+    let answers = engine::answer_all(engine, again, &|_| {});
     let (mut rows, mut tokens, mut flipped) = (0, 0, 0);
-    for (number, answer) in answers {
-        let (part, sample) = chosen[number];
+    for (Pick { part, sample, .. }, answer) in checked.chosen.picks().zip(answers) {
         let answer = answer?;
         let same = answer.ids.iter().zip(&sample.response_ids).take_while(|(a, b)| a == b).count();
         let differs = answer.ids != sample.response_ids;
@@ -161,43 +160,6 @@ pub(crate) fn replayed(
         (rows, tokens, flipped) = (rows + 1, tokens + same + usize::from(differs), flipped + usize::from(differs));
     }
     Ok(json!({"rows": rows, "tokens": tokens, "flipped_tokens": flipped}))
-}
-
-/// Work whose outcomes are kept in memory.
-struct Again {
-    jobs: Mutex<Vec<Job>>,
-    answers: Mutex<Vec<(usize, Result<Generated>)>>,
-    tried: Mutex<BTreeSet<usize>>,
-}
-
-impl Again {
-    fn has_work(&self) -> bool {
-        !self.jobs.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-}
-
-impl Jobs for Again {
-    fn next(&self) -> Option<Job> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).pop()
-    }
-
-    fn done(&self, job: Job, outcome: Result<Generated>) {
-        if outcome.is_err() && self.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(job.number) {
-            self.put_back(job);
-            return;
-        }
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((job.number, outcome));
-    }
-
-    fn put_back(&self, job: Job) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(job);
-    }
-
-    fn stopped(&self) -> bool {
-        false
-    }
-
-    fn note(&self, _text: &str) {}
 }
 
 #[cfg(test)]

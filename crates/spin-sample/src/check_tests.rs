@@ -33,11 +33,9 @@ impl Place {
         };
         let mut place = Place { dir, rows: (0..6).map(row).collect(), samples: Vec::new() };
         let engine = place.engine();
-        let jobs = place.rows.iter().enumerate().map(|(number, row)| Job { number, wanted: wanted(row) });
-        let work = Again { jobs: Mutex::new(jobs.collect()), answers: Mutex::default(), tried: Mutex::default() };
-        engine.run(&work);
-        for (number, answer) in work.answers.into_inner().unwrap() {
-            let (answer, row) = (answer.unwrap(), &place.rows[number]);
+        let answers = engine::answer_all(&engine, place.rows.iter().map(wanted).collect(), &|_| {});
+        for (row, answer) in place.rows.iter().zip(answers) {
+            let answer = answer.unwrap();
             place.samples.push(Sample {
                 row_id: row.row_id.clone(),
                 sample_index: 0,
@@ -59,9 +57,8 @@ impl Place {
 
     fn with<T>(&self, count: usize, look: impl FnOnce(&Checked<'_>) -> T) -> T {
         let mut chosen = Chosen::new(count);
-        self.samples.iter().for_each(|sample| chosen.see(0, sample));
-        let rows = self.rows.iter().map(|row| (row.row_id.as_str(), row)).collect();
-        look(&Checked { chosen: &chosen, rows: &rows, work: &PathBuf::from("work"), engine: "the engine" })
+        self.samples.iter().enumerate().for_each(|(row, sample)| chosen.see(0, Job { row, sample_index: 0 }, sample));
+        look(&Checked { chosen: &chosen, rows: &self.rows, work: &PathBuf::from("work"), engine: "the engine" })
     }
 
     fn logps(&self) -> Result<Value> {
@@ -69,8 +66,7 @@ impl Place {
     }
 
     fn replayed(&self, exact: bool) -> Result<Value> {
-        let again = |sample: &Sample| self.rows.iter().find(|row| row.row_id == sample.row_id).map(wanted);
-        self.with(10, |checked| replayed(&self.engine(), checked, again, |_| exact))
+        self.with(10, |checked| replayed(&self.engine(), checked, |job| wanted(&self.rows[job.row]), |_| exact))
     }
 }
 
@@ -131,8 +127,8 @@ fn what_is_checked_does_not_depend_on_the_order() {
     let place = Place::new(Decoding::GREEDY);
     let chosen = |samples: &mut dyn Iterator<Item = &Sample>, count| {
         let mut chosen = Chosen::new(count);
-        samples.for_each(|sample| chosen.see(3, sample));
-        chosen.samples().map(|(part, sample)| (*part, sample.row_id.clone())).collect::<Vec<_>>()
+        samples.for_each(|sample| chosen.see(3, Job { row: 0, sample_index: 0 }, sample));
+        chosen.picks().map(|pick| (pick.part, pick.sample.row_id.clone())).collect::<Vec<_>>()
     };
     let some = chosen(&mut place.samples.iter(), 4);
     assert_eq!(some.len(), 4);

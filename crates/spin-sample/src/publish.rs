@@ -12,7 +12,6 @@ use spin_store::{StoreError, table};
 use crate::check::{self, Checked, Chosen};
 use crate::engine::{Engine, Replay};
 use crate::error::{Result, SampleError};
-use crate::parts::Job;
 use crate::queue;
 use crate::stage::{Loader, Options, Outcome, Prepared, Task};
 
@@ -87,7 +86,7 @@ impl Publisher<'_> {
         facts.insert("processor".into(), of(|maker| &maker.processor));
         let replay = if is_exact { Replay::Exact } else { Replay::Statistical };
         facts.insert("replay".into(), json!(replay.name()));
-        if summary.chosen.samples().next().is_some() {
+        if summary.chosen.picks().next().is_some() {
             let (replayed, logps) = self.check(engine, &summary)?;
             facts.insert("replayed".into(), replayed);
             facts.insert("logps_check".into(), logps);
@@ -119,10 +118,11 @@ impl Publisher<'_> {
             chosen: Chosen::new(self.task.prompts.check_rows(self.graph)),
         };
         let (mut failed, mut with_failures) = (Vec::new(), BTreeSet::new());
-        for part in 0..plan.len() {
-            for sample in Sample::read_part(&work.path(&table::part_name(part)))? {
+        for (part, jobs) in plan.iter().enumerate() {
+            let samples = Sample::read_part(&work.path(&table::part_name(part)))?;
+            for (job, sample) in jobs.iter().zip(samples) {
                 summary.tokens += sample.response_ids.len() as u64;
-                summary.chosen.see(part, &sample);
+                summary.chosen.see(part, *job, &sample);
                 if sample.finish_reason == "error" {
                     failed.push(sample.row_id);
                     with_failures.insert(part);
@@ -143,6 +143,7 @@ impl Publisher<'_> {
         Ok(summary)
     }
 
+    /// A part that nothing is recorded of has an unknown maker.
     fn maker(&self, part: usize) -> Maker {
         let path = self.prepared.work.path(&queue::facts_name(part));
         let facts: Value =
@@ -158,27 +159,16 @@ impl Publisher<'_> {
             Some(engine) => engine,
             None => self.loader.engine()?,
         };
-        let Prepared { rows, plan, work, .. } = self.prepared;
         let own = Maker {
             engine: engine.describe(),
             processor: self.options.processor.clone(),
             replay: Replay::Exact.name().into(),
         };
-        let by_id = rows.rows.iter().enumerate().map(|(index, row)| (row.row_id.as_str(), index));
-        let by_id: BTreeMap<&str, usize> = by_id.collect();
-        let rows = by_id.iter().map(|(row_id, index)| (*row_id, &rows.rows[*index])).collect();
-        let checked = Checked { chosen: &summary.chosen, rows: &rows, work: &work.path(""), engine: &own.engine };
         let source = self.prepared.source(self.graph, self.task);
-        debug_assert_eq!(summary.makers.len(), plan.len());
-        let replayed = check::replayed(
-            engine.as_ref(),
-            &checked,
-            |sample| {
-                let row = *by_id.get(sample.row_id.as_str())?;
-                Some(source.wanted(&Job { row, sample_index: sample.sample_index }))
-            },
-            |part| summary.makers[part] == own && engine.replay() == Replay::Exact,
-        )?;
+        let work = self.prepared.work.path("");
+        let checked = Checked { chosen: &summary.chosen, rows: source.rows, work: &work, engine: &own.engine };
+        let is_exact = |part: usize| summary.makers[part] == own && engine.replay() == Replay::Exact;
+        let replayed = check::replayed(engine.as_ref(), &checked, |job| source.wanted(job), is_exact)?;
         drop(engine);
         let logps = check::logps(&self.task.model.dir, self.task.prompts.dtype(), &checked)?;
         Ok((replayed, logps))

@@ -17,7 +17,7 @@ use crate::loadable;
 use crate::parts::{self, Job, Shard};
 use crate::prompts::{Prompts, Rows};
 use crate::publish::Publisher;
-use crate::queue::{self, Ended, Queue, Source, Worker};
+use crate::queue::{self, Queue, Source, Worker};
 
 pub use crate::queue::{PartDone, Watch};
 
@@ -240,9 +240,8 @@ fn work(
     let count = |parts: &[usize]| parts.iter().map(|&part| plan[part].len() as u64).sum::<u64>();
     let (done, all) = (count(&there), count(&there) + count(&missing));
     watch.progress(done, all, 0);
-    let present = || (0..plan.len()).filter(|&part| is_whole(part)).count();
     let loader = Loader::new(graph, task, &options.engine)?;
-    let mut engine = None;
+    let (mut engine, mut held, mut stopped) = (None, Vec::new(), false);
     if !missing.is_empty() {
         let engine = engine.insert(loader.engine()?);
         let facts =
@@ -255,22 +254,24 @@ fn work(
         while queue.has_work() {
             engine.run(&queue);
         }
-        let Ended { error, held } = queue.end();
-        if let Some(error) = error {
+        let ended = queue.end();
+        if let Some(error) = ended.error {
             return Err(error);
         }
-        if stop.load(Ordering::Relaxed) {
-            return Ok(Outcome::Stopped(present(), plan.len()));
-        }
-        if let Some(part) = mine.clone().find(|&part| !is_whole(part)) {
-            let who = match held.into_iter().find(|(other, _)| *other == part) {
-                Some((part, holder)) => format!("part {part} is held by {holder}"),
-                None => format!("part {part} was taken away by another process, for answers that failed"),
-            };
-            return Ok(Outcome::Held(present(), plan.len(), who));
-        }
+        (held, stopped) = (ended.held, stop.load(Ordering::Relaxed));
     }
-    let present = present();
+    let there: Vec<bool> = (0..plan.len()).map(is_whole).collect();
+    let present = there.iter().filter(|there| **there).count();
+    if stopped {
+        return Ok(Outcome::Stopped(present, plan.len()));
+    }
+    if let Some(part) = mine.clone().find(|&part| !there[part]) {
+        let who = match held.into_iter().find(|(other, _)| *other == part) {
+            Some((part, holder)) => format!("part {part} is held by {holder}"),
+            None => format!("part {part} was taken away by another process, for answers that failed"),
+        };
+        return Ok(Outcome::Held(present, plan.len(), who));
+    }
     if present < plan.len() {
         return Ok(Outcome::Partial(present, plan.len()));
     }

@@ -1,6 +1,7 @@
 //! What turns prompts into answers: mistral.rs, or the trainer's own forward
 //! pass with cached keys and values.
 
+mod all;
 mod cached;
 mod mistral;
 
@@ -11,6 +12,7 @@ use spin_model::ModelConfig;
 use crate::answer::{Generated, Wanted};
 use crate::error::{Result, SampleError};
 
+pub use all::answer_all;
 pub use cached::CachedEngine;
 pub use mistral::MistralEngine;
 

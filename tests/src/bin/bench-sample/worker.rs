@@ -1,54 +1,17 @@
 //! One measurement of an engine.
 
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::Context;
 use serde_json::json;
 use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::Decoding;
-use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Job, Jobs, Memory, MistralEngine};
+use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Memory, MistralEngine, answer_all};
 use spin_sample::loadable;
 use spin_sample::noise::Key;
 use spin_tests::measure::memory;
 
 use crate::plan::{Side, Spec};
-
-/// All the work, in the order of the prompts' lengths.
-struct Work {
-    jobs: Vec<Job>,
-    next: AtomicUsize,
-    answers: Mutex<Vec<Option<Generated>>>,
-    problem: Mutex<Option<String>>,
-}
-
-impl Jobs for Work {
-    fn next(&self) -> Option<Job> {
-        self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed)).cloned()
-    }
-
-    fn done(&self, job: Job, outcome: spin_sample::Result<Generated>) {
-        match outcome {
-            Ok(answer) => self.answers.lock().unwrap()[job.number] = Some(answer),
-            Err(error) => *self.problem.lock().unwrap() = Some(error.to_string()),
-        }
-    }
-
-    fn put_back(&self, _job: Job) {
-        // Only the one that was taken last comes back.
-        self.next.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn stopped(&self) -> bool {
-        self.problem.lock().unwrap().is_some()
-    }
-
-    fn note(&self, text: &str) {
-        eprintln!("{text}");
-    }
-}
 
 fn mistral(spec: &Spec, links: &Path) -> anyhow::Result<MistralEngine> {
     // Its configuration is of transformers 5.
@@ -80,7 +43,7 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
     };
     let loading = start.elapsed().as_secs_f64();
     let chosen: Vec<&Vec<u32>> = prompts.iter().step_by(every).take(spec.count).collect();
-    let mut jobs: Vec<Job> = chosen
+    let mut jobs: Vec<(usize, Wanted)> = chosen
         .iter()
         .enumerate()
         .map(|(number, ids)| {
@@ -94,28 +57,27 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
                 stop_ids: [].into(),
                 stop: None,
             };
-            Job { number, wanted }
+            (number, wanted)
         })
         .collect();
     if spec.side != Side::MistralrsQueued {
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.wanted.prompt_ids.len()));
+        jobs.sort_by_key(|(_, wanted)| std::cmp::Reverse(wanted.prompt_ids.len()));
     }
-    let count = jobs.len();
-    let work =
-        Work { jobs, next: AtomicUsize::new(0), answers: Mutex::new(vec![None; count]), problem: Mutex::default() };
+    let (numbers, wanted): (Vec<usize>, Vec<Wanted>) = jobs.into_iter().unzip();
     let start = Instant::now();
-    engine.run(&work);
+    let outcomes = answer_all(engine.as_ref(), wanted, &|text| eprintln!("{text}"));
     let seconds = start.elapsed().as_secs_f64();
-    if let Some(problem) = work.problem.into_inner()? {
-        anyhow::bail!("{problem}");
-    }
-    let answers: Vec<Generated> =
-        work.answers.into_inner()?.into_iter().collect::<Option<_>>().context("an answer is missing")?;
+    let mut answers: Vec<(usize, Generated)> = numbers
+        .into_iter()
+        .zip(outcomes)
+        .map(|(number, answer)| Ok((number, answer?)))
+        .collect::<anyhow::Result<_>>()?;
+    answers.sort_by_key(|(number, _)| *number);
     if let Some(path) = &spec.answers {
-        let ids: Vec<&[u32]> = answers.iter().map(|answer| answer.ids.as_slice()).collect();
+        let ids: Vec<&[u32]> = answers.iter().map(|(_, answer)| answer.ids.as_slice()).collect();
         std::fs::write(path, serde_json::to_vec(&ids)?)?;
     }
-    let tokens: usize = answers.iter().map(|answer| answer.ids.len()).sum();
+    let tokens: usize = answers.iter().map(|(_, answer)| answer.ids.len()).sum();
     let result = json!({
         "seconds": seconds,
         "loading_seconds": loading,
