@@ -6,6 +6,7 @@
 mod evaluations;
 mod judgments;
 mod metrics;
+mod preferences;
 mod samples;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ use crate::table::{self, PartLabel};
 pub use evaluations::{EvaluationRow, RequestRow};
 pub use judgments::Judgment;
 pub use metrics::MetricsRow;
+pub use preferences::Preference;
 pub use samples::Sample;
 
 /// One turn of a conversation.
