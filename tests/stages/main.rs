@@ -10,12 +10,15 @@
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `run_files`: the run files that ship can be read
+//! - `imports`: what is a model, sources that move, many imports at once, looks
+//! - `work_in_progress`: damaged and foreign parts are made again
 
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
 
 mod adapters;
 mod bad_input;
 mod engines;
+mod imports;
 mod killed;
 mod leaderboard;
 mod loop_runs;
@@ -23,3 +26,4 @@ mod project;
 mod run_files;
 mod sampling;
 mod shards;
+mod work_in_progress;

@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ pub struct WorkDir {
 /// the process dies.
 #[derive(Debug)]
 pub struct WorkLock {
-    _file: File,
+    file: File,
 }
 
 /// What a look at a file of unfinished work finds.
@@ -235,25 +236,47 @@ impl WorkDir {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(StoreError::io("write", &path))?;
-        Ok(WorkLock { _file: file })
+        Ok(WorkLock { file })
     }
+}
 
-    /// The same, waiting for at most `limit`. `on_wait` is told who holds it,
-    /// once for each holder.
+/// The right to change what a name stands for; its file is gone when nobody
+/// has or wants it.
+#[derive(Debug)]
+pub struct NameLock {
+    lock: Option<WorkLock>,
+    path: PathBuf,
+}
+
+impl Drop for NameLock {
+    fn drop(&mut self) {
+        // Before it is released: who waits for a file that is gone notices.
+        let _ = std::fs::remove_file(&self.path);
+        drop(self.lock.take());
+    }
+}
+
+impl WorkDir {
+    /// Takes the lock `name`, waiting for at most `limit`. `on_wait` is told
+    /// who holds it, once for each holder.
     ///
     /// # Errors
     /// [`StoreError::Locked`] when another process still has it then.
-    pub fn lock_within(
+    pub(crate) fn lock_within(
         &self,
         name: &str,
         holder: &str,
         limit: Duration,
         on_wait: &mut dyn FnMut(&str),
-    ) -> Result<WorkLock> {
+    ) -> Result<NameLock> {
         let start = Instant::now();
         let mut told = None;
+        let path = self.path(name);
         loop {
             match self.lock_as(name, holder) {
+                Ok(lock) if is_at(&lock, &path) => return Ok(NameLock { lock: Some(lock), path }),
+                // Its holder removed it while we waited.
+                Ok(_) => {}
                 Err(StoreError::Locked { holder: other, .. }) if start.elapsed() < limit => {
                     // One try is no wait: most locks are held for a moment.
                     if told.as_ref() != Some(&other) && start.elapsed() > 2 * TRY_EVERY {
@@ -262,14 +285,25 @@ impl WorkDir {
                     }
                     std::thread::sleep(TRY_EVERY);
                 }
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
     }
 }
 
+/// Whether a lock is on the file that has the name now.
+fn is_at(lock: &WorkLock, path: &Path) -> bool {
+    let file = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    match (lock.file.metadata(), path.metadata()) {
+        (Ok(ours), Ok(named)) => file(ours) == file(named),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::schema::ReferenceRow;
 
@@ -323,6 +357,29 @@ mod tests {
             });
             work.lock_within("lock", "me", Duration::from_secs(60), &mut |_| {}).unwrap();
         });
+        assert!(!work.has("lock"), "nobody has it");
+    }
+
+    #[test]
+    fn one_at_a_time_has_a_lock_that_comes_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = work(dir.path(), "w");
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let lock = work.lock_within("lock", "me", Duration::from_secs(60), &mut |_| {}).unwrap();
+                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(now, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 1);
     }
 
     #[test]

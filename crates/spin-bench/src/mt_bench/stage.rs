@@ -234,7 +234,8 @@ impl<'a> Conversations<'a> {
         Judgment::write_part(&staged.path().join(table::part_name(0)), &judgments, &identity, 0)?;
         let mut facts = Map::new();
         facts.insert("results".into(), summary.to_json());
-        let artifact = self.graph.store.publish(staged, &recipe, facts, environment())?;
+        // Of a table with errors that was accepted, a further version.
+        let artifact = self.graph.store.publish_anew(staged, &recipe, facts, environment())?;
         self.graph.store.discard_work(&identity)?;
         Ok((Some(artifact), summary))
     }

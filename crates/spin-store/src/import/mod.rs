@@ -2,29 +2,46 @@
 //!
 //! An imported artifact is a copy: what the run used cannot change under it.
 //! The identity is the digest of the source, so importing the same file again
-//! does nothing.
+//! does nothing. Stages find the copy by what the run file says ([`recall`]),
+//! and look at the source no more.
 
 mod demonstrations;
 mod model;
+mod model_files;
 mod preferences;
+mod recall;
 mod rows;
+mod run;
+mod stamp;
 
 use std::path::Path;
 
+use crate::kind::Kind;
 use crate::manifest::{Parent, StageId};
 
 pub use demonstrations::{demonstrations, demonstrations_recipe};
-pub use model::{model, model_recipe};
+pub use model::{model, model_recipe, model_recipe_of};
 pub use preferences::{preferences, preferences_recipe};
+pub(crate) use recall::problems;
+pub use recall::{Source, recall, remember};
+pub use run::Importer;
 
 /// Rows per part of imported demonstrations.
 const ROWS_PER_PART: usize = 65_536;
 
-/// The behaviour version of both imports.
+/// The behaviour version of imports of rows.
 const VERSION: u32 = 1;
 
 fn stage() -> StageId {
     StageId { name: "spin-store import".into(), version: VERSION }
+}
+
+/// The stage that makes imports of a kind now.
+fn stage_of(kind: Kind) -> StageId {
+    match kind {
+        Kind::Model => model::stage(),
+        _ => stage(),
+    }
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {
