@@ -85,8 +85,8 @@ fn a_model_without_anything_beside_it_has_the_identity_it_always_had() {
     let before = place.import_as_before(&["config.json", "model.safetensors"]);
     let recipe = place.recipe();
     assert_eq!(recipe.identity(), before.manifest.identity);
-    // Pinned: of the recipe that releases up to 0.1 made of these two files.
-    let expected = "PINNED";
+    // Pinned: what release 0.1 made of these two files.
+    let expected = "3e805fa0e56866cd81b84807019cb39ff996f45d8bb00bb9e7b99e90a1af5328";
     assert_eq!(recipe.identity(), expected);
     assert_eq!(place.import().0.manifest.version, 1);
 }
