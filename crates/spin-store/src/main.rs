@@ -170,6 +170,12 @@ fn import_run(run: &RunFile) -> anyhow::Result<Exit> {
     if shared > 0 {
         say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
     }
+    for baseline in run.baseline.iter().filter(|b| b.preferences.is_some()) {
+        let (source, path) = graph.preference_source(&baseline.name)?;
+        let recipe = graph.preferences_recipe(&baseline.name)?;
+        let (artifact, made) = import::preferences(&store, &recipe, source, &path, spin_cli::environment())?;
+        report(&artifact, made);
+    }
     let recipe = graph.base_recipe()?;
     let dir = run.resolve(&run.model.path);
     let (artifact, made) = import::model(&store, &recipe, &dir, spin_cli::environment())?;

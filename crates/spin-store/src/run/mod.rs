@@ -289,10 +289,14 @@ pub struct BaselineConfig {
     #[serde(default)]
     pub match_iterations: usize,
     /// A preference set to train on, as pairs, instead of the run's
-    /// demonstrations: somebody's chosen and rejected answers.
+    /// demonstrations: somebody's chosen and rejected answers. Needs
+    /// `fit.objective`, `dpo` or `spin`; the reference is that of the model
+    /// it starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<SourceConfig>,
-    /// Keys that differ from `[fit]`; `objective` is `sft` unless given.
+    /// Keys that differ from `[fit]`; `objective` is `sft` unless given, and
+    /// `loss`, `label_smoothing`, `nll_weight` and `stop_margin` are not taken
+    /// over from there.
     #[serde(default)]
     pub fit: toml::Table,
 }
