@@ -305,7 +305,7 @@ impl Store {
     /// # Errors
     /// When it cannot be created.
     pub fn work(&self, identity: &str) -> Result<WorkDir> {
-        WorkDir::open(&self.root.join(WORK).join(identity))
+        WorkDir::open(&self.root.join(WORK).join(identity), identity)
     }
 
     /// A fresh, empty directory on the store's file system to assemble an
