@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use spin_cli::{Exit, say};
 use spin_store::graph::{Graph, Split};
-use spin_store::run::{RunFile, SourceConfig, SourceFormat};
+use spin_store::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_store::schema::{Demonstration, Row};
 use spin_store::{Artifact, Manifest, Reference, Store, audit, import};
 
@@ -25,7 +25,8 @@ struct Cli {
 enum Command {
     /// Import a run's data and model, a file of demonstrations, or a model directory
     Import {
-        /// A run file (.toml), a .jsonl/.json/.parquet file, or a Hugging Face model directory
+        /// A run file (.toml), a data file (.jsonl, .json, .csv, .parquet, .arrow; also .gz, .zst), a directory or
+        /// pattern of them, or a Hugging Face model directory
         source: PathBuf,
         /// Override a key of the run file
         #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -36,6 +37,8 @@ enum Command {
         /// Use the first rows only; 0 for all
         #[arg(long, default_value_t = 0)]
         limit: usize,
+        #[command(flatten)]
+        rows: RowArgs,
         #[command(flatten)]
         at: At,
     },
@@ -93,9 +96,28 @@ enum Format {
     Json,
 }
 
+/// How the rows of a data file are read; a run file has keys for it.
+#[derive(clap::Args)]
+struct RowArgs {
+    /// Which answers of a conversation are used: first, last or all
+    #[arg(long, value_parser = named::<Turns>)]
+    turns: Option<Turns>,
+    /// What to do with rows that cannot be used: error or drop
+    #[arg(long, value_parser = named::<BadRows>)]
+    on_bad_row: Option<BadRows>,
+    /// The source is a preference set (prompt, chosen, rejected)
+    #[arg(long)]
+    preferences: bool,
+}
+
+/// A value of the run file's by its name there.
+fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(json!(name)).map_err(|e| e.to_string())
+}
+
 fn main() -> ExitCode {
     spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
-        Command::Import { source, set, name, limit, at } => import_any(&source, &set, name, limit, &at),
+        Command::Import { source, set, name, limit, rows, at } => import_any(&source, &set, name, limit, &rows, &at),
         Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
         Command::Show { reference, at } => show(&open(&at)?, &reference),
         Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
@@ -124,13 +146,30 @@ fn report(artifact: &Artifact, made: bool) {
     let m = &artifact.manifest;
     let size = if m.rows() > 0 { format!("{} rows", m.rows()) } else { format!("{} bytes", m.bytes()) };
     say(&format!("{} {} ({size})", if made { "imported" } else { "already there:" }, m.reference()));
+    for (reason, n) in m.facts.get("left_out").and_then(|v| v.as_object()).into_iter().flatten() {
+        let hint = if reason == import::LATER_TURNS { "; turns = \"last\" or \"all\" uses them" } else { "" };
+        say(&format!("left out: {n} {reason}{hint}"));
+    }
+    if let Some(n) = m.facts.get("repeated_rows").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
+        say(&format!("warning: {n} rows repeat another row, prompt and answer"));
+    }
     if let Some(n) = m.facts.get("repeated_prompts").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
         say(&format!("warning: {n} rows repeat the prompt of another row"));
     }
 }
 
-fn import_any(source: &Path, set: &[String], name: Option<String>, limit: usize, at: &At) -> anyhow::Result<Exit> {
+fn import_any(
+    source: &Path,
+    set: &[String],
+    name: Option<String>,
+    limit: usize,
+    rows: &RowArgs,
+    at: &At,
+) -> anyhow::Result<Exit> {
     if source.extension().is_some_and(|e| e == "toml") {
+        if rows.turns.is_some() || rows.on_bad_row.is_some() || rows.preferences {
+            bail!("--turns, --on-bad-row and --preferences are for data files; a run file has keys for them");
+        }
         return import_run(&RunFile::load(source, set)?);
     }
     let name = name.context("give the artifact a name with --name")?;
@@ -138,13 +177,23 @@ fn import_any(source: &Path, set: &[String], name: Option<String>, limit: usize,
         bail!("{name:?} is not a name; use letters, digits, `-`, `_`, `.` and `/`");
     }
     let store = Store::open(&at.store)?;
-    let (artifact, made) = if source.is_dir() {
+    let (artifact, made) = if source.is_dir() && !import::is_data_dir(source) {
         let recipe = import::model_recipe(&store, &name, source)?;
         import::model(&store, &recipe, source, spin_cli::environment())?
     } else {
-        let config = SourceConfig { path: source.into(), format: SourceFormat::Auto, limit };
-        let recipe = import::demonstrations_recipe(&name, &config, source)?;
-        import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
+        let config = SourceConfig {
+            limit,
+            turns: rows.turns.unwrap_or_default(),
+            on_bad_row: rows.on_bad_row.unwrap_or_default(),
+            ..SourceConfig::new(source)
+        };
+        if rows.preferences {
+            let recipe = import::preferences_recipe(&name, &config, source)?;
+            import::preferences(&store, &recipe, &config, source, spin_cli::environment())?
+        } else {
+            let recipe = import::demonstrations_recipe(&name, &config, source)?;
+            import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
+        }
     };
     report(&artifact, made);
     Ok(Exit::Done)

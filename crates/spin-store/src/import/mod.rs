@@ -5,17 +5,22 @@
 //! does nothing.
 
 mod demonstrations;
+mod intake;
+mod layout;
 mod model;
 mod preferences;
-mod rows;
+#[cfg(test)]
+mod tests;
+mod turns;
 
 use std::path::Path;
 
 use crate::manifest::{Parent, StageId};
 
-pub use demonstrations::{demonstrations, demonstrations_recipe};
+pub use crate::records::is_data_dir;
+pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
 pub use model::{model, model_recipe};
-pub use preferences::{preferences, preferences_recipe};
+pub use preferences::{IDENTICAL, preferences, preferences_recipe};
 
 /// Rows per part of imported demonstrations.
 const ROWS_PER_PART: usize = 65_536;
@@ -28,6 +33,6 @@ fn stage() -> StageId {
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {
-    let name = path.file_name().map_or_else(|| "-".into(), |n| n.to_string_lossy().into_owned());
+    let name = path.to_string_lossy();
     Parent { role: role.into(), reference: format!("file:{name}"), content }
 }
