@@ -182,7 +182,7 @@ fn a_preference_baseline_starts_from_any_model_and_is_scored_with_the_others() {
     }
     project.run("spin-store import run.toml");
     // What is missing is named with the command that makes it.
-    project.fails("spin-fit --baseline prefer", 3, &["iter-1", "spin-fit run.toml --iteration 0"]);
+    project.fails("spin-fit --baseline prefer", 3, &["model/tiny/iter-0", "spin-fit run.toml --sft"]);
     project.run_plan("spin-sample --iteration 1");
     project.fails("spin-fit --baseline prefer", 3, &["pairs/tiny/prefer", "spin-pair run.toml --baseline prefer"]);
     let paired = project.run("spin-pair --baseline prefer");
