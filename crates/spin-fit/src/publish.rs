@@ -23,6 +23,7 @@ pub fn peft(lora: &spin_store::run::LoraConfig) -> LoraConfig {
         lora_dropout: lora.lora_dropout,
         target_modules: lora.target_modules.clone(),
         use_rslora: lora.use_rslora,
+        ..LoraConfig::default()
     }
 }
 
