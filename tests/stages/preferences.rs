@@ -156,16 +156,22 @@ fn with_preferences(objective: &str) -> Project {
     let project = Project::new();
     let text = std::fs::read_to_string(project.path("run.toml")).unwrap();
     project.write("run.toml", &format!("{text}{}", BASELINE.replace("OBJECTIVE", objective)));
-    let source = shipped("tests/golden/dpo/chat/preferences.jsonl");
-    let lines = std::fs::read_to_string(source).unwrap();
-    let row = |id: &str, rejected: &str| {
-        let turn = |role: &str, content: &str| serde_json::json!([{"role": role, "content": content}]);
-        let (prompt, chosen) = (turn("user", "2+2?"), turn("assistant", "#### 4"));
-        serde_json::json!({"id": id, "prompt": prompt, "chosen": chosen, "rejected": turn("assistant", rejected)})
-    };
+    let golden = std::fs::read_to_string(shipped("tests/golden/dpo/chat/preferences.jsonl")).unwrap();
+    let mut rows: Vec<Value> = golden.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     // The second lies beyond max_length = 110 tokens.
-    let (short, long) = (row("short", "#### 5"), row("long", &"2 and 2 is ".repeat(40)));
-    project.write("preferences.jsonl", &format!("{lines}{short}\n{long}\n"));
+    for (id, rejected) in [("short", "#### 5".to_owned()), ("long", "2 and 2 is ".repeat(40))] {
+        let mut row = rows[0].clone();
+        row["id"] = id.into();
+        row["rejected"][0]["content"] = rejected.into();
+        rows.push(row);
+    }
+    if objective == "spin" {
+        // As the published SPIN sets: both answers behind the prompt.
+        let whole = |row: &Value, answer: &str| serde_json::json!([row["prompt"][0], row[answer][0]]);
+        let published = |row: &Value| serde_json::json!({"id": row["id"], "real": whole(row, "chosen"), "generated": whole(row, "rejected")});
+        rows = rows.iter().map(published).collect();
+    }
+    project.write("preferences.jsonl", &rows.iter().map(|row| format!("{row}\n")).collect::<String>());
     project
 }
 
