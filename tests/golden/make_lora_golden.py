@@ -10,11 +10,13 @@ base under ../fit, and its pairs and reference) and expected.safetensors:
     logps [pairs, 2]
     loss.spin_logistic, grad.spin_logistic.TENSOR   named as in adapter_model.safetensors
     curve.KEY, grad_norm.KEY [20]       training of the adapter alone
-    merged.PARAMETER                    (rslora) the target weights after merging
+    merged.PARAMETER                    (rslora, patterns) the target weights after merging
 
 Variants: `attention` scales by alpha / r, `rslora` by alpha / sqrt(r) and covers every
 projection, `bare` is an adapter_config.json with the few keys that PEFT wrote in its
-first releases and the suffixed names that it still accepts.
+first releases and the suffixed names that it still accepts. For some bases `patterns`
+has ranks, scales and exceptions by name, `layers` some layers alone, `regex`
+expressions instead of lists.
 
 Made with torch 2.15, transformers 5.23 and peft 0.21 on the CPU, in float32, one
 thread. The bases are those in fit/ beside this script.
@@ -30,6 +32,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file
 
 BASES = ["llama", "qwen2", "phi3", "gemma2"]
+# Bases with adapters whose settings differ between projections.
+PATTERNED = ["llama", "phi3"]
 CURVE = {
     "key": "spin_logistic.rmsprop.linear",
     "objective": "spin_logistic",
@@ -65,11 +69,39 @@ def variants(base: str) -> dict[str, LoraConfig]:
         every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     suffixed = ["self_attn.o_proj", "mlp.down_proj"]
     common = {"task_type": "CAUSAL_LM", "lora_dropout": 0.0}
-    return {
+    made = {
         "attention": LoraConfig(r=4, lora_alpha=8, target_modules=attention, **common),
         "rslora": LoraConfig(r=3, lora_alpha=6, target_modules=every, use_rslora=True, **common),
         "bare": LoraConfig(r=2, lora_alpha=5, target_modules=suffixed, **common),
     }
+    if base in PATTERNED:
+        made["patterns"] = LoraConfig(
+            r=4,
+            lora_alpha=8,
+            target_modules=[*attention, "down_proj", "layers.0.self_attn.o_proj"],
+            rank_pattern={"down_proj": 2, "o_proj": 3},
+            alpha_pattern={r"layers\.[01]\.self_attn\..*": 5, "down_proj": 12},
+            exclude_modules=["layers.1.self_attn." + attention[0]],
+            **common,
+        )
+        made["layers"] = LoraConfig(
+            r=2,
+            lora_alpha=3,
+            target_modules=every[:-1],
+            layers_to_transform=[1],
+            layers_pattern=["layers"],
+            use_rslora=True,
+            rank_pattern={attention[0]: 5},
+            **common,
+        )
+        made["regex"] = LoraConfig(
+            r=3,
+            lora_alpha=4,
+            target_modules=r"model\.layers\.(?P<layer>[0-9]+)\.(?!mlp).*_proj|.*\.1\.mlp\.down_proj",
+            exclude_modules=r".*layers\.0\.self_attn\.o_.*",
+            **common,
+        )
+    return made
 
 
 def write(out: Path, base_dir: Path, base: str, variant: str, config: LoraConfig) -> None:
@@ -87,7 +119,9 @@ def write(out: Path, base_dir: Path, base: str, variant: str, config: LoraConfig
     saved = json.loads(path.read_text())
     saved["base_model_name_or_path"] = f"../../fit/{base}"
     # PEFT writes the set of names in any order.
-    saved["target_modules"] = sorted(saved["target_modules"])
+    for key in ["target_modules", "exclude_modules"]:
+        if isinstance(saved[key], list):
+            saved[key] = sorted(saved[key])
     if variant == "bare":
         saved = {key: value for key, value in saved.items() if key in BARE_KEYS}
     path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
@@ -119,14 +153,14 @@ def write(out: Path, base_dir: Path, base: str, variant: str, config: LoraConfig
     # Adapters of all projections make these models so steep that rounding decides the
     # curve: torch's own differs by up to 9e-3 between float32 and float64. With fewer
     # it is within 3e-7.
-    curves = [] if variant == "rslora" else [CURVE]
+    curves = [CURVE] if variant in ("attention", "bare") else []
     for curve in curves:
         model.zero_grad()
         losses, norms = fit.train(model, curve, pairs, reference)
         expected[f"curve.{curve['key']}"] = losses
         expected[f"grad_norm.{curve['key']}"] = norms
 
-    if variant == "rslora":
+    if variant in ("rslora", "patterns"):
         merged = load().merge_and_unload()
         before = fit.load(base_dir).state_dict()
         for name, weight in merged.state_dict().items():

@@ -5,6 +5,8 @@
 //! - `shards`: 1 and 7 shards, and ten kills, give equal rows
 //! - `sampling`: what the run file asks of answers
 //! - `killed`: kill -9 at random moments changes nothing
+//! - `checkpoints`: what is kept of an interrupted training is checked; equal trainings are equal bytes
+//! - `preferences`: a baseline on a preference set equals TRL's `DPOTrainer`
 //! - `bad_input`: what a user can get wrong, and what the programs say
 //! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
@@ -17,11 +19,13 @@
 
 mod adapters;
 mod bad_input;
+mod checkpoints;
 mod engines;
 mod imports;
 mod killed;
 mod leaderboard;
 mod loop_runs;
+mod preferences;
 mod project;
 mod run_files;
 mod sampling;

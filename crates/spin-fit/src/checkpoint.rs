@@ -1,16 +1,18 @@
 //! Checkpoints: weights, optimiser state, counters and the settings they
 //! belong to, in one safetensors file, replaced by rename, so that there is
-//! always one whole checkpoint.
+//! always one whole checkpoint. A digest of all of it stands in the file and
+//! is checked before anything is used.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use safetensors::{Dtype, View};
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use spin_store::{StoreError, fsutil};
+use spin_store::{StoreError, digest, fsutil};
 
 use crate::error::{FitError, Result};
 use crate::optim::StateTensor;
@@ -80,6 +82,25 @@ impl Settings {
 struct Record {
     progress: Progress,
     settings: Settings,
+    /// Digest of the lines of the log up to this checkpoint.
+    log: String,
+    /// Digest of the above and of all tensors: [`seal`].
+    digest: String,
+}
+
+/// The digest of counters, settings and tensors, which are given by name with
+/// what [`fingerprint`] says of each.
+fn seal(record: &Record, mut tensors: Vec<String>) -> String {
+    tensors.sort_unstable();
+    let head = serde_json::json!({
+        "log": record.log, "progress": record.progress, "settings": record.settings, "tensors": tensors,
+    });
+    digest::of_json(&head)
+}
+
+/// A tensor's name, type, shape, and the digest of its numbers.
+fn fingerprint(name: &str, tensor: &impl View) -> String {
+    format!("{name} {:?} {:?} {}", tensor.dtype(), tensor.shape(), digest::of_bytes(&tensor.data()))
 }
 
 const META: &str = "spin.checkpoint";
@@ -128,7 +149,8 @@ fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
-/// Replaces the checkpoint at `path`, durably.
+/// Replaces the checkpoint at `path`, durably. `log` is the digest of the log
+/// up to it.
 ///
 /// # Errors
 /// When it cannot be written; the old one is then untouched.
@@ -137,15 +159,20 @@ pub fn save(
     tensors: Vec<(String, StateTensor<'_>)>,
     progress: &Progress,
     settings: &Settings,
+    log: &str,
 ) -> Result<()> {
-    let record = Record { progress: progress.clone(), settings: settings.clone() };
+    let tensors: Vec<_> = tensors.into_iter().map(|(name, tensor)| (name, Entry(tensor))).collect();
+    let mut record =
+        Record { progress: progress.clone(), settings: settings.clone(), log: log.into(), digest: String::new() };
+    let prints = tensors.par_iter().map(|(name, entry)| fingerprint(name, entry)).collect();
+    record.digest = seal(&record, prints);
     let text = serde_json::to_string(&record).expect("counters and settings are plain data");
     let metadata = HashMap::from([(META.to_owned(), text)]);
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let tmp = dir.join(format!(".tmp-{name}"));
-    let tensors = tensors.into_iter().map(|(name, tensor)| (name, Entry(tensor)));
     let write = || -> Result<()> {
+        // One entry of metadata: more would come in an order of their own each time.
         safetensors::serialize_to_file(tensors, Some(metadata), &tmp)
             .map_err(|e| StoreError::io("write", &tmp)(std::io::Error::other(e)))?;
         fsutil::sync_file(&tmp)?;
@@ -162,6 +189,8 @@ pub fn save(
 pub struct Checkpoint {
     /// Its counters.
     pub progress: Progress,
+    /// Digest of the log up to it.
+    pub log: String,
     tensors: BTreeMap<String, Tensor>,
 }
 
@@ -178,19 +207,27 @@ impl Checkpoint {
 /// Reads a checkpoint back.
 ///
 /// # Errors
-/// When it is damaged, not a checkpoint, or of other settings than `settings`.
+/// [`FitError::Checkpoint`] when it is damaged or no checkpoint,
+/// [`FitError::OtherSettings`] when it is one of other settings.
 pub fn load(path: &Path, settings: &Settings) -> Result<Checkpoint> {
     let bad = |problem: String| FitError::Checkpoint { path: path.display().to_string(), problem };
     let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
+    let damaged = |e: &dyn std::fmt::Display| bad(format!("is damaged ({e})"));
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
+    let views = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?.tensors();
     let text = header.metadata().as_ref().and_then(|m| m.get(META)).ok_or_else(|| bad("has no counters".into()))?;
-    let record: Record = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let record: Record = serde_json::from_str(text).map_err(|e| damaged(&e))?;
+    let prints = views.par_iter().map(|(name, view)| fingerprint(name, view)).collect();
+    if seal(&record, prints) != record.digest {
+        return Err(bad("is damaged: its digest is not that of what it holds".into()));
+    }
+    drop(views);
     let differences = settings.differences(&record.settings);
     if !differences.is_empty() {
         return Err(FitError::OtherSettings { path: path.display().to_string(), differences: differences.join("; ") });
     }
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-    Ok(Checkpoint { progress: record.progress, tensors: tensors.into_iter().collect() })
+    Ok(Checkpoint { progress: record.progress, log: record.log, tensors: tensors.into_iter().collect() })
 }
 
 #[cfg(test)]
@@ -215,9 +252,9 @@ mod tests {
             ]
         };
         let progress = Progress { update: 7, best_loss: Some(0.1 + 0.2), ..Default::default() };
-        save(&path, tensors(), &progress, &settings()).unwrap();
+        save(&path, tensors(), &progress, &settings(), "of the log").unwrap();
         let mut read = load(&path, &settings()).unwrap();
-        assert_eq!(read.progress, progress);
+        assert_eq!((&read.progress, read.log.as_str()), (&progress, "of the log"));
         assert_eq!(read.take("weights.")["w"].to_vec1::<f32>().unwrap(), values);
         let state = read.take("optimizer.");
         assert_eq!(state["w.square_avg"].dims(), [3, 1]);
@@ -228,10 +265,62 @@ mod tests {
     }
 
     #[test]
+    fn no_flipped_bit_passes_for_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        let values = [1f32, 0.0, -3.5];
+        let tensors = vec![
+            ("weights.w".to_owned(), StateTensor::Tensor(Tensor::new(&[2f32, 3.0], &Device::Cpu).unwrap())),
+            ("optimizer.w.square_avg".to_owned(), StateTensor::Host(&values, vec![3])),
+        ];
+        let progress = Progress { update: 7, best_loss: Some(0.25), ..Default::default() };
+        save(&path, tensors, &progress, &settings(), "of the log").unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let (mut refused, mut kept) = (0, 0);
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                std::fs::write(&path, &bad).unwrap();
+                match load(&path, &settings()) {
+                    Err(FitError::Checkpoint { path: named, .. }) => {
+                        assert!(named.ends_with("c.safetensors"));
+                        refused += 1;
+                    }
+                    // White space of the header may take other forms; what it holds may not.
+                    Ok(mut read) => {
+                        assert_eq!((&read.progress, read.log.as_str()), (&progress, "of the log"), "byte {at}");
+                        assert_eq!(read.take("weights.")["w"].to_vec1::<f32>().unwrap(), [2.0, 3.0], "byte {at}");
+                        let state = read.take("optimizer.");
+                        assert_eq!(state["w.square_avg"].to_vec1::<f32>().unwrap(), values, "byte {at}");
+                        kept += 1;
+                    }
+                    Err(other) => panic!("bit {bit} of byte {at}: {other}"),
+                }
+            }
+        }
+        // Of the padding at the end of the header, a few.
+        assert!(refused > 100 * kept && refused > 8 * 500, "{refused} refused, {kept} kept");
+    }
+
+    #[test]
+    fn equal_checkpoints_are_equal_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = || {
+            let path = dir.path().join("c.safetensors");
+            let names = ["b", "a", "c"].map(|name| (name.to_owned(), StateTensor::Host(&[1.0], vec![1])));
+            save(&path, names.into(), &Progress::default(), &settings(), "").unwrap();
+            std::fs::read(&path).unwrap()
+        };
+        let first = bytes();
+        assert!((0..8).all(|_| bytes() == first));
+    }
+
+    #[test]
     fn a_checkpoint_of_other_settings_is_refused_with_what_differs() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.safetensors");
-        save(&path, Vec::new(), &Progress::default(), &settings()).unwrap();
+        save(&path, Vec::new(), &Progress::default(), &settings(), "").unwrap();
         let other = Settings::of(&json!({"seed": 1, "fit": {"beta": 5.0, "alpha": 0.9, "betas": [0.9, 0.999]},
             "parents": {"model": "m@v2 cd"}}));
         let said = load(&path, &other).unwrap_err().to_string();

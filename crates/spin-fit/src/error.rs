@@ -64,6 +64,14 @@ pub enum FitError {
         /// What it should have been made with.
         expected: String,
     },
+    /// A part of the unfinished reference changed while it was used.
+    #[error("{}: {why}; run spin-fit again, which computes it again", path.display())]
+    Part {
+        /// The part.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// An adapter to start from has other settings than the run file.
     #[error("{path} is an adapter of other settings, {found}; write these into [fit.lora]")]
     OtherAdapter {
@@ -88,8 +96,7 @@ pub enum FitError {
     },
     /// The loss or the gradient is NaN or infinite.
     #[error(
-        "the {what} is {value} at update {update} (rows {rows}){repeated}; training stopped, the checkpoint of update \
-         {kept} is kept{place}. Lower fit.learning_rate or raise its warm-up, and look at those rows; \
+        "the {what} is {value} at update {update} (rows {rows}){repeated}; training stopped, {kept}. {remedy}; \
          fit.on_nonfinite = \"skip\" leaves such updates out"
     )]
     NotFinite {
@@ -103,25 +110,36 @@ pub enum FitError {
         rows: String,
         /// `, the tenth in a row`, when updates are skipped.
         repeated: String,
-        /// The last good update that is kept.
-        kept: usize,
-        /// ` in FILE`, when it is kept in a file.
-        place: String,
+        /// What is kept of the work so far.
+        kept: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// The model to start from has weights that are NaN or infinite.
+    #[error(
+        "the {what} is {value} at the first update because {tensor} of the model that training starts from is not \
+         finite; give a model that was saved whole, or make it again"
+    )]
+    StartNotFinite {
+        /// `loss` or `norm of the gradient`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The first such tensor.
+        tensor: String,
     },
     /// A weight became NaN or infinite by an update whose gradient was finite.
     #[error(
-        "the weights are not finite after update {update}: {tensor}; training stopped, the checkpoint of update {kept} \
-         is kept in {checkpoint}. Lower fit.learning_rate, or set fit.max_grad_norm"
+        "the weights are not finite after update {update}: {tensor}; training stopped, {kept}. Lower \
+         fit.learning_rate, or set fit.max_grad_norm"
     )]
     WeightNotFinite {
         /// The first such tensor.
         tensor: String,
         /// The last update.
         update: usize,
-        /// The update of the checkpoint; 0 for none.
-        kept: usize,
-        /// Its file.
-        checkpoint: String,
+        /// What is kept of the work so far.
+        kept: String,
     },
     /// The checkpoint cannot be read.
     #[error("{path}: {problem}; delete it to train from the start")]
@@ -157,6 +175,7 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
             | FitError::OtherAdapter { .. }
             | FitError::Exists { .. }
             | FitError::Device { .. }
+            | FitError::StartNotFinite { .. }
             | FitError::Checkpoint { .. }
             | FitError::OtherSettings { .. },
         ) => true,

@@ -86,6 +86,20 @@ impl Learner {
     /// fails. A loss that is not finite is no error: see
     /// [`Outcome::not_finite`].
     pub fn update(&mut self, rows: &[&Example], lr: f64) -> Result<Outcome> {
+        Ok(self.update_while(rows, lr, &mut || true)?.expect("nobody says stop"))
+    }
+
+    /// The same as long as `go_on` holds, which is asked before each forward
+    /// pass; `None` if it did not. Weights and optimiser are then as they were.
+    ///
+    /// # Errors
+    /// As [`Learner::update`].
+    pub fn update_while(
+        &mut self,
+        rows: &[&Example],
+        lr: f64,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Outcome>> {
         let objective = self.objective;
         let rows = &self.checked(rows)?;
         let smoothing = match objective {
@@ -98,6 +112,9 @@ impl Learner {
         let (mut loss, mut sloped) = (0.0, false);
         self.gradients.clear()?;
         for (pass, cut) in self.limit.cut(rows).into_iter().enumerate() {
+            if !go_on() {
+                return Ok(None);
+            }
             let batch = Batch::grouped(cut.iter().map(|&row| (rows[row].prompt_ids.as_slice(), rows[row].answers())))?
                 .with_dropout_seed(mix(mix(self.seed) ^ (u64::from(self.optimizer.steps()) << 32 | pass as u64)));
             let mut slopes = |group: usize, logps: &[f64]| {
@@ -139,7 +156,18 @@ impl Learner {
         } else {
             self.optimizer.step(&self.gradients, lr)?;
         }
-        Ok(outcome)
+        Ok(Some(outcome))
+    }
+
+    /// The name of a tensor that holds NaN or an infinity, trained or not.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn not_finite_from_the_start(&self) -> Result<Option<String>> {
+        Ok(match self.model.without_adapter().not_finite()? {
+            Some(name) => Some(name),
+            None => self.model.not_finite()?,
+        })
     }
 
     /// The gradients of the last update, clipped.

@@ -17,6 +17,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+mod held;
 pub mod learner;
 pub mod merge;
 pub mod metrics;

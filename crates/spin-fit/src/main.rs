@@ -8,13 +8,13 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::Watch;
-use spin_fit::error::is_bad_input;
+use spin_fit::error::{FitError, is_bad_input};
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::stage::{self, Options, Outcome};
-use spin_store::Store;
 use spin_store::graph::{Graph, ModelId};
 use spin_store::run::RunFile;
+use spin_store::{Store, StoreError};
 
 #[derive(Parser)]
 #[command(version, about = "Train the main player", after_help = after_help())]
@@ -38,6 +38,8 @@ fn after_help() -> String {
          objective = \"spin\"  with loss = \"logistic\", \"hinge\", \"exponential\" or \"correlation\"\n  \
          objective = \"dpo\"   with loss = \"sigmoid\" (and label_smoothing), \"hinge\" or \"ipo\"\n  \
          objective = \"sft\"   (and label_smoothing)\n\
+         A [[baseline]] with preferences = {{ path = \"…\" }} trains by spin or dpo on somebody's chosen and rejected \
+         answers.\n\
          Others: max_tokens_per_batch, dtype, recompute_every, on_nonfinite, eval_every, eval_rows, patience, \
          stop_margin, keep, the table lora; an unknown key is answered with the nearest one.\n\n\
          An adapter becomes whole weights by: spin-fit merge BASE ADAPTER OUT\n\n\
@@ -167,7 +169,10 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
     let graph = Graph::new(&run, &store);
     let id = match (&cli.target.baseline, cli.target.iteration) {
         (Some(name), _) => ModelId::Baseline(name.clone()),
-        (None, Some(t)) => ModelId::Iteration(t + 1),
+        (None, Some(t)) => {
+            run.check_iteration(t)?;
+            ModelId::Iteration(t + 1)
+        }
         (None, None) => ModelId::Iteration(0),
     };
     let options = Options { device: stage::device(&cli.device)?, peak_gflops: cli.peak_gflops };
@@ -177,7 +182,15 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
     if let Some(bar) = screen.bar.take() {
         bar.finish();
     }
-    match outcome? {
+    let outcome = match outcome {
+        // Not a failure: the work is being done.
+        Err(FitError::Store(error @ StoreError::Locked { .. })) => {
+            say(&format!("{}: {error}", screen.label));
+            return Ok(Exit::Again);
+        }
+        outcome => outcome?,
+    };
+    match outcome {
         Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
         Outcome::Made(artifact) => {
             let facts = &artifact.manifest.facts;
@@ -192,7 +205,7 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
             say(&format!("made {}: {updates} updates{skipped}{best}, {cost}", artifact.reference()));
         }
         Outcome::Stopped(place) => {
-            say(&format!("{}: stopped {place}, checkpointed; run it again", screen.label));
+            say(&format!("{}: stopped {place}; run it again", screen.label));
             return Ok(Exit::Again);
         }
     }

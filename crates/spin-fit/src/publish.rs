@@ -23,6 +23,7 @@ pub fn peft(lora: &spin_store::run::LoraConfig) -> LoraConfig {
         lora_dropout: lora.lora_dropout,
         target_modules: lora.target_modules.clone(),
         use_rslora: lora.use_rslora,
+        ..LoraConfig::default()
     }
 }
 
@@ -100,12 +101,14 @@ pub fn model(
         model.save_merged(dir)?;
         let adapter = dir.join(ADAPTER_DIR);
         std::fs::create_dir(&adapter).map_err(StoreError::io("create", &adapter))?;
-        model.save_adapter(&adapter, &start.reference(), Some(&start.manifest.content))?;
+        // The base by its content: a name says nothing about weights.
+        let base = format!("model@{}", short(&start.manifest.content));
+        model.save_adapter(&adapter, &base, Some(&start.manifest.content))?;
     } else {
         model.save(dir)?;
     }
     write(&dir.join("training_metrics.jsonl"), &json_lines(log.iter().map(|line| &line.update)))?;
-    write(&dir.join("README.md"), &model_card(recipe, start, &facts))?;
+    write(&dir.join("README.md"), &model_card(recipe, &facts))?;
     Ok(graph.store.publish(staged, recipe, facts, environment)?)
 }
 
@@ -133,19 +136,23 @@ pub(crate) fn is_companion(path: &str) -> bool {
     !made_here.contains(&path) && !path.contains('/') && !weights.iter().any(|end| path.ends_with(end))
 }
 
-fn model_card(recipe: &Recipe, start: &Artifact, facts: &Map<String, Value>) -> String {
+/// The first digits of a digest, as people write them.
+fn short(digest: &str) -> &str {
+    &digest[..digest.len().min(12)]
+}
+
+/// What a directory says about itself once it is away from its manifest.
+/// Names and version numbers are the store's and not the model's, so there
+/// are none: equal trainings give equal bytes in every run and every store.
+fn model_card(recipe: &Recipe, facts: &Map<String, Value>) -> String {
     let objective = recipe.params["fit"]["objective"].as_str().unwrap_or("unknown");
-    let parents: String =
-        recipe.parents.iter().map(|p| format!("- {}: `{}` ({})\n", p.role, p.reference, &p.content[..12])).collect();
+    let parents: String = recipe.parents.iter().map(|p| format!("- {}: `{}`\n", p.role, short(&p.content))).collect();
     let pretty = |v: &Value| serde_json::to_string_pretty(v).unwrap_or_default();
     format!(
-        "---\nlibrary_name: transformers\ntags:\n- spin\n- {objective}\n---\n\n# {}\n\nTrained from `{}` with objective \
-         `{objective}`, run `{}`. A model is scored after it is made: its scores are the artifact `scores/{}` of the \
-         same store.\n\n## Made from\n\n{parents}\n## Settings\n\n```json\n{}\n```\n\n## Facts\n\n```json\n{}\n```\n",
-        recipe.name,
-        start.reference(),
-        recipe.name.split('/').next().unwrap_or_default(),
-        recipe.name,
+        "---\nlibrary_name: transformers\ntags:\n- spin\n- {objective}\n---\n\n# A model trained by SPIN in Rust\n\n\
+         Trained with objective `{objective}`. A model is scored after it is made: its scores are an artifact of the \
+         store that it comes from.\n\n## Made from\n\nDigests of content, to be found with `spin-store ls`:\n\n\
+         {parents}\n## Settings\n\n```json\n{}\n```\n\n## Facts\n\n```json\n{}\n```\n",
         pretty(&recipe.params),
         pretty(&Value::Object(facts.clone())),
     )

@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 use spin_model::{Batch, CausalLm};
-use spin_store::graph::Graph;
 use spin_store::run::FitDtype;
 use spin_store::schema::{Pair, ReferenceRow, Row};
-use spin_store::{Artifact, table};
+use spin_store::work::Found;
+use spin_store::{Artifact, Store, table};
 
 use crate::batches::Limit;
 use crate::error::{FitError, Result};
+use crate::held::Held;
+use crate::watch::Watch;
 
 /// Pairs per part: what a restart may lose.
 const PAIRS_PER_PART: usize = 512;
@@ -85,57 +87,59 @@ pub fn read(reference: &Artifact, model: &Artifact, pairs: &Artifact, dtype: Fit
     Ok(ReferenceRow::read_all(reference)?)
 }
 
-/// Computes or reads back the reference of iteration `t`. `None` when a stop
-/// was asked for; the parts so far are kept.
+/// Computes the reference of `pairs` under `model`, as far as it is not in the
+/// work directory, and publishes it. `None` when a stop was asked for; the
+/// parts so far are kept.
 ///
 /// # Errors
 /// When an answer does not fit the model, or the disk is full.
 pub fn run(
-    graph: &Graph<'_>,
-    t: usize,
+    store: &Store,
+    held: &Held,
     model: &CausalLm,
     pairs: &[Pair],
+    limit: Limit,
     stop: &AtomicBool,
-    environment: &dyn Fn() -> Map<String, Value>,
-    on_progress: &mut dyn FnMut(u64, u64),
+    watch: &mut dyn Watch,
 ) -> Result<Option<Artifact>> {
-    let recipe = graph.reference_recipe(t)?;
-    let identity = recipe.identity();
-    if let Some(found) = graph.store.find(&recipe)? {
-        graph.store.discard_work(&identity)?;
-        return Ok(Some(found));
-    }
-    let limit = Limit::of(&graph.run.fit_at(t)?);
-    let work = graph.store.work(&identity)?;
-    let _lock = work.lock("lock")?;
-    // Another process may have finished between the look and the lock.
-    if let Some(found) = graph.store.find(&recipe)? {
-        graph.store.discard_work(&identity)?;
-        return Ok(Some(found));
-    }
-    let mut parts = Vec::new();
+    let mut names = Vec::new();
     for (i, chunk) in pairs.chunks(PAIRS_PER_PART).enumerate() {
-        let mut go_on = |done: usize| {
-            on_progress((i * PAIRS_PER_PART + done) as u64, pairs.len() as u64);
-            !stop.load(Ordering::Relaxed)
-        };
         let name = table::part_name(i);
-        let path = work.path(&name);
-        if !(work.has(&name) && ReferenceRow::read_part(&path).is_ok_and(|rows| rows.len() == chunk.len())) {
-            let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else { return Ok(None) };
-            ReferenceRow::write_part(&path, &rows, &identity, i)?;
+        let found = held.work.read_part::<ReferenceRow>(&name, i)?;
+        match found.check(|part| same_rows(chunk, &part.rows), "it is of other pairs") {
+            Found::Whole(_) => {}
+            unusable => {
+                if let Found::Unusable(why) = unusable {
+                    watch.note(&format!("{} is computed again: {why}", held.work.path(&name).display()));
+                }
+                let mut go_on = |done: usize| {
+                    watch.reference((i * PAIRS_PER_PART + done) as u64, pairs.len() as u64);
+                    !stop.load(Ordering::Relaxed)
+                };
+                let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else { return Ok(None) };
+                held.work.write_part(&name, i, &rows, &Value::Null)?;
+            }
         }
-        parts.push((name, path));
+        names.push(name);
     }
-    let staged = graph.store.staging()?;
-    for (name, path) in parts {
-        std::fs::copy(&path, staged.path().join(name)).map_err(spin_store::StoreError::io("copy", &path))?;
+    let staged = store.staging()?;
+    for name in names {
+        match held.work.copy_part(&name, &staged.path().join(&name))? {
+            Found::Whole(()) => {}
+            Found::Absent => return Err(FitError::Part { path: held.work.path(&name), why: "it is gone".into() }),
+            Found::Unusable(why) => return Err(FitError::Part { path: held.work.path(&name), why }),
+        }
     }
     let mut facts = Map::new();
     facts.insert("pairs".into(), json!(pairs.len()));
-    let artifact = graph.store.publish(staged, &recipe, facts, environment())?;
-    graph.store.discard_work(&identity)?;
+    let artifact = store.publish(staged, &held.recipe, facts, watch.environment())?;
+    store.discard_work(&held.recipe.identity())?;
     Ok(Some(artifact))
+}
+
+fn same_rows(pairs: &[Pair], rows: &[ReferenceRow]) -> bool {
+    let of_pairs = pairs.iter().map(|p| (&p.row_id, p.iteration, p.sample_index));
+    of_pairs.eq(rows.iter().map(|r| (&r.row_id, r.iteration, r.sample_index)))
 }
 
 /// One part. A row's real answer stands in many pairs and is computed once,

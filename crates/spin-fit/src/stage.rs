@@ -1,5 +1,7 @@
 //! The stage: what is trained on what, and what is published.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
@@ -10,9 +12,11 @@ use spin_store::run::{FitConfig, FitDtype, Init, Objective};
 use spin_store::schema::{Demonstration, Pair, Row};
 use spin_store::{Artifact, Recipe, StoreError};
 
+use crate::batches::Limit;
 use crate::checkpoint::Settings;
 use crate::data::{self, Example};
 use crate::error::{FitError, Result};
+use crate::held::{self, Held, Taken};
 use crate::metrics::{events, flops};
 use crate::publish;
 use crate::reference;
@@ -26,7 +30,7 @@ pub enum Outcome {
     Found(Artifact),
     /// The model is published.
     Made(Artifact),
-    /// A stop was asked for; the work so far is kept.
+    /// A stop was asked for, at this place; the work so far is kept.
     Stopped(String),
 }
 
@@ -64,9 +68,12 @@ pub struct Options {
 /// Trains a model of the run unless it is there: θ0 (`Iteration(0)`, by SFT),
 /// the main player of iteration t (`Iteration(t + 1)`), or a baseline.
 ///
+/// Whatever the run file, the rows and the model's configuration can refuse
+/// is refused before weights are loaded.
+///
 /// # Errors
 /// Missing inputs, bad rows, a loss that is not finite, a full disk. The last
-/// checkpoint is kept.
+/// checkpoint is kept. [`StoreError::Locked`] when another process is at it.
 pub fn run(
     graph: &Graph<'_>,
     id: &ModelId,
@@ -74,70 +81,71 @@ pub fn run(
     stop: &AtomicBool,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
-    let (start, pairs) = match id {
-        ModelId::Iteration(0) => (graph.base()?, None),
-        ModelId::Iteration(next) => {
-            let t = next - 1;
-            graph.run.check_iteration(t)?;
-            (graph.model(&ModelId::Iteration(t))?, Some((t, graph.pairs(t)?)))
-        }
-        ModelId::Baseline(name) => {
-            let from = graph.run.baseline_named(name)?.from;
-            (graph.model(&ModelId::Iteration(from))?, None)
-        }
+    let config = graph.fit_of(id)?;
+    // An adapter to start from is there.
+    graph.training_params(id)?;
+    let start = graph.start_of(id)?;
+    let pairs = match graph.trained_on(id)? {
+        Some(of) => Some((graph.pairs_of(&of)?, of)),
+        None => None,
     };
-    // The reference comes first: the main player's recipe names it.
-    let mut loaded = None;
-    if let Some((t, pairs)) = &pairs
-        && graph.store.find(&graph.reference_recipe(*t)?)?.is_none()
-    {
-        start.verify()?;
-        let rows = read_pairs(pairs, &start)?;
-        let model = load(&start, graph, &graph.run.fit_at(*t)?, false, &options.device)?;
-        watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), start.reference()));
-        let environment = watch.environment();
-        let made =
-            reference::run(graph, *t, &model, &rows, stop, &|| environment.clone(), &mut |d, n| watch.reference(d, n))?;
-        if made.is_none() {
-            return Ok(Outcome::Stopped("during the reference pass".into()));
-        }
-        loaded = Some((model, rows));
-    }
-    let Some(recipe) = graph.model_recipe(id)? else {
-        return Err(StoreError::run(&graph.run.path, "has no [sft] table: θ0 is the model as it is").into());
+    // The reference comes first: the model's recipe names it.
+    let reference = match &pairs {
+        Some((_, of)) => match held::take(graph.store, graph.reference_recipe_of(of)?)? {
+            Taken::Found(_) => None,
+            Taken::Held(held) => Some(held),
+        },
+        None => None,
     };
-    let identity = recipe.identity();
-    if let Some(found) = graph.store.find(&recipe)? {
-        graph.store.discard_work(&identity)?;
-        return Ok(Outcome::Found(found));
-    }
+    let mut training = match &reference {
+        Some(_) => None,
+        None => match held::take(graph.store, recipe_of(graph, id)?)? {
+            Taken::Found(found) => return Ok(Outcome::Found(*found)),
+            Taken::Held(held) => Some(held),
+        },
+    };
     start.verify()?;
-    let work = graph.store.work(&identity)?;
-    let _lock = work.lock("lock")?;
-    // Another process may have finished between the look and the lock.
-    if let Some(found) = graph.store.find(&recipe)? {
-        graph.store.discard_work(&identity)?;
-        return Ok(Outcome::Found(found));
-    }
-    let config = config_of(graph, id)?;
-    let random = matches!(id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
-    let (loaded_model, rows) = loaded.unzip();
     let mut facts = Map::new();
-    let (examples, table) = match &pairs {
-        Some((t, artifact)) => {
-            let rows = rows.map_or_else(|| read_pairs(artifact, &start), Ok)?;
-            let reference = reference::read(&graph.reference(*t)?, &start, artifact, config.dtype)?;
-            let mut examples = data::of_pairs(rows, &reference, &artifact.reference())?;
+    let rows = match &pairs {
+        Some((artifact, _)) => Rows::Pairs(read_pairs(artifact, &start)?, artifact.reference()),
+        None => demonstrations(graph, &start, &mut facts)?,
+    };
+    rows.check(&config, &facts)?;
+    check_adapter(graph, &config)?;
+
+    let random = matches!(id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
+    let model = load(&start, graph, &config, random, &options.device)?;
+    if let (Some(held), Rows::Pairs(rows, _)) = (&reference, &rows) {
+        // What the adapter's settings ask for is there, too.
+        adapted(&model, &config, graph, &start, 0)?;
+        watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), start.reference()));
+        if reference::run(graph.store, held, &model, rows, Limit::of(&config), stop, watch)?.is_none() {
+            return Ok(Outcome::Stopped("during the reference pass; the parts that are done are kept".into()));
+        }
+    }
+    drop(reference);
+    if training.is_none() {
+        match held::take(graph.store, recipe_of(graph, id)?)? {
+            Taken::Found(found) => return Ok(Outcome::Found(*found)),
+            Taken::Held(held) => training = Some(held),
+        }
+    }
+    let Some(Held { recipe, work, .. }) = &training else { unreachable!("taken above") };
+
+    let examples = match (rows, &pairs) {
+        (Rows::Pairs(rows, table), Some((artifact, of))) => {
+            let reference = reference::read(&graph.reference_of(of)?, &start, artifact, config.dtype)?;
+            let mut examples = data::of_pairs(rows, &reference, &table)?;
             if config.objective == Objective::Sft {
                 examples.iter_mut().for_each(|e| e.opponent = None);
             }
-            (examples, artifact.reference())
+            examples
         }
-        None => demonstrations(graph, &start, &mut facts)?,
+        (Rows::Pairs(..), None) => unreachable!("pairs come from pairs"),
+        (Rows::Examples(examples, _), _) => examples,
     };
-    let model = loaded_model.map_or_else(|| load(&start, graph, &config, random, &options.device), Ok)?;
-    let model = adapted(model, &config, graph, &start, &recipe)?;
-    let (examples, held_out) = split(examples, &config, &table, &mut facts)?;
+    let model = adapted(&model, &config, graph, &start, seed_of(recipe))?;
+    let (examples, held_out) = split(examples, &config, &mut facts);
     watch.note(&format!(
         "{} rows, {} held out, {} parameters, {} of them trained, objective {}",
         examples.len(),
@@ -164,20 +172,31 @@ pub fn run(
         seed: graph.run.seed,
         updates: recipe.params["updates"].as_u64().unwrap_or(0) as usize,
     };
-    let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings_of(&recipe))?;
+    let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings_of(recipe))?;
     match trainer.run(stop, watch)? {
-        End::Stopped(update) => Ok(Outcome::Stopped(format!("after update {update}"))),
+        End::Stopped(0) => Ok(Outcome::Stopped("before the end of the first update".into())),
+        End::Stopped(update) => Ok(Outcome::Stopped(format!("after update {update}, checkpointed"))),
         End::Finished(summary) => {
             publish::add_facts(&mut facts, &summary, examples.len());
             // Before the model: with the model there, nothing would be made
             // any more.
-            publish::metrics(graph, &recipe, &summary.log, &facts, watch.environment())?;
+            publish::metrics(graph, recipe, &summary.log, &facts, watch.environment())?;
             let environment = watch.environment();
-            let artifact = publish::model(graph, &recipe, trainer.model(), &start, &summary.log, facts, environment)?;
-            graph.store.discard_work(&identity)?;
+            let artifact = publish::model(graph, recipe, trainer.model(), &start, &summary.log, facts, environment)?;
+            graph.store.discard_work(&recipe.identity())?;
             Ok(Outcome::Made(artifact))
         }
     }
+}
+
+fn recipe_of(graph: &Graph<'_>, id: &ModelId) -> Result<Recipe> {
+    Ok(graph.model_recipe(id)?.expect("a model that is not trained was refused"))
+}
+
+/// The seed of a new adapter. It follows from all that decides the training,
+/// and from nothing else: not from the run's name.
+fn seed_of(recipe: &Recipe) -> u64 {
+    u64::from_str_radix(&recipe.identity()[..16], 16).expect("a digest in hexadecimal")
 }
 
 /// The settings that a checkpoint of a recipe belongs to: all that decides
@@ -193,14 +212,6 @@ pub fn settings_of(recipe: &Recipe) -> Settings {
     Settings::of(&value)
 }
 
-fn config_of(graph: &Graph<'_>, id: &ModelId) -> Result<FitConfig> {
-    Ok(match id {
-        ModelId::Iteration(0) => graph.run.sft.clone().expect("checked by the recipe"),
-        ModelId::Iteration(next) => graph.run.fit_at(next - 1)?,
-        ModelId::Baseline(name) => graph.run.baseline_fit(graph.run.baseline_named(name)?)?,
-    })
-}
-
 fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool, device: &Device) -> Result<CausalLm> {
     let dtype = match config.dtype {
         FitDtype::F32 => DType::F32,
@@ -213,32 +224,62 @@ fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool, d
     Ok(model.with_recompute(config.recompute_every))
 }
 
+/// Checks an adapter to start from as far as that goes without weights.
+fn check_adapter(graph: &Graph<'_>, config: &FitConfig) -> Result<()> {
+    let Some((lora, from)) = config.lora.as_ref().and_then(|lora| Some((lora, lora.from.as_ref()?))) else {
+        return Ok(());
+    };
+    let dir = graph.run.resolve(from);
+    let path = dir.join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+    let found = spin_model::LoraConfig::from_json(&text, &path.display().to_string())?;
+    let wanted = publish::peft(lora);
+    if found.r == wanted.r && found.scale() == wanted.scale() { Ok(()) } else { Err(other_adapter(&dir, &found)) }
+}
+
+fn other_adapter(dir: &Path, found: &spin_model::LoraConfig) -> FitError {
+    FitError::OtherAdapter { path: dir.display().to_string(), found: found.to_json("").replace('\n', " ") }
+}
+
 /// The model with the adapter that is trained instead of its weights, if the
 /// configuration has one. The reference was computed without it.
-fn adapted(
-    model: CausalLm,
-    config: &FitConfig,
-    graph: &Graph<'_>,
-    start: &Artifact,
-    recipe: &Recipe,
-) -> Result<CausalLm> {
-    let Some(lora) = &config.lora else { return Ok(model) };
+fn adapted(model: &CausalLm, config: &FitConfig, graph: &Graph<'_>, start: &Artifact, seed: u64) -> Result<CausalLm> {
+    let Some(lora) = &config.lora else { return Ok(model.clone()) };
     let wanted = publish::peft(lora);
-    let Some(from) = &lora.from else {
-        // A model's adapters differ from iteration to iteration.
-        let name = recipe
-            .name
-            .bytes()
-            .fold(graph.run.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        return Ok(model.with_new_adapter(&wanted, name)?);
-    };
+    let Some(from) = &lora.from else { return Ok(model.with_new_adapter(&wanted, seed)?) };
     let dir = graph.run.resolve(from);
     let model = model.load_adapter(&dir, Some(&start.manifest.content))?;
     match model.adapter() {
-        Some(found) if !model.adapter_is(&wanted) => {
-            Err(FitError::OtherAdapter { path: dir.display().to_string(), found: found.to_json("").replace('\n', " ") })
-        }
+        Some(found) if !model.adapter_is(&wanted) => Err(other_adapter(&dir, found)),
         _ => Ok(model),
+    }
+}
+
+/// What is trained on, and the table it is from.
+enum Rows {
+    /// Pairs, without their reference yet.
+    Pairs(Vec<Pair>, String),
+    /// Rows of a supervised training.
+    Examples(Vec<Example>, String),
+}
+
+impl Rows {
+    /// Checks that something is left to train on.
+    fn check(&self, config: &FitConfig, facts: &Map<String, Value>) -> Result<()> {
+        let (ids, table): (BTreeSet<&str>, _) = match self {
+            Rows::Pairs(rows, table) => (rows.iter().map(|p| p.row_id.as_str()).collect(), table),
+            Rows::Examples(rows, table) => (rows.iter().map(|e| e.row_id.as_str()).collect(), table),
+        };
+        let held_out = if config.eval_every > 0 { config.eval_rows } else { 0 };
+        if ids.len() > held_out {
+            return Ok(());
+        }
+        let dropped = facts.get("dropped_over_length").map_or_else(String::new, |n| format!(", {n} too long"));
+        Err(FitError::NoRows {
+            table: table.clone(),
+            why: format!("{} rows fit{dropped}, {held_out} are to be held out", ids.len()),
+            remedy: if ids.is_empty() { "raise template.max_length" } else { "lower eval_rows" }.into(),
+        })
     }
 }
 
@@ -251,11 +292,7 @@ fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>> {
 }
 
 /// Rows of a supervised training, and the table they are from.
-fn demonstrations(
-    graph: &Graph<'_>,
-    start: &Artifact,
-    facts: &mut Map<String, Value>,
-) -> Result<(Vec<Example>, String)> {
+fn demonstrations(graph: &Graph<'_>, start: &Artifact, facts: &mut Map<String, Value>) -> Result<Rows> {
     let artifact = graph.demonstrations(Split::Train)?;
     let config = ModelConfig::load(&start.dir)?;
     let codec = spin_text::codec_of(graph, &start.dir)?;
@@ -265,31 +302,15 @@ fn demonstrations(
     let rows = Demonstration::read_all(&artifact)?;
     let (examples, dropped) = data::of_demonstrations(&rows, &codec, template, context, &artifact.reference())?;
     facts.insert("dropped_over_length".into(), json!(dropped));
-    Ok((examples, artifact.reference()))
+    Ok(Rows::Examples(examples, artifact.reference()))
 }
 
 /// Rows to train on and rows held out.
-fn split(
-    examples: Vec<Example>,
-    config: &FitConfig,
-    table: &str,
-    facts: &mut Map<String, Value>,
-) -> Result<(Vec<Example>, Vec<Example>)> {
-    let all = examples.len();
-    let (examples, held_out) = match config.eval_every {
-        0 => (examples, Vec::new()),
-        _ => data::hold_out(examples, config.eval_rows),
-    };
-    if config.eval_every > 0 {
-        facts.insert("held_out".into(), json!(held_out.len()));
+fn split(examples: Vec<Example>, config: &FitConfig, facts: &mut Map<String, Value>) -> (Vec<Example>, Vec<Example>) {
+    if config.eval_every == 0 {
+        return (examples, Vec::new());
     }
-    if examples.is_empty() {
-        let dropped = facts.get("dropped_over_length").map_or_else(String::new, |n| format!(", {n} too long"));
-        return Err(FitError::NoRows {
-            table: table.into(),
-            why: format!("{all} rows fit{dropped}, {} held out", held_out.len()),
-            remedy: "raise template.max_length or lower eval_rows".into(),
-        });
-    }
-    Ok((examples, held_out))
+    let (examples, held_out) = data::hold_out(examples, config.eval_rows);
+    facts.insert("held_out".into(), json!(held_out.len()));
+    (examples, held_out)
 }

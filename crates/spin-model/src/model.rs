@@ -50,18 +50,33 @@ impl CausalLm {
     /// Reads a Hugging Face directory (`config.json` with `model.safetensors`
     /// or its shards), converting the weights to `dtype`.
     ///
+    /// What `torch.compile` and data parallelism put before the names of
+    /// tensors is taken off where the rest fits.
+    ///
     /// # Errors
     ///
-    /// If a file is absent or malformed, the architecture is not supported, or
-    /// a tensor is missing, unexpected or of the wrong shape.
+    /// If a file is absent or malformed, the architecture is not supported, a
+    /// tensor is missing, unexpected, of the wrong shape or holds NaN or an
+    /// infinity, or a tensor that is not used is not equal to what stands for
+    /// it.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
-        let tied = config.tie_word_embeddings;
-        // Old checkpoints store the rotary frequencies, and some the tied
-        // output projection; both are functions of what is read.
-        let ignorable = |name: &str| name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
-        let tensors = weights::read_dir(dir, &config.param_shapes(), ignorable, device, dtype)?;
+        let tensors = weights::read_model(dir, &config, device, dtype)?;
         Self::from_tensors(config, tensors, device, dtype)
+    }
+
+    /// Whether [`CausalLm::load`] would read a directory, as far as can be told
+    /// without reading the weights: its configuration, and the names, shapes
+    /// and types of its tensors. Programs that leave the reading to another
+    /// library ask this first.
+    ///
+    /// # Errors
+    ///
+    /// As [`CausalLm::load`].
+    pub fn check_dir(dir: &Path) -> Result<ModelConfig> {
+        let config = ModelConfig::load(dir)?;
+        weights::check_model(dir, &config)?;
+        Ok(config)
     }
 
     /// Makes a model with fresh f32 weights: normal with standard deviation
@@ -74,8 +89,12 @@ impl CausalLm {
     ///
     /// If the device cannot hold the weights.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        let shapes = config.param_shapes();
+        let numbers = |shape: &[usize]| shape.iter().fold(1_usize, |all, size| all.saturating_mul(*size));
+        let bytes = shapes.iter().fold(0_usize, |all, (_, shape)| all.saturating_add(numbers(shape).saturating_mul(4)));
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| Error::Memory { bytes })?;
         let mut tensors = BTreeMap::new();
-        for (name, shape) in config.param_shapes() {
+        for (name, shape) in shapes {
             let len = shape.iter().product();
             let values = if name.ends_with("bias") {
                 vec![0.0; len]
@@ -294,10 +313,7 @@ impl CausalLm {
     /// If the tensor operation fails.
     pub fn not_finite(&self) -> Result<Option<String>> {
         for (name, var) in self.trainable() {
-            // NaN and infinities survive being added up; finite weights cannot
-            // reach an infinity in f32 this way unless they are as good as lost.
-            let sum = var.as_detached_tensor().to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
-            if !sum.is_finite() {
+            if !weights::is_finite(&var.as_detached_tensor())? {
                 return Ok(Some(name.clone()));
             }
         }
@@ -309,8 +325,8 @@ impl CausalLm {
     ///
     /// # Errors
     ///
-    /// If a tensor is missing, unexpected or of the wrong shape; the weights
-    /// are then as they were.
+    /// If a tensor is missing, unexpected, of the wrong shape or not finite; the
+    /// weights are then as they were.
     pub fn set_trainable(&self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         let problem = |tensor: &str, message: String| Error::Tensor {
             path: "the weights to restore".to_owned(),
@@ -329,6 +345,9 @@ impl CausalLm {
                     name,
                     format!("has shape {:?} where the model has {:?}", tensor.dims(), var.dims()),
                 ));
+            }
+            if !weights::is_finite(tensor)? {
+                return Err(problem(name, "holds NaN or an infinity".to_owned()));
             }
             converted.push((var, tensor.to_device(&self.device)?.to_dtype(var.dtype())?));
         }

@@ -37,6 +37,17 @@ pub enum PairError {
         /// Counts by reason.
         drops: String,
     },
+    /// Nothing is left of a preference set.
+    #[error(
+        "no pair is left of {table} ({drops}): raise template.max_length, or give a set whose two answers to a prompt \
+         differ"
+    )]
+    NoPreferences {
+        /// The preference set.
+        table: String,
+        /// Counts by reason.
+        drops: String,
+    },
 }
 
 /// For a program's exit code: whether the input is to blame.

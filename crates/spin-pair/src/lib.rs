@@ -1,4 +1,5 @@
-//! Pairing: demonstrations joined with the samples of a window of iterations.
+//! Pairing: demonstrations joined with the samples of a window of iterations,
+//! or the chosen and rejected answers of a preference set.
 //!
 //! What cannot teach is dropped and *counted by reason*: an answer without
 //! tokens of its own, an answer identical to the human's (its gradient is
@@ -7,6 +8,7 @@
 
 pub mod error;
 pub mod join;
+pub mod preferences;
 pub mod stage;
 
 pub use error::{PairError, Result};

@@ -5,19 +5,29 @@ use std::process::ExitCode;
 use clap::Parser;
 use spin_cli::{Exit, say};
 use spin_pair::error::is_bad_input;
-use spin_pair::stage;
+use spin_pair::{preferences, stage};
 use spin_store::Store;
 use spin_store::graph::Graph;
 use spin_store::run::RunFile;
 
 #[derive(Parser)]
-#[command(version, about = "Pair human answers with the opponent's", after_help = spin_cli::EXIT_CODES)]
+#[command(version, about = "Pair human answers with the opponent's, or chosen with rejected ones", after_help = spin_cli::EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     run: spin_cli::RunArgs,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Target {
     /// The iteration to pair for
     #[arg(long)]
-    iteration: usize,
+    iteration: Option<usize>,
+    /// Pair the answers of this [[baseline]]'s preference set
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -25,7 +35,11 @@ fn main() -> ExitCode {
     spin_cli::run(is_bad_input, || {
         let run = RunFile::load(&cli.run.run, &cli.run.set)?;
         let store = Store::open(&run.store_dir())?;
-        let (artifact, made) = stage::run(&Graph::new(&run, &store), cli.iteration, spin_cli::environment())?;
+        let graph = Graph::new(&run, &store);
+        let (artifact, made) = match &cli.target.baseline {
+            Some(baseline) => preferences::run(&graph, baseline, spin_cli::environment())?,
+            None => stage::run(&graph, cli.target.iteration.unwrap_or_default(), spin_cli::environment())?,
+        };
         if made {
             let fates = &artifact.manifest.facts["fates"];
             say(&format!(

@@ -1,10 +1,12 @@
 //! The stage: tokenise the demonstrations, join, publish.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use spin_store::graph::{Graph, ModelId, Split};
 use spin_store::run::Prompt;
 use spin_store::schema::{Demonstration, Message, Pair, Row};
-use spin_store::{Artifact, ModelShape, table};
+use spin_store::{Artifact, ModelShape, Recipe, table};
 use spin_text::TextError;
 
 use crate::error::{PairError, Result};
@@ -54,15 +56,9 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     let joined = join::join(&real, &tables, codec.eos_ids(), template.max_length)?;
     let samples: u64 = joined.counts.values().sum();
     if joined.pairs.is_empty() {
-        let drops: Vec<String> = joined.counts.iter().map(|(k, v)| format!("{k} {v}")).collect();
-        return Err(PairError::NothingLeft { samples, drops: drops.join(", ") });
+        return Err(PairError::NothingLeft { samples, drops: drops(&joined.counts) });
     }
-
-    let staged = graph.store.staging()?;
-    for (i, chunk) in joined.pairs.chunks(ROWS_PER_PART).enumerate() {
-        let rows: Vec<Pair> = chunk.iter().map(|j| pair(j, &real[j.row], &demonstrations[j.row])).collect();
-        Pair::write_part(&staged.path().join(table::part_name(i)), &rows, &recipe.identity(), i)?;
-    }
+    let pairs = joined.pairs.iter().map(|j| pair(j, &real[j.row], &demonstrations[j.row]));
     let mut facts = Map::new();
     facts.insert("samples".into(), json!(samples));
     facts.insert("fates".into(), json!(joined.counts));
@@ -70,7 +66,30 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     // The natural stopping signal of the game: an opponent that says what the
     // human said leaves nothing to tell apart.
     facts.insert("identical_share".into(), json!(joined.counts["identical"] as f64 / samples.max(1) as f64));
-    Ok((graph.store.publish(staged, &recipe, facts, environment)?, true))
+    Ok((publish(graph, &recipe, pairs, facts, environment)?, true))
+}
+
+/// Counts by reason, for a message.
+pub(crate) fn drops(counts: &BTreeMap<String, u64>) -> String {
+    counts.iter().map(|(fate, count)| format!("{fate} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Publishes pairs in parts, with one part in memory.
+pub(crate) fn publish(
+    graph: &Graph<'_>,
+    recipe: &Recipe,
+    pairs: impl Iterator<Item = Pair>,
+    facts: Map<String, Value>,
+    environment: Map<String, Value>,
+) -> Result<Artifact> {
+    let staged = graph.store.staging()?;
+    let (mut pairs, mut part) = (pairs.peekable(), 0);
+    while pairs.peek().is_some() {
+        let rows: Vec<Pair> = pairs.by_ref().take(ROWS_PER_PART).collect();
+        Pair::write_part(&staged.path().join(table::part_name(part)), &rows, &recipe.identity(), part)?;
+        part += 1;
+    }
+    Ok(graph.store.publish(staged, recipe, facts, environment)?)
 }
 
 fn pair(joined: &Joined, real: &RealAnswer, demonstration: &Demonstration) -> Pair {

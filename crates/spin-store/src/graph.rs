@@ -6,6 +6,8 @@
 //! whatever else lies in the store under the same name, and an absent
 //! artifact is answered with the command that makes it.
 
+mod pairs;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,8 @@ use crate::manifest::StageId;
 use crate::run::{FitConfig, RunFile, SampleConfig, as_params};
 use crate::store::{Artifact, Recipe, Store};
 
+pub use pairs::PairsOf;
+
 /// Behaviour versions: raise one when a stage makes something else of the
 /// same inputs.
 pub mod stage_version {
@@ -29,7 +33,7 @@ pub mod stage_version {
     /// `spin-pair`.
     pub const PAIR: u32 = 1;
     /// `spin-fit`.
-    pub const FIT: u32 = 3;
+    pub const FIT: u32 = 4;
     /// The reference pass of `spin-fit`.
     pub const REFERENCE: u32 = 3;
     /// `spin-bench`.
@@ -116,7 +120,7 @@ pub struct Graph<'a> {
 fn fit_params(run: &RunFile, fit: &FitConfig) -> Result<Value> {
     let mut params = as_params(fit);
     let table = params.as_object_mut().expect("a table");
-    for key in ["checkpoint_every", "recompute_every"] {
+    for key in ["checkpoint_every", "checkpoint_minutes", "recompute_every"] {
         table.remove(key);
     }
     // A default spelled out is the same training.
@@ -294,38 +298,40 @@ impl<'a> Graph<'a> {
         }
     }
 
+    /// What the run file says about a model's training, as far as it decides
+    /// numbers; an adapter to start from counts by its content.
+    ///
+    /// # Errors
+    /// When the run trains no such model, or the adapter cannot be read.
+    pub fn training_params(&self, model: &ModelId) -> Result<Value> {
+        fit_params(self.run, &self.fit_of(model)?)
+    }
+
     /// Recipe of a model; `None` when it is the base model as it is.
     ///
     /// # Errors
     /// When something it is made from is missing.
     pub fn model_recipe(&self, model: &ModelId) -> Result<Option<Recipe>> {
         let mut params = json!({"seed": self.run.seed, "template": self.template_params()?});
-        let parents = match model {
-            ModelId::Iteration(0) => {
-                let Some(sft) = &self.run.sft else { return Ok(None) };
-                params["fit"] = fit_params(self.run, sft)?;
-                params["init"] = as_params(&self.run.model.init);
-                vec![self.base()?.as_parent("model"), self.demonstrations(Split::Train)?.as_parent("demonstrations")]
-            }
-            ModelId::Iteration(next) => {
-                let t = next - 1;
-                params["fit"] = fit_params(self.run, &self.run.fit_at(t)?)?;
-                vec![
-                    self.model(&ModelId::Iteration(t))?.as_parent("model"),
-                    self.pairs(t)?.as_parent("pairs"),
-                    self.reference(t)?.as_parent("reference"),
-                ]
-            }
+        if *model == ModelId::Iteration(0) && self.run.sft.is_none() {
+            return Ok(None);
+        }
+        params["fit"] = self.training_params(model)?;
+        match model {
+            ModelId::Iteration(0) => params["init"] = as_params(&self.run.model.init),
+            ModelId::Iteration(_) => {}
             ModelId::Baseline(name) => {
-                let baseline = self.run.baseline_named(name)?;
-                params["fit"] = fit_params(self.run, &self.run.baseline_fit(baseline)?)?;
-                params["updates"] = json!(self.matched_updates(baseline.match_iterations)?);
-                vec![
-                    self.model(&ModelId::Iteration(baseline.from))?.as_parent("model"),
-                    self.demonstrations(Split::Train)?.as_parent("demonstrations"),
-                ]
+                params["updates"] = json!(self.matched_updates(self.run.baseline_named(name)?.match_iterations)?);
             }
-        };
+        }
+        let mut parents = vec![self.start_of(model)?.as_parent("model")];
+        match self.trained_on(model)? {
+            None => parents.push(self.demonstrations(Split::Train)?.as_parent("demonstrations")),
+            Some(pairs) => {
+                parents.push(self.pairs_of(&pairs)?.as_parent("pairs"));
+                parents.push(self.reference_of(&pairs)?.as_parent("reference"));
+            }
+        }
         Ok(Some(Recipe {
             kind: Kind::Model,
             name: self.name(model),
@@ -445,64 +451,6 @@ impl<'a> Graph<'a> {
     pub fn window(&self, t: usize) -> Result<std::ops::RangeInclusive<usize>> {
         let window = self.run.pair_at(t)?.window as usize;
         Ok((t + 1).saturating_sub(window)..=t)
-    }
-
-    /// Recipe of the pairs of iteration `t`.
-    ///
-    /// # Errors
-    /// When samples or demonstrations are missing.
-    pub fn pairs_recipe(&self, t: usize) -> Result<Recipe> {
-        let mut parents = vec![
-            self.demonstrations(Split::Train)?.as_parent("demonstrations"),
-            self.model(&ModelId::Iteration(t))?.as_parent("tokenizer"),
-        ];
-        for i in self.window(t)? {
-            parents.push(self.samples(i)?.as_parent(&format!("samples iter-{i}")));
-        }
-        Ok(Recipe {
-            kind: Kind::Pairs,
-            name: self.name(ModelId::Iteration(t)),
-            stage: Self::stage("spin-pair", stage_version::PAIR),
-            params: json!({"pair": as_params(&self.run.pair_at(t)?), "template": self.template_params()?}),
-            parents,
-        })
-    }
-
-    /// The pairs of iteration `t`.
-    ///
-    /// # Errors
-    /// When they, or something before them, are missing.
-    pub fn pairs(&self, t: usize) -> Result<Artifact> {
-        let command = self.command("spin-pair", &ModelId::Iteration(t).flags());
-        self.found(format!("pairs {t}"), || self.pairs_recipe(t), command)
-    }
-
-    /// Recipe of the opponent's log-probabilities of the pairs of `t`.
-    ///
-    /// # Errors
-    /// When the opponent or the pairs are missing.
-    pub fn reference_recipe(&self, t: usize) -> Result<Recipe> {
-        let fit = self.run.fit_at(t)?;
-        Ok(Recipe {
-            kind: Kind::Reference,
-            name: self.name(ModelId::Iteration(t)),
-            stage: Self::stage("spin-fit reference", stage_version::REFERENCE),
-            params: json!({
-                "dtype": fit.dtype.name(),
-                "micro_batch_size": fit.micro_batch_size,
-                "max_tokens_per_batch": fit.max_tokens_per_batch,
-            }),
-            parents: vec![self.model(&ModelId::Iteration(t))?.as_parent("model"), self.pairs(t)?.as_parent("pairs")],
-        })
-    }
-
-    /// The opponent's log-probabilities of the pairs of `t`.
-    ///
-    /// # Errors
-    /// When they, or something before them, are missing.
-    pub fn reference(&self, t: usize) -> Result<Artifact> {
-        let command = self.command("spin-fit", &ModelId::Iteration(t).flags());
-        self.found(format!("reference {t}"), || self.reference_recipe(t), command)
     }
 
     /// Recipe of a model's scores. The held-out pairs of the preference task
@@ -625,7 +573,11 @@ impl<'a> Graph<'a> {
             }
         }
         for baseline in &self.run.baseline {
-            push(&["spin-fit"], ModelId::Baseline(baseline.name.clone()).flags());
+            let flags = ModelId::Baseline(baseline.name.clone()).flags();
+            if baseline.preferences.is_some() {
+                push(&["spin-pair"], flags.clone());
+            }
+            push(&["spin-fit"], flags);
         }
         if self.run.data.is_some() {
             for model in self.models() {

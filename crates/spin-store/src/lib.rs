@@ -11,7 +11,8 @@
 //! - [`table`] and [`schema`] read and write the Parquet parts;
 //! - [`work`] holds unfinished work so that a killed stage carries on;
 //! - [`audit`] verifies and draws lineage;
-//! - [`import`] brings demonstrations and models in;
+//! - [`records`] reads the files that people have, [`import`] brings
+//!   demonstrations, preferences and models in;
 //! - [`run`] is the run file, [`graph`] the artifacts it stands for.
 
 pub mod artifact;
@@ -24,6 +25,7 @@ pub mod import;
 pub mod kind;
 pub mod manifest;
 mod publish;
+pub mod records;
 pub mod run;
 pub mod schema;
 mod shape;

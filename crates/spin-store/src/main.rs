@@ -12,7 +12,7 @@ use serde_json::json;
 use spin_cli::{Exit, say};
 use spin_store::graph::{Graph, Split};
 use spin_store::import::{self, Importer};
-use spin_store::run::{RunFile, SourceConfig, SourceFormat};
+use spin_store::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_store::schema::{Demonstration, Row};
 use spin_store::{Artifact, Kind, Manifest, Reference, Store, StoreError, audit};
 
@@ -27,7 +27,8 @@ struct Cli {
 enum Command {
     /// Import a run's data and model, a file of demonstrations, or a model directory
     Import {
-        /// A run file (.toml), a .jsonl/.json/.parquet file, or a Hugging Face model directory
+        /// A run file (.toml), a data file (.jsonl, .json, .csv, .parquet, .arrow; also .gz, .zst), a directory or
+        /// pattern of them, or a Hugging Face model directory
         source: PathBuf,
         /// Override a key of the run file
         #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -38,6 +39,8 @@ enum Command {
         /// Use the first rows only; 0 for all
         #[arg(long)]
         limit: Option<usize>,
+        #[command(flatten)]
+        rows: RowArgs,
         /// Read all weights again, though the file system says that they are those imported before
         #[arg(long)]
         rehash: bool,
@@ -99,10 +102,29 @@ enum Format {
     Json,
 }
 
+/// How the rows of a data file are read; a run file has keys for it.
+#[derive(clap::Args)]
+struct RowArgs {
+    /// Which answers of a conversation are used: first, last or all
+    #[arg(long, value_parser = named::<Turns>)]
+    turns: Option<Turns>,
+    /// What to do with rows that cannot be used: error or drop
+    #[arg(long, value_parser = named::<BadRows>)]
+    on_bad_row: Option<BadRows>,
+    /// The source is a preference set (prompt, chosen, rejected)
+    #[arg(long)]
+    preferences: bool,
+}
+
+/// A value of the run file's by its name there.
+fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(json!(name)).map_err(|e| e.to_string())
+}
+
 fn main() -> ExitCode {
     spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
-        Command::Import { source, set, name, limit, rehash, store } => {
-            match import_any(&ImportArgs { source, set, name, limit, rehash, store }) {
+        Command::Import { source, set, name, limit, rows, rehash, store } => {
+            match import_any(&ImportArgs { source, set, name, limit, rows, rehash, store }) {
                 Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => {
                     say(&format!("{error:#}"));
                     Ok(Exit::Again)
@@ -133,6 +155,7 @@ struct ImportArgs {
     set: Vec<String>,
     name: Option<String>,
     limit: Option<usize>,
+    rows: RowArgs,
     rehash: bool,
     store: Option<PathBuf>,
 }
@@ -153,12 +176,19 @@ fn report((artifact, made): &(Artifact, bool)) {
     let m = &artifact.manifest;
     let size = if m.rows() > 0 { format!("{} rows", m.rows()) } else { format!("{} bytes", m.bytes()) };
     say(&format!("{} {} ({size})", if *made { "imported" } else { "already there:" }, m.reference()));
+    for (reason, n) in m.facts.get("left_out").and_then(|v| v.as_object()).into_iter().flatten() {
+        let hint = if reason == import::LATER_TURNS { "; turns = \"last\" or \"all\" uses them" } else { "" };
+        say(&format!("left out: {n} {reason}{hint}"));
+    }
+    if let Some(n) = m.facts.get("repeated_rows").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
+        say(&format!("warning: {n} rows repeat another row, prompt and answer"));
+    }
     if let Some(n) = m.facts.get("repeated_prompts").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
         say(&format!("warning: {n} rows repeat the prompt of another row"));
     }
     let left_out =
-        m.facts.get("left_out").and_then(|found| Some((found["count"].as_u64()?, found["names"].as_array()?)));
-    if let Some((count, names)) = left_out.filter(|_| m.kind == Kind::Model) {
+        m.facts.get("left_out_files").and_then(|found| Some((found["count"].as_u64()?, found["names"].as_array()?)));
+    if let Some((count, names)) = left_out {
         let mut names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(shown)).collect();
         if (names.len() as u64) < count {
             names.push("…".into());
@@ -173,16 +203,23 @@ fn importer<'a>(store: &'a Store, rehash: bool) -> Importer<'a> {
 
 fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
     let source = args.source.as_path();
+    let rows = &args.rows;
+    let row_flags = [
+        ("--limit", args.limit.is_some()),
+        ("--turns", rows.turns.is_some()),
+        ("--on-bad-row", rows.on_bad_row.is_some()),
+        ("--preferences", rows.preferences),
+    ];
     if source.extension().is_some_and(|e| e == "toml") {
-        let flags =
-            [("--name", args.name.is_some()), ("--limit", args.limit.is_some()), ("--store", args.store.is_some())];
-        args.refuse(&flags, "a run file says it itself; use --set KEY=VALUE");
+        let why = "a run file says it itself; use --set KEY=VALUE";
+        args.refuse(&row_flags, why);
+        args.refuse(&[("--name", args.name.is_some()), ("--store", args.store.is_some())], why);
         return import_run(&RunFile::load(source, &args.set)?, args.rehash);
     }
     args.refuse(&[("--set", !args.set.is_empty())], "it overrides keys of a run file");
     let is_model = is_model(source);
     if is_model {
-        args.refuse(&[("--limit", args.limit.is_some())], "a model has no rows");
+        args.refuse(&row_flags, "a model has no rows");
     } else {
         args.refuse(&[("--rehash", args.rehash)], "files of rows are always read");
     }
@@ -197,11 +234,21 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
         let recipe = import::model_recipe_of(&store, &name, source, args.rehash)?;
         import::model(&store, &recipe, source, spin_cli::environment())?
     } else {
-        let _lock = importer.lock(Kind::Demonstrations, &name)?;
-        let config =
-            SourceConfig { path: source.into(), format: SourceFormat::Auto, limit: args.limit.unwrap_or_default() };
-        let recipe = import::demonstrations_recipe(&name, &config, source)?;
-        import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
+        let config = SourceConfig {
+            limit: args.limit.unwrap_or_default(),
+            turns: rows.turns.unwrap_or_default(),
+            on_bad_row: rows.on_bad_row.unwrap_or_default(),
+            ..SourceConfig::new(source)
+        };
+        if rows.preferences {
+            let _lock = importer.lock(Kind::Preferences, &name)?;
+            let recipe = import::preferences_recipe(&name, &config, source)?;
+            import::preferences(&store, &recipe, &config, source, spin_cli::environment())?
+        } else {
+            let _lock = importer.lock(Kind::Demonstrations, &name)?;
+            let recipe = import::demonstrations_recipe(&name, &config, source)?;
+            import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
+        }
     };
     report(&made);
     Ok(Exit::Done)
@@ -209,16 +256,9 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
 
 /// Whether a path is a model's directory, rather than one of rows or a file.
 fn is_model(source: &Path) -> bool {
-    let has = |name: &str| source.join(name).exists();
-    if ["config.json", "adapter_config.json", "adapter_model.safetensors"].into_iter().any(has) {
-        return true;
-    }
-    let is_of_rows = |path: &Path| {
-        let known = ["parquet", "jsonl", "arrow", "csv", "gz", "zst"];
-        path.extension().and_then(|end| end.to_str()).is_some_and(|end| known.contains(&end))
-    };
-    source.is_dir()
-        && !std::fs::read_dir(source).is_ok_and(|mut files| files.any(|file| file.is_ok_and(|f| is_of_rows(&f.path()))))
+    let is_adapter = |name: &str| source.join(name).exists();
+    ["adapter_config.json", "adapter_model.safetensors"].into_iter().any(is_adapter)
+        || (source.is_dir() && !import::is_data_dir(source))
 }
 
 fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
@@ -238,6 +278,9 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     };
     if shared > 0 {
         say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
+    }
+    for baseline in run.baseline.iter().filter(|b| b.preferences.is_some()) {
+        report(&importer.preferences(run, &baseline.name)?);
     }
     report(&importer.base(run)?);
     Ok(Exit::Done)

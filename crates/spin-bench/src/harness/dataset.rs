@@ -2,13 +2,13 @@
 //! (`allenai/ai2_arc/ARC-Challenge/test-00000-of-00001.parquet`) or as JSON
 //! (`arc_challenge/test.jsonl`).
 
-use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use spin_store::StoreError;
 use spin_store::digest;
+use spin_store::records::{self, Budget};
 
 use super::{Doc, RawRow, Task};
 use crate::error::{BenchError, Result};
@@ -69,70 +69,74 @@ fn missing(places: Vec<PathBuf>, remedy: &str) -> BenchError {
     BenchError::NoData { places, remedy: remedy.into() }
 }
 
+const REMEDY: &str = "fetch or copy the data set again";
+
 /// A file that is there and is not what it should be.
 pub(super) fn bad_file(path: &Path, problem: impl Into<String>) -> BenchError {
-    StoreError::corrupt(path, problem, "fetch or copy the data set again").into()
+    StoreError::corrupt(path, problem, REMEDY).into()
 }
+
+/// Most bytes of a text file that is read as a whole.
+const MOST_TEXT: u64 = 4 << 30;
 
 /// A text file.
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => missing(vec![path.into()], "copy the data set again, with all its files"),
-        _ => StoreError::io("read", path)(e).into(),
+    hashed_text(path).map(|(text, _)| text)
+}
+
+/// The same with the digest of the file.
+fn hashed_text(path: &Path) -> Result<(String, String)> {
+    records::read_text(path, MOST_TEXT).map_err(|e| match e {
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            missing(vec![path.into()], "copy the data set again, with all its files")
+        }
+        other => other.into(),
     })
 }
 
-/// The rows of a `.parquet`, `.jsonl` or `.json` file, with their keys in
-/// order.
+/// The rows of a file of any kind that [`records::read`] knows, with their
+/// keys in order, and the digest of the file; one whose name tells no other
+/// kind is a JSON list or has one under "examples".
 ///
 /// # Errors
 /// When the file cannot be read, with the line for JSON lines.
-pub fn read_rows(path: &Path) -> Result<Vec<RawRow>> {
-    let rows: Vec<Value> = match path.extension().and_then(|e| e.to_str()) {
-        Some("parquet") => read_parquet(path)?,
-        Some("jsonl") => read_text(path)?
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-            .map(|(i, line)| {
-                serde_json::from_str(line)
-                    .map_err(|e| bad_file(path, format!("line {} is not valid JSON ({e})", i + 1)))
-            })
-            .collect::<Result<_>>()?,
-        _ => match serde_json::from_str(&read_text(path)?) {
-            Ok(Value::Array(rows)) => rows,
-            Ok(Value::Object(mut file)) => match file.remove("examples") {
-                Some(Value::Array(rows)) => rows,
-                _ => return Err(bad_file(path, "has no list \"examples\"")),
-            },
-            Ok(_) => return Err(bad_file(path, "is neither a list nor an object with \"examples\"")),
-            Err(e) => return Err(bad_file(path, format!("is not valid JSON ({e})"))),
+pub fn read_rows(path: &Path) -> Result<(Vec<RawRow>, String)> {
+    let ending = records::ending(path);
+    if !["parquet", "arrow", "feather", "jsonl", "ndjson", "csv", "tsv"].contains(&ending.as_str()) {
+        return read_json(path);
+    }
+    let mut budget = Budget::new(&records::files(path)?, None, None);
+    let mut rows = Vec::new();
+    let digest = records::read(path, &[], &mut budget, &mut |row, record| match record {
+        Ok(record) => {
+            rows.push(record.into_map());
+            Ok(ControlFlow::Continue(()))
+        }
+        Err(bad) if bad.reason == "not JSON" => {
+            let problem = format!("line {row} is not valid JSON ({})", bad.detail);
+            Err(StoreError::corrupt(path, problem, REMEDY))
+        }
+        Err(bad) => Err(StoreError::row(path, row, bad.detail, REMEDY)),
+    })?;
+    Ok((rows, digest))
+}
+
+fn read_json(path: &Path) -> Result<(Vec<RawRow>, String)> {
+    let (text, digest) = hashed_text(path)?;
+    let rows = match serde_json::from_str(&text) {
+        Ok(Value::Array(rows)) => rows,
+        Ok(Value::Object(mut file)) => match file.remove("examples") {
+            Some(Value::Array(rows)) => rows,
+            _ => return Err(bad_file(path, "has no list \"examples\"")),
         },
+        Ok(_) => return Err(bad_file(path, "is neither a list nor an object with \"examples\"")),
+        Err(e) => return Err(bad_file(path, format!("is not valid JSON ({e})"))),
     };
     let object = |(i, row)| match row {
         Value::Object(row) => Ok(row),
         _ => Err(bad_file(path, format!("has a row {i} that is not an object"))),
     };
-    rows.into_iter().enumerate().map(object).collect()
-}
-
-fn read_parquet(path: &Path) -> Result<Vec<Value>> {
-    let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let failed = |e: &dyn std::fmt::Display| bad_file(path, format!("cannot be read as Parquet ({e})"));
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| failed(&e))?;
-    let mut writer = arrow::json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::JsonArray>(Vec::new());
-    for batch in reader {
-        let batch = batch.map_err(|e| failed(&e))?;
-        writer.write(&batch).map_err(|e| failed(&e))?;
-    }
-    writer.finish().map_err(|e| failed(&e))?;
-    let text = writer.into_inner();
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    serde_json::from_slice(&text).map_err(|e| failed(&e))
+    Ok((rows.into_iter().enumerate().map(object).collect::<Result<_>>()?, digest))
 }
 
 /// The documents of one split.
@@ -160,9 +164,9 @@ pub struct Split {
 /// message names file and row.
 pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<Split> {
     let path = task.source.find(data, split)?;
-    let (file_digest, _) = digest::of_file(&path)?;
+    let (rows, file_digest) = read_rows(&path)?;
     let (mut docs, mut row_digests) = (Vec::new(), Vec::new());
-    for (i, row) in read_rows(&path)?.into_iter().enumerate() {
+    for (i, row) in rows.into_iter().enumerate() {
         let doc = (task.read)(&row).map_err(|problem| BenchError::Doc {
             path: path.clone(),
             row: i,
@@ -283,5 +287,32 @@ mod tests {
         std::fs::write(dir.path().join("openbookqa/test.jsonl"), row.repeat(500)).unwrap();
         let split = read_split(&task, dir.path(), "test").unwrap();
         assert_eq!(split.warning.as_deref(), Some("has other documents than the leaderboard's revision"));
+    }
+
+    /// A table is its rows, however they are written.
+    #[test]
+    fn rows_are_the_same_in_every_kind_of_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = "{\"q\":\"x\",\"n\":\"1\"}\n";
+        let files = [
+            ("t.jsonl", line.to_owned()),
+            ("u.jsonl", format!("\u{feff}{}", line.replace('\n', "\r\n\r\n"))),
+            ("t.json", format!("[{line}]")),
+            ("u.json", format!("\u{feff}{{\"examples\": [{line}]}}")),
+            ("t.csv", "q,n\nx,1\n".to_owned()),
+            ("t.tsv", "q\tn\r\nx\t1\r\n".to_owned()),
+        ];
+        let expect: Vec<RawRow> = vec![serde_json::from_str(line).unwrap()];
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let (rows, digest) = read_rows(&path).unwrap();
+            assert_eq!((&rows, digest), (&expect, digest::of_file(&path).unwrap().0), "{name}");
+            assert_eq!(rows[0].keys().collect::<Vec<_>>(), ["q", "n"]);
+        }
+        let path = dir.path().join("cut.csv");
+        std::fs::write(&path, "q,n\nx\n").unwrap();
+        let error = read_rows(&path).unwrap_err().to_string();
+        assert!(error.contains("cut.csv, row 2") && error.contains("1 values"), "{error}");
     }
 }

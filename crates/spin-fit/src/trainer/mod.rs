@@ -2,6 +2,8 @@
 //! evaluation, when to stop, checkpoints, resumption.
 
 mod job;
+mod pace;
+mod resume;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use candle_core::Tensor;
 use spin_model::CausalLm;
 use spin_store::run::{Keep, NonFinite};
-use spin_store::{StoreError, fsutil};
+use spin_store::{digest, fsutil};
 
 use crate::checkpoint::{self, Progress, Settings};
 use crate::data::{Epochs, Example};
@@ -25,6 +27,7 @@ use crate::schedule::Schedule;
 use crate::watch::Watch;
 
 pub use job::{EarlyStop, End, Files, Job, Summary};
+use pace::Pace;
 
 /// Updates in a row that may be skipped; one more is an error.
 pub const MAX_SKIPPED_IN_A_ROW: usize = 10;
@@ -40,8 +43,11 @@ pub struct Trainer<'a> {
     files: Option<Files>,
     settings: Settings,
     progress: Progress,
-    /// The update of the checkpoint on disk.
+    /// The update of the checkpoint on disk; 0 for none.
     saved: usize,
+    pace: Pace,
+    /// To be said once somebody listens.
+    notes: Vec<String>,
     log: Vec<LogLine>,
     real: RealWatch,
     events: Option<EventFile>,
@@ -68,6 +74,8 @@ impl<'a> Trainer<'a> {
             settings: Settings::default(),
             progress: Progress::default(),
             saved: 0,
+            pace: Pace::of(job.config),
+            notes: Vec::new(),
             log: Vec::new(),
             real: RealWatch::default(),
             events: None,
@@ -76,26 +84,45 @@ impl<'a> Trainer<'a> {
     }
 
     /// Keeps unfinished work in files, and starts from what is there. Only a
-    /// checkpoint of equal `settings` is accepted.
+    /// checkpoint of equal `settings` is accepted. What is damaged is set
+    /// aside and said so, and training starts from the beginning.
     ///
     /// # Errors
-    /// A checkpoint that is damaged or of other settings; a full disk.
+    /// A checkpoint of other settings; a full disk.
     pub fn with_files(mut self, files: Files, settings: Settings) -> Result<Self> {
         self.settings = settings;
-        if files.checkpoint.exists() {
-            let mut checkpoint = checkpoint::load(&files.checkpoint, &self.settings)?;
-            self.set_weights(checkpoint.take(WEIGHTS))?;
-            self.learner.optimizer.load_state_dict(&checkpoint.take(OPTIMIZER))?;
-            self.progress = checkpoint.progress;
-            self.saved = self.progress.update;
-            self.log = read_log(&files, self.progress.update)?;
-            for line in &self.log {
-                line.update.real_gain.and_then(|gain| self.real.fall(gain));
+        match resume::read(&files, &self.settings, self.job.config.keep == Keep::Best) {
+            Ok(None) => {}
+            Ok(Some((mut checkpoint, log))) => {
+                self.set_weights(checkpoint.take(WEIGHTS))?;
+                self.learner.optimizer.load_state_dict(&checkpoint.take(OPTIMIZER))?;
+                self.progress = checkpoint.progress;
+                self.saved = self.progress.update;
+                self.log = log;
+                for line in &self.log {
+                    line.update.real_gain.and_then(|gain| self.real.fall(gain));
+                }
             }
+            Err(FitError::Checkpoint { path, problem }) => {
+                let aside: Vec<String> =
+                    resume::set_aside(&files)?.iter().map(|path| path.display().to_string()).collect();
+                self.notes.push(format!(
+                    "{path} {problem}: training starts from the beginning; what was found is kept as {}",
+                    aside.join(", ")
+                ));
+            }
+            Err(other) => return Err(other),
         }
         self.events = Some(EventFile::open(&files.events, self.progress.update, seconds_since_1970())?);
         self.files = Some(files);
         Ok(self)
+    }
+
+    /// Tells the time that checkpoints are due by.
+    #[cfg(test)]
+    fn with_clock(mut self, clock: impl Fn() -> f64 + 'static) -> Self {
+        self.pace = Pace::with_clock(self.job.config, Box::new(clock));
+        self
     }
 
     /// Reports the model FLOP utilisation against a peak in FLOP per second.
@@ -115,23 +142,29 @@ impl<'a> Trainer<'a> {
         &self.log
     }
 
-    /// Trains to the end, or until `stop` is set.
+    /// Trains to the end, or until `stop` is set, which is looked at before
+    /// each forward pass of an update. An update that is not finished then is
+    /// left out, and made when training is carried on.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, a full disk.
     pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<End> {
+        self.notes.drain(..).for_each(|note| watch.note(&note));
         if let Some(mut last) = self.log.last().cloned() {
             // Where it goes on; its evaluation was told before.
             last.update.eval_loss = None;
             watch.update(&last, self.last);
         }
         while self.progress.update < self.last && self.early_stop().is_none() {
-            if stop.load(Ordering::Relaxed) {
-                self.save()?;
+            let mut go_on = || !stop.load(Ordering::Relaxed);
+            if !go_on() || !self.step_while(&mut go_on, watch)? {
+                // Before the first update there is nothing to keep.
+                if self.saved < self.progress.update {
+                    self.save()?;
+                }
                 return Ok(End::Stopped(self.progress.update));
             }
-            self.step(watch)?;
-            if self.progress.update.is_multiple_of(self.job.config.checkpoint_every) {
+            if self.pace.due(self.progress.update) {
                 self.save()?;
             }
         }
@@ -157,12 +190,19 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// As [`Trainer::run`].
     pub fn step(&mut self, watch: &mut dyn Watch) -> Result<&LogLine> {
+        self.step_while(&mut || true, watch)?;
+        Ok(self.log.last().expect("an update was made"))
+    }
+
+    /// The same as long as `go_on` holds, which is asked before each forward
+    /// pass; whether the update was made.
+    fn step_while(&mut self, go_on: &mut dyn FnMut() -> bool, watch: &mut dyn Watch) -> Result<bool> {
         let config = self.job.config;
         let rows: Vec<&Example> =
             self.epochs.rows_of(self.progress.update).into_iter().map(|row| &self.job.examples[row]).collect();
         let lr = config.learning_rate * self.schedule.factor(self.progress.update);
         let start = Instant::now();
-        let outcome = self.learner.update(&rows, lr)?;
+        let Some(outcome) = self.learner.update_while(&rows, lr, go_on)? else { return Ok(false) };
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         self.count(&outcome, &rows, watch)?;
         let mut update = self.entry(&outcome, lr);
@@ -194,7 +234,7 @@ impl<'a> Trainer<'a> {
             events.add(line)?;
         }
         watch.update(line, self.last);
-        Ok(line)
+        Ok(true)
     }
 
     /// Counts the update as done, or as skipped, or stops.
@@ -214,15 +254,35 @@ impl<'a> Trainer<'a> {
             watch.note(&format!("update {update} is skipped: its {what} is {value} (rows {})", names(rows)));
             return Ok(());
         }
+        // Before the first step the weights are those that training started from.
+        let untrained = self.learner.optimizer.steps() == 0;
+        if untrained && let Some(tensor) = self.learner.not_finite_from_the_start()? {
+            return Err(FitError::StartNotFinite { what, value, tensor });
+        }
         Err(FitError::NotFinite {
             what,
             value,
             update,
             rows: names(rows),
             repeated: if in_a_row > 0 { format!(", after {in_a_row} skipped ones in a row") } else { String::new() },
-            kept: self.saved,
-            place: self.files.as_ref().map_or_else(String::new, |f| format!(" in {}", f.checkpoint.display())),
+            kept: self.kept(),
+            remedy: if untrained {
+                "Nothing was learnt before, so the learning rate is not the cause: look at those rows and at the \
+                 log-probabilities of the reference"
+            } else {
+                "Lower fit.learning_rate or raise its warm-up, and look at those rows"
+            },
         })
+    }
+
+    /// What an error says about the work so far.
+    fn kept(&self) -> String {
+        match &self.files {
+            Some(files) if self.saved > 0 => {
+                format!("the checkpoint of update {} is kept in {}", self.saved, files.checkpoint.display())
+            }
+            _ => "there is no checkpoint yet".into(),
+        }
     }
 
     /// The record of the update that was just counted.
@@ -266,7 +326,7 @@ impl<'a> Trainer<'a> {
             if let Some(files) = &self.files
                 && config.keep == Keep::Best
             {
-                checkpoint::save(&files.best, self.weights(""), &self.progress, &self.settings)?;
+                checkpoint::save(&files.best, self.weights(""), &self.progress, &self.settings, "")?;
             }
         } else {
             progress.evaluations_since_best += 1;
@@ -292,8 +352,12 @@ impl<'a> Trainer<'a> {
         let earlier = self.progress.best_loss.is_some() && best < self.progress.update;
         match &self.files {
             Some(files) if earlier && self.job.config.keep == Keep::Best => {
-                let weights = checkpoint::load(&files.best, &self.settings)?.take("");
-                self.set_weights(weights)?;
+                let mut found = checkpoint::load(&files.best, &self.settings)?;
+                if found.progress.update != best {
+                    let problem = format!("has the weights of update {}, not of {best}", found.progress.update);
+                    return Err(FitError::Checkpoint { path: files.best.display().to_string(), problem });
+                }
+                self.set_weights(found.take(""))?;
                 Ok(best)
             }
             _ => Ok(self.progress.update),
@@ -322,19 +386,17 @@ impl<'a> Trainer<'a> {
     pub fn save(&mut self) -> Result<()> {
         let Some(files) = &self.files else { return Ok(()) };
         if let Some(tensor) = self.learner.model.not_finite()? {
-            return Err(FitError::WeightNotFinite {
-                tensor,
-                update: self.progress.update,
-                kept: self.saved,
-                checkpoint: files.checkpoint.display().to_string(),
-            });
+            return Err(FitError::WeightNotFinite { tensor, update: self.progress.update, kept: self.kept() });
         }
-        fsutil::write_atomic(&files.log, json_lines(&self.log).as_bytes())?;
+        let log = json_lines(&self.log);
+        fsutil::write_atomic(&files.log, log.as_bytes())?;
         let mut tensors = self.weights(WEIGHTS);
         let state = self.learner.optimizer.state()?;
         tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
-        checkpoint::save(&files.checkpoint, tensors, &self.progress, &self.settings)?;
+        let log = digest::of_bytes(log.as_bytes());
+        checkpoint::save(&files.checkpoint, tensors, &self.progress, &self.settings, &log)?;
         self.saved = self.progress.update;
+        self.pace.saved();
         Ok(())
     }
 }
@@ -351,22 +413,4 @@ fn names(rows: &[&Example]) -> String {
     let ids: Vec<&str> = rows.iter().take(8).map(|e| e.row_id.as_str()).collect();
     let more = rows.len() - ids.len();
     if more > 0 { format!("{} and {more} more", ids.join(", ")) } else { ids.join(", ") }
-}
-
-fn read_log(files: &Files, update: usize) -> Result<Vec<LogLine>> {
-    let path = &files.log;
-    let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
-    let lines = text.lines().map(serde_json::from_str::<LogLine>).collect::<Result<Vec<_>, _>>();
-    let mut log = lines.map_err(|e| FitError::Checkpoint {
-        path: files.checkpoint.display().to_string(),
-        problem: format!("its log {} is not one ({e})", path.display()),
-    })?;
-    log.retain(|line| line.update.update <= update);
-    if !log.iter().map(|line| line.update.update).eq(1..=update) {
-        return Err(FitError::Checkpoint {
-            path: files.checkpoint.display().to_string(),
-            problem: format!("its log {} lacks some of its {update} updates", path.display()),
-        });
-    }
-    Ok(log)
 }

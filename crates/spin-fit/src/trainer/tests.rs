@@ -162,6 +162,150 @@ fn an_interrupted_training_ends_with_the_same_bits() {
     assert_eq!(run(&[1, 4, 3, 11]), undisturbed);
 }
 
+fn files_in(dir: &std::path::Path) -> Files {
+    Files {
+        checkpoint: dir.join("c.safetensors"),
+        best: dir.join("b.safetensors"),
+        log: dir.join("log.jsonl"),
+        events: dir.join("events"),
+    }
+}
+
+#[test]
+fn a_checkpoint_is_made_after_minutes_as_well_as_after_updates() {
+    let examples = ragged(40, true);
+    // Nine updates of 100 seconds each.
+    let made = |checkpoint_every: usize, checkpoint_minutes: f64| {
+        let config = FitConfig { batch_size: 20, checkpoint_every, checkpoint_minutes, ..config(Objective::Spin) };
+        let dir = tempfile::tempdir().unwrap();
+        let now = std::rc::Rc::new(std::cell::Cell::new(0.0));
+        let clock = now.clone();
+        let trainer = Trainer::new(model(), job(&config, &examples, &[])).unwrap();
+        let mut trainer =
+            trainer.with_files(files_in(dir.path()), Settings::default()).unwrap().with_clock(move || clock.get());
+        let mut saved = Vec::new();
+        while trainer.log().len() < 8 {
+            trainer.step(&mut Silent).unwrap();
+            now.set(now.get() + 100.0);
+            let update = trainer.log().len();
+            if trainer.pace.due(update) {
+                trainer.save().unwrap();
+                saved.push(update);
+            }
+        }
+        saved
+    };
+    // 5 minutes are over after the third update, then after three more.
+    assert_eq!(made(1000, 5.0), [3, 6]);
+    assert!(made(1000, 0.0).is_empty());
+    assert_eq!(made(4, 0.0), [4, 8]);
+    // A checkpoint for either reason starts the minutes anew.
+    assert_eq!(made(4, 5.0), [3, 4, 7, 8]);
+    assert_eq!(FitConfig::default().checkpoint_minutes, 5.0);
+}
+
+/// Says stop when it is told of an update.
+struct StopAt<'a>(usize, &'a AtomicBool);
+
+impl Watch for StopAt<'_> {
+    fn update(&mut self, line: &LogLine, _: usize) {
+        if line.update.update == self.0 {
+            self.1.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_stop_drops_the_update_under_way_and_nothing_else() {
+    let examples = ragged(40, true);
+    // Each update is five forward passes.
+    let config = FitConfig { batch_size: 20, micro_batch_size: 4, checkpoint_every: 1000, ..config(Objective::Spin) };
+    let dir = tempfile::tempdir().unwrap();
+    let trainer = || {
+        Trainer::new(model(), job(&config, &examples, &[]))
+            .unwrap()
+            .with_files(files_in(dir.path()), Settings::default())
+    };
+    let undisturbed = train(&config, &examples).1;
+
+    // In the middle of the first update there is nothing to keep.
+    let mut first = trainer().unwrap();
+    let mut asked = 0;
+    let mut go_on = || {
+        asked += 1;
+        asked < 3
+    };
+    assert!(!first.step_while(&mut go_on, &mut Silent).unwrap());
+    assert_eq!((asked, first.log().len()), (3, 0), "it is asked before each forward pass");
+    assert_eq!(first.run(&AtomicBool::new(true), &mut Silent).unwrap(), End::Stopped(0));
+    assert!(!files_in(dir.path()).checkpoint.exists());
+    drop(first);
+
+    // Stopped after two updates and in the middle of the third.
+    let mut second = trainer().unwrap();
+    let stop = AtomicBool::new(false);
+    assert_eq!(second.run(&stop, &mut StopAt(2, &stop)).unwrap(), End::Stopped(2));
+    let mut asked = 0;
+    let mut go_on = || {
+        asked += 1;
+        asked < 4
+    };
+    assert!(!second.step_while(&mut go_on, &mut Silent).unwrap());
+    drop(second);
+
+    let mut third = trainer().unwrap();
+    assert_eq!(third.log().len(), 2);
+    let summary = finish(&mut third, &mut Silent);
+    assert_eq!((summary.updates, weights(&third)), (8, undisturbed));
+}
+
+#[test]
+fn a_damaged_file_is_said_and_the_result_is_the_same() {
+    let examples = ragged(30, true);
+    let (rest, held_out) = examples.split_at(24);
+    let config = FitConfig { batch_size: 8, eval_every: 2, eval_rows: 6, ..config(Objective::Spin) };
+    let settings = || Settings::of(&serde_json::json!({"seed": 7}));
+    let run = |damage: &dyn Fn(&Files)| {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files_in(dir.path());
+        let trainer = || {
+            let trainer = Trainer::new(model(), job(&config, rest, held_out)).unwrap();
+            trainer.with_files(files.clone(), settings()).unwrap()
+        };
+        let mut first = trainer();
+        let stop = AtomicBool::new(false);
+        first.run(&stop, &mut StopAt(7, &stop)).unwrap();
+        drop(first);
+        damage(&files);
+        let (mut second, mut notes) = (trainer(), Notes::default());
+        let went_on_from = second.log().len();
+        let summary = finish(&mut second, &mut notes);
+        let log: Vec<_> = summary.log.iter().map(|line| line.update.clone()).collect();
+        let notes: Vec<String> = notes.0.into_iter().filter(|note| note.contains("from the beginning")).collect();
+        (log, weights(&second), went_on_from, notes)
+    };
+    let good = run(&|_| ());
+    assert_eq!((good.2, good.3.len()), (7, 0));
+    let flip = |path: &std::path::Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let at = bytes.len() - 2;
+        bytes[at] ^= 2;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let damages: [(&str, &dyn Fn(&Files)); 5] = [
+        ("c.safetensors", &|files| flip(&files.checkpoint)),
+        ("b.safetensors", &|files| flip(&files.best)),
+        ("b.safetensors", &|files| std::fs::remove_file(&files.best).unwrap()),
+        ("log.jsonl", &|files| flip(&files.log)),
+        ("log.jsonl", &|files| std::fs::remove_file(&files.log).unwrap()),
+    ];
+    for (named, damage) in damages {
+        let bad = run(damage);
+        assert_eq!((&bad.0, &bad.1, bad.2), (&good.0, &good.1, 0), "{named}");
+        assert!(bad.3.len() == 1 && bad.3[0].contains(named) && bad.3[0].contains("c.damaged"), "{named}: {:?}", bad.3);
+    }
+}
+
 #[test]
 fn early_stops_come_when_they_should_and_keep_the_best() {
     let examples = ragged(40, true);
@@ -225,6 +369,8 @@ fn what_is_not_finite_stops_or_is_skipped_as_set() {
     let mut trainer = Trainer::new(model(), job(&stop, &examples, &[])).unwrap();
     let error = trainer.run(&AtomicBool::new(false), &mut Silent).unwrap_err().to_string();
     assert!(error.contains("the loss is NaN") && error.contains("003"), "{error}");
+    // No file is named that is not there.
+    assert!(error.contains("there is no checkpoint yet") && !error.contains("update 0"), "{error}");
 
     let skip = FitConfig { on_nonfinite: NonFinite::Skip, ..stop };
     let (mut trainer, mut notes) = (Trainer::new(model(), job(&skip, &examples, &[])).unwrap(), Notes::default());
@@ -242,6 +388,33 @@ fn what_is_not_finite_stops_or_is_skipped_as_set() {
     let error = trainer.run(&AtomicBool::new(false), &mut Silent).unwrap_err().to_string();
     assert!(error.contains(&format!("after {MAX_SKIPPED_IN_A_ROW} skipped ones in a row")), "{error}");
     assert_eq!(trainer.log().len(), MAX_SKIPPED_IN_A_ROW);
+}
+
+#[test]
+fn what_was_not_finite_before_training_is_not_blamed_on_the_learning_rate() {
+    let stop = FitConfig { batch_size: 20, ..config(Objective::Spin) };
+    let said = |model: spin_model::CausalLm, examples: &[Example]| {
+        let mut trainer = Trainer::new(model, job(&stop, examples, &[])).unwrap();
+        trainer.run(&AtomicBool::new(false), &mut Silent).unwrap_err()
+    };
+    // A row.
+    let error = said(model(), &broken(20, 3)).to_string();
+    assert!(error.contains("the learning rate is not the cause") && !error.contains("Lower"), "{error}");
+    // A weight, of the model or beneath an adapter.
+    let spoilt = || {
+        let model = model();
+        let (name, var) = model.params().iter().find(|(name, _)| name.contains("1.mlp.down_proj")).unwrap();
+        var.set(&(var.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
+        (model.clone(), name.clone())
+    };
+    let (model, name) = spoilt();
+    let adapted = spoilt().0.with_new_adapter(&spin_model::LoraConfig { r: 2, ..Default::default() }, 1).unwrap();
+    for model in [model, adapted] {
+        let error = said(model, &ragged(20, true));
+        assert!(crate::error::is_bad_input(&error), "the input is to blame");
+        let error = error.to_string();
+        assert!(error.contains(&name) && !error.contains("learning_rate"), "{error}");
+    }
 }
 
 #[test]

@@ -76,14 +76,20 @@ impl Keys<'_> {
         }
     }
 
-    /// A list with one entry per layer.
-    pub fn per_layer<T>(&self, key: &str, layers: usize, read: impl Fn(&Value) -> Option<T>) -> Result<Option<Vec<T>>> {
+    /// A list with one entry per layer, and at most `most`.
+    pub fn per_layer<T>(
+        &self,
+        key: &str,
+        layers: usize,
+        most: usize,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
         let list: Option<Vec<T>> = value.as_array().and_then(|list| list.iter().map(read).collect());
         match list {
-            Some(list) if list.len() == layers => Ok(Some(list)),
+            Some(list) if (layers..=most).contains(&list.len()) => Ok(Some(list)),
             _ => Err(self.error(format!("`{key}` must list one known value for each of the {layers} layers"))),
         }
     }

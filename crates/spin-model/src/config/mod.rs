@@ -2,6 +2,7 @@
 //! transformers.
 
 mod architecture;
+mod fields;
 mod keys;
 mod rope;
 
@@ -17,6 +18,8 @@ use crate::error::{Error, Result};
 
 /// No decoder is as deep: a larger number is a mistake.
 const MAX_LAYERS: usize = 10_000;
+/// Nor has any as many parameters.
+const MAX_PARAMETERS: f64 = 1e14;
 
 /// The shape of a decoder-only transformer.
 ///
@@ -100,8 +103,9 @@ impl ModelConfig {
     ///
     /// # Errors
     ///
-    /// If the text is not a JSON object, a required key is absent, or the
-    /// configuration asks for something this crate would compute wrongly.
+    /// If the text is not a JSON object, a required key is absent, a key is not
+    /// known, two keys contradict each other, or the configuration asks for
+    /// something this crate would compute wrongly.
     pub fn from_json(text: &str, origin: &str) -> Result<Self> {
         let raw: Map<String, Value> = serde_json::from_str(text).map_err(|error| Error::Config {
             origin: origin.to_owned(),
@@ -109,6 +113,7 @@ impl ModelConfig {
         })?;
         let keys = Keys { raw: &raw, origin };
         let architecture = Architecture::read(&keys)?;
+        fields::check(&keys, architecture)?;
         let gemma = architecture == Architecture::Gemma2;
 
         let hidden_size = keys.size("hidden_size")?;
@@ -130,12 +135,7 @@ impl ModelConfig {
             }
         };
         // Absent keys have the defaults of transformers' configuration classes.
-        let absent = match architecture {
-            Architecture::Mistral => Some(8),
-            Architecture::Gemma2 | Architecture::SmolLm3 => Some(4),
-            Architecture::Qwen2 | Architecture::Qwen3 => Some(32),
-            Architecture::Llama | Architecture::Phi3 => None,
-        };
+        let absent = architecture.default_key_value_heads();
         let num_key_value_heads = keys.size_or("num_key_value_heads", absent)?.unwrap_or(num_attention_heads);
         if num_attention_heads % num_key_value_heads != 0 {
             return Err(keys.error(format!(
@@ -143,14 +143,13 @@ impl ModelConfig {
                  num_key_value_heads {num_key_value_heads}"
             )));
         }
-        let rope = RopeConfig::read(&keys, architecture, head_dim)?;
+        let max_position_embeddings =
+            keys.optional_size("max_position_embeddings")?.unwrap_or(architecture.default_positions());
+        let rope = RopeConfig::read(&keys, architecture, head_dim, max_position_embeddings)?;
         let attention_bias = keys.flag("attention_bias")?.unwrap_or(false);
-        for key in ["attention_dropout", "resid_pdrop", "embd_pdrop"] {
-            if keys.get(key).is_some_and(|rate| rate.as_f64() != Some(0.0)) {
-                return Err(keys.error(format!("`{key}` is not 0; dropout is supported in adapters only")));
-            }
-        }
-        Ok(Self {
+        let activation = architecture.activation(&keys)?;
+        let layers = architecture.layers(&keys, num_hidden_layers)?;
+        let config = Self {
             architecture,
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
@@ -159,7 +158,7 @@ impl ModelConfig {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings,
             rms_norm_eps: keys.float("rms_norm_eps")?.unwrap_or(match architecture {
                 Architecture::Phi3 => 1e-5,
                 _ => 1e-6,
@@ -170,7 +169,7 @@ impl ModelConfig {
                 .flag("tie_word_embeddings")?
                 .unwrap_or(matches!(architecture, Architecture::Gemma2 | Architecture::SmolLm3)),
             initializer_range: keys.float("initializer_range")?.unwrap_or(0.02),
-            activation: architecture.activation(&keys)?,
+            activation,
             norm_offset: if gemma { 1.0 } else { 0.0 },
             qkv_bias: attention_bias || architecture == Architecture::Qwen2,
             attention_output_bias: attention_bias && architecture != Architecture::Qwen2,
@@ -186,9 +185,28 @@ impl ModelConfig {
             attention_softcap: if gemma { keys.float_or("attn_logit_softcapping", Some(50.0))? } else { None },
             final_softcap: if gemma { keys.float_or("final_logit_softcapping", Some(30.0))? } else { None },
             embedding_scale: if gemma { (hidden_size as f64).sqrt() } else { 1.0 },
-            layers: architecture.layers(&keys, num_hidden_layers)?,
+            layers,
             raw,
-        })
+        };
+        config.check_size(origin)?;
+        Ok(config)
+    }
+
+    /// Sizes that are each possible can together be a mistake.
+    fn check_size(&self, origin: &str) -> Result<()> {
+        let layer_of = |name: &str| if name.contains(".layers.") { self.num_hidden_layers as f64 } else { 1.0 };
+        let one = Self { num_hidden_layers: 1, raw: Map::new(), layers: Vec::new(), ..self.clone() };
+        let count = |(name, shape): &(String, Vec<usize>)| {
+            layer_of(name) * shape.iter().map(|size| *size as f64).product::<f64>()
+        };
+        let parameters: f64 = one.param_shapes().iter().map(count).sum();
+        if parameters > MAX_PARAMETERS {
+            return Err(Error::Config {
+                origin: origin.to_owned(),
+                message: format!("its sizes make a model of {parameters:.0e} parameters; correct them"),
+            });
+        }
+        Ok(())
     }
 
     /// The text to write as `config.json`, ending in a newline.
@@ -243,17 +261,29 @@ impl ModelConfig {
     }
 
     /// Why mistral.rs 0.8.1 would compute something else from this model, or
-    /// `None` if it can generate with it.
+    /// `None` if it can generate with it. It reads the file itself, and only
+    /// what stands at the top level, as transformers 4 wrote it.
     pub fn generation_problem(&self) -> Option<String> {
         let assumed = self.hidden_size / self.num_attention_heads;
         let agrees = assumed == self.head_dim && self.hidden_size.is_multiple_of(self.num_attention_heads);
-        (self.architecture == Architecture::Llama && !agrees).then(|| {
-            format!(
+        if self.architecture == Architecture::Llama && !agrees {
+            return Some(format!(
                 "head_dim is {}, but mistral.rs 0.8.1 ignores it and takes hidden_size / \
                  num_attention_heads = {} / {}; generation needs a base model where they agree",
                 self.head_dim, self.hidden_size, self.num_attention_heads
-            )
-        })
+            ));
+        }
+        let absent = |key: &str| self.raw.get(key).is_none_or(Value::is_null);
+        let unread = [
+            ("rope_theta", self.rope.theta != 10_000.0),
+            ("rope_scaling", self.rope.scaling != RopeScaling::None),
+            ("partial_rotary_factor", self.rope.dim != self.head_dim),
+        ];
+        let key = unread.into_iter().find(|(key, needed)| *needed && absent(key)).map(|(key, _)| key)?;
+        Some(format!(
+            "`{key}` stands where transformers 5 writes it and mistral.rs 0.8.1 does not look; write it at the top \
+             level of config.json, too, or use the engine spin-model"
+        ))
     }
 
     /// Every trainable tensor's Hugging Face name and shape, in the order of
@@ -305,134 +335,8 @@ impl ModelConfig {
     }
 }
 
-/// The configurations of the golden files with their names, one at least of
-/// every architecture.
 #[cfg(test)]
-pub(crate) fn golden_configs() -> Vec<(String, Value)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/fit");
-    let mut names: Vec<_> =
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert!(names.len() >= 11, "{names:?}");
-    let read = |name: String| {
-        let json = std::fs::read(dir.join(&name).join("config.json")).unwrap();
-        (name, serde_json::from_slice(&json).unwrap())
-    };
-    names.into_iter().map(read).collect()
-}
-
+#[path = "tests.rs"]
+mod tests;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn minimal() -> Map<String, Value> {
-        let value = serde_json::json!({
-            "architectures": ["LlamaForCausalLM"],
-            "vocab_size": 64, "hidden_size": 16, "intermediate_size": 40,
-            "num_hidden_layers": 2, "num_attention_heads": 4,
-            "bos_token_id": 1,
-        });
-        value.as_object().unwrap().clone()
-    }
-
-    fn parse(raw: &Map<String, Value>) -> Result<ModelConfig> {
-        ModelConfig::from_json(&Value::Object(raw.clone()).to_string(), "test/config.json")
-    }
-
-    fn refusal(key: &str, value: Value) -> String {
-        let mut raw = minimal();
-        raw.insert(key.to_owned(), value);
-        parse(&raw).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn rope_theta_is_read_from_both_generations_and_written_for_both() {
-        let mut raw = minimal();
-        raw.insert("rope_parameters".to_owned(), serde_json::json!({"rope_theta": 5000.0, "rope_type": "default"}));
-        let config = parse(&raw).unwrap();
-        assert_eq!(config.rope.theta, 5000.0);
-        let written = config.to_json("float32");
-        let again = ModelConfig::from_json(&written, "again").unwrap();
-        assert_eq!(again.raw("rope_theta").unwrap().as_f64(), Some(5000.0));
-        assert_eq!(again.raw("bos_token_id").unwrap().as_u64(), Some(1));
-        assert_eq!(again.raw("torch_dtype"), again.raw("dtype"));
-        assert_eq!(again.to_json("float32"), written);
-
-        let mut raw = minimal();
-        raw.insert("rope_theta".to_owned(), 7.0.into());
-        assert_eq!(parse(&raw).unwrap().rope.theta, 7.0);
-        assert_eq!(parse(&minimal()).unwrap().rope.theta, 10_000.0);
-    }
-
-    #[test]
-    fn what_would_be_computed_wrongly_is_refused() {
-        let text = refusal("architectures", serde_json::json!(["GPT2LMHeadModel"]));
-        assert!(text.contains("GPT2LMHeadModel") && text.contains("LlamaForCausalLM"));
-        assert!(text.starts_with("test/config.json"));
-        for name in SUPPORTED_ARCHITECTURES {
-            assert!(text.contains(name), "{text}");
-        }
-        assert!(refusal("hidden_act", "relu".into()).contains("relu"));
-        assert!(refusal("attention_dropout", 0.1.into()).contains("attention_dropout"));
-        let scaling = serde_json::json!({"rope_type": "yarn", "factor": 8.0});
-        assert!(refusal("rope_scaling", scaling).contains("supported: default, linear, llama3"));
-        let scaling = serde_json::json!({"rope_type": "llama3", "factor": 8.0});
-        assert!(refusal("rope_scaling", scaling).contains("rope_scaling.low_freq_factor"));
-        assert!(refusal("num_key_value_heads", 3.into()).contains("multiple"));
-        assert!(refusal("hidden_size", 0.into()).contains("positive"));
-    }
-
-    /// transformers' configuration classes have defaults for absent keys, and
-    /// null means another thing.
-    #[test]
-    fn absent_keys_have_the_defaults_of_their_class() {
-        let of = |architecture: &str, more: &[(&str, Value)]| {
-            let mut raw = minimal();
-            raw.insert("architectures".to_owned(), serde_json::json!([architecture]));
-            raw.insert("num_attention_heads".to_owned(), 32.into());
-            raw.insert("head_dim".to_owned(), 4.into());
-            raw.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-            parse(&raw).unwrap()
-        };
-        let mistral = of("MistralForCausalLM", &[]);
-        assert_eq!((mistral.num_key_value_heads, mistral.layers[0].window), (8, Some(4096)));
-        assert_eq!(of("MistralForCausalLM", &[("sliding_window", Value::Null)]).layers[0].window, None);
-        let gemma = of("Gemma2ForCausalLM", &[]);
-        assert_eq!((gemma.attention_softcap, gemma.final_softcap), (Some(50.0), Some(30.0)));
-        assert_eq!((gemma.layers[0].window, gemma.layers[1].window), (Some(4096), None));
-        assert_eq!(of("Gemma2ForCausalLM", &[("final_logit_softcapping", Value::Null)]).final_softcap, None);
-        let qwen = [("use_sliding_window", true.into()), ("sliding_window", 9.into()), ("max_window_layers", 0.into())];
-        assert!(of("Qwen2ForCausalLM", &qwen).layers.iter().all(|layer| layer.window == Some(9)));
-        assert!(of("Qwen2ForCausalLM", &qwen[..2]).layers.iter().all(|layer| layer.window.is_none()));
-        let smol = [
-            ("use_sliding_window", true.into()),
-            ("sliding_window", 9.into()),
-            ("no_rope_layers", serde_json::json!([1, 0])),
-        ];
-        let smol = of("SmolLM3ForCausalLM", &smol);
-        assert_eq!(smol.layers[0], LayerConfig { window: None, rope: true });
-        assert_eq!(smol.layers[1], LayerConfig { window: Some(9), rope: false });
-        assert_eq!((smol.num_key_value_heads, smol.rope.theta), (4, 2e6));
-        assert_eq!(of("Phi3ForCausalLM", &[]).rms_norm_eps, 1e-5);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused() {
-        let nested = serde_json::json!({"full_attention": {"rope_type": "linear", "factor": 2.0}});
-        assert!(refusal("rope_parameters", nested).contains("full_attention"));
-        assert!(refusal("rope_scaling", "linear".into()).contains("rope_scaling"));
-        assert!(refusal("hidden_act", 5.into()).contains("hidden_act"));
-        assert!(refusal("resid_pdrop", 0.1.into()).contains("resid_pdrop"));
-        assert!(refusal("num_hidden_layers", 1_000_000.into()).contains("num_hidden_layers"));
-        assert!(refusal("num_hidden_layers", 1_000_000_000_000_u64.into()).contains("num_hidden_layers"));
-    }
-
-    #[test]
-    fn a_head_dim_that_mistralrs_would_ignore_is_a_problem_for_generation() {
-        let mut raw = minimal();
-        assert_eq!(parse(&raw).unwrap().generation_problem(), None);
-        raw.insert("head_dim".to_owned(), 8.into());
-        let problem = parse(&raw).unwrap().generation_problem().unwrap();
-        assert!(problem.contains("head_dim is 8"));
-    }
-}
+pub(crate) use tests::golden_configs;

@@ -22,6 +22,7 @@ use mistralrs::{
     Request, RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder,
 };
 use serde_json::Value;
+use spin_model::{Architecture, CausalLm};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -196,6 +197,7 @@ impl MistralEngine {
             (Device::Cuda, n) => (1, n),
         };
         check_heads(dir)?;
+        check_config(dir)?;
         if device == Device::Cuda {
             CandleDevice::new_cuda(0).map_err(|e| SampleError::Unsuitable {
                 problem: format!("there is no GPU for this program ({e}); give --device cpu or use a CUDA build"),
@@ -234,6 +236,19 @@ fn check_heads(dir: &Path) -> Result<()> {
             ),
         }),
         _ => Ok(()),
+    }
+}
+
+/// mistral.rs reads fewer keys than transformers and says nothing of the others:
+/// for the families that `spin-model` knows, its reader comes first.
+fn check_config(dir: &Path) -> Result<()> {
+    if Architecture::of_dir(dir).is_none() {
+        return Ok(());
+    }
+    let config = CausalLm::check_dir(dir).map_err(|source| SampleError::Model { dir: dir.into(), source })?;
+    match config.generation_problem() {
+        Some(problem) => Err(SampleError::Unsuitable { problem: format!("{}: {problem}", dir.display()) }),
+        None => Ok(()),
     }
 }
 

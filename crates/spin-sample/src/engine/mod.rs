@@ -7,7 +7,7 @@ mod mistral;
 
 use std::path::Path;
 
-use spin_model::ModelConfig;
+use spin_model::Architecture;
 
 use crate::answer::{Generated, Wanted};
 use crate::error::{Result, SampleError};
@@ -151,7 +151,10 @@ pub fn load(dir: &Path, dtype: &str, options: &EngineOptions) -> Result<Box<dyn 
             Err(cannot("the engine spin-model computes in f32 only"))
         }
         (EngineKind::SpinModel, Device::Cpu) => Ok(Box::new(cached()?)),
-        (EngineKind::Auto, Device::Cpu) if dtype == "f32" && ModelConfig::load(dir).is_ok() => Ok(Box::new(cached()?)),
+        // A model of a family that both read is not handed on to a library that would overlook what this one refuses.
+        (EngineKind::Auto, Device::Cpu) if dtype == "f32" && Architecture::of_dir(dir).is_some() => {
+            Ok(Box::new(cached()?))
+        }
         (EngineKind::Auto | EngineKind::Mistralrs, _) => Ok(Box::new(MistralEngine::load(dir, dtype, options)?)),
     }
 }

@@ -6,22 +6,27 @@
 //! and look at the source no more.
 
 mod demonstrations;
+mod intake;
+mod layout;
 mod model;
 mod model_files;
 mod preferences;
 mod recall;
-mod rows;
 mod run;
 mod stamp;
+#[cfg(test)]
+mod tests;
+mod turns;
 
 use std::path::Path;
 
 use crate::kind::Kind;
 use crate::manifest::{Parent, StageId};
 
-pub use demonstrations::{demonstrations, demonstrations_recipe};
+pub use crate::records::is_data_dir;
+pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
 pub use model::{model, model_recipe, model_recipe_of};
-pub use preferences::{preferences, preferences_recipe};
+pub use preferences::{IDENTICAL, preferences, preferences_recipe};
 pub(crate) use recall::problems;
 pub use recall::{Source, recall, remember};
 pub use run::Importer;
@@ -45,6 +50,6 @@ fn stage_of(kind: Kind) -> StageId {
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {
-    let name = path.file_name().map_or_else(|| "-".into(), |n| n.to_string_lossy().into_owned());
+    let name = path.to_string_lossy();
     Parent { role: role.into(), reference: format!("file:{name}"), content }
 }

@@ -115,7 +115,7 @@ pub fn model(
     facts.insert("files".into(), json!(files.len()));
     if !left_out.is_empty() {
         let names = &left_out[..left_out.len().min(NAMED)];
-        facts.insert("left_out".into(), json!({"count": left_out.len(), "names": names}));
+        facts.insert("left_out_files".into(), json!({"count": left_out.len(), "names": names}));
     }
     let version = store.versions(recipe.kind, &recipe.name)?.last().copied().unwrap_or(0);
     let artifact = store.publish(staged, recipe, facts, environment)?;

@@ -63,7 +63,7 @@ impl Place {
 fn what_lies_beside_a_model_decides_nothing() {
     let place = Place::new();
     let (first, made) = place.import();
-    assert!(made && first.manifest.facts.get("left_out").is_none());
+    assert!(made && first.manifest.facts.get("left_out_files").is_none());
     for name in ["README.md", "checkpoint-500/model.safetensors", "optimizer.pt", "train.parquet", ".git/HEAD"] {
         place.write(name, "more");
         let (again, made) = place.import();
@@ -74,7 +74,7 @@ fn what_lies_beside_a_model_decides_nothing() {
     assert!(made);
     let paths: Vec<_> = second.manifest.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["config.json", "model.safetensors", "tokenizer.json"]);
-    let left_out = &second.manifest.facts["left_out"];
+    let left_out = &second.manifest.facts["left_out_files"];
     assert_eq!(left_out["count"], 4);
     assert_eq!(left_out["names"], json!(["README.md", "checkpoint-500/", "optimizer.pt", "train.parquet"]));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::recall::{Source, recall, remember};
-use super::{demonstrations, model, model_files, model_recipe_of};
+use super::{demonstrations, model, model_files, model_recipe_of, preferences};
 use crate::error::{Result, StoreError};
 use crate::graph::{Graph, Split};
 use crate::kind::Kind;
@@ -121,5 +121,23 @@ impl<'a> Importer<'a> {
         };
         let wanted = Source::of_rows(run, self.store, source);
         self.or_imported(import(), (Kind::Demonstrations, &name), &path, &wanted)
+    }
+
+    /// The preference set of a run's baseline; whether it was made.
+    ///
+    /// # Errors
+    /// As [`demonstrations`](Self::demonstrations), and when the baseline has
+    /// none.
+    pub fn preferences(&self, run: &RunFile, baseline: &str) -> Result<(Artifact, bool)> {
+        let graph = Graph::new(run, self.store);
+        let (source, path) = graph.preference_source(baseline)?;
+        let name = graph.preferences_name(baseline);
+        let _lock = self.lock(Kind::Preferences, &name)?;
+        let import = || {
+            let recipe = graph.preferences_recipe(baseline)?;
+            preferences(self.store, &recipe, source, &path, self.environment.clone())
+        };
+        let wanted = Source::of_rows(run, self.store, source);
+        self.or_imported(import(), (Kind::Preferences, &name), &path, &wanted)
     }
 }

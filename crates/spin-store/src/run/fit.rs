@@ -199,6 +199,11 @@ pub struct FitConfig {
     pub on_nonfinite: NonFinite,
     /// Updates between checkpoints.
     pub checkpoint_every: usize,
+    /// Minutes of training after which a checkpoint is made as well, at the
+    /// end of an update: what an interruption may cost where updates are
+    /// slow. 5 unless given; 0 to go by updates alone. It decides no number,
+    /// so it may differ when a training is carried on.
+    pub checkpoint_minutes: f64,
     /// Updates between evaluations on held-out rows; 0 for none.
     pub eval_every: usize,
     /// Rows held out and not trained on, from the end of the training set,
@@ -243,6 +248,7 @@ impl Default for FitConfig {
             recompute_every: 0,
             on_nonfinite: NonFinite::Stop,
             checkpoint_every: 50,
+            checkpoint_minutes: 5.0,
             eval_every: 0,
             eval_rows: 0,
             patience: 0,
@@ -307,6 +313,7 @@ impl FitConfig {
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
             ("stop_margin", self.stop_margin),
+            ("checkpoint_minutes", self.checkpoint_minutes),
         ];
         if let Some((name, value)) = finite.into_iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
             return Err(format!("{name} = {value} must be 0 or more"));
@@ -402,6 +409,7 @@ mod tests {
         assert!(problem(|c| c.eval_every = 1).contains("eval_rows"));
         assert!(problem(|c| c.betas[1] = 1.0).contains("betas[1] = 1"));
         assert!(problem(|c| c.learning_rate = f64::NAN).contains("learning_rate = NaN"));
+        assert!(problem(|c| c.checkpoint_minutes = -1.0).contains("checkpoint_minutes = -1"));
     }
 
     #[test]

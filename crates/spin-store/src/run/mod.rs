@@ -5,6 +5,7 @@
 //! ladder of learning rate and beta is written. Relative paths are relative
 //! to the run file. Unknown keys are errors that name the nearest valid key.
 
+mod data;
 mod eval;
 mod fit;
 mod parse;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Result, StoreError};
 
+pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
 pub use eval::{EvalConfig, JudgeConfig, Profile, SoftmaxDtype};
 pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
 pub use sample::SampleConfig;
@@ -91,48 +93,6 @@ pub enum Init {
     Pretrained,
     /// Drawn from the seed, of the shape in its `config.json`.
     Random,
-}
-
-/// `[data]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Demonstrations to train on.
-    pub train: SourceConfig,
-    /// Demonstrations to score on.
-    pub test: SourceConfig,
-}
-
-/// A file of demonstrations.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// `.jsonl`, `.json` or `.parquet`.
-    pub path: PathBuf,
-    /// Layout of its rows.
-    #[serde(default)]
-    pub format: SourceFormat,
-    /// Use the first rows only; 0 for all.
-    #[serde(default)]
-    pub limit: usize,
-}
-
-/// Layout of a row of demonstrations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceFormat {
-    /// Told from the first row's keys.
-    #[default]
-    Auto,
-    /// `messages`: a list of `{role, content}`; the first user turn and the
-    /// answer to it are used, as in the original code.
-    Chat,
-    /// `prompt` and `response` (or `completion`).
-    Prompt,
-    /// `question` and `answer`, as GSM8K.
-    Question,
-    /// `instruction`, `input`, `output`, as alpaca.
-    Alpaca,
 }
 
 /// `[template]`.
@@ -289,10 +249,14 @@ pub struct BaselineConfig {
     #[serde(default)]
     pub match_iterations: usize,
     /// A preference set to train on, as pairs, instead of the run's
-    /// demonstrations: somebody's chosen and rejected answers.
+    /// demonstrations: somebody's chosen and rejected answers. Needs
+    /// `fit.objective`, `dpo` or `spin`; the reference is that of the model
+    /// it starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<SourceConfig>,
-    /// Keys that differ from `[fit]`; `objective` is `sft` unless given.
+    /// Keys that differ from `[fit]`; `objective` is `sft` unless given, and
+    /// `loss`, `label_smoothing`, `nll_weight` and `stop_margin` are not taken
+    /// over from there.
     #[serde(default)]
     pub fit: toml::Table,
 }

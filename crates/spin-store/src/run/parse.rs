@@ -154,8 +154,22 @@ fn check(run: &RunFile) -> Result<()> {
             return bad(format!("baseline {:?} refers to an iteration beyond the {} there are", b.name, run.rounds()));
         }
         let fit = run.baseline_fit(b)?;
-        if fit.objective != Objective::Sft {
-            return bad(format!("baseline {:?}: only objective = \"sft\" can be a baseline", b.name));
+        match (&b.preferences, fit.objective) {
+            (None, Objective::Sft) | (Some(_), Objective::Spin | Objective::Dpo) => {}
+            (None, _) => {
+                return bad(format!(
+                    "baseline {:?}: spin and dpo train on pairs; name the file of a preference set, preferences = {{ \
+                     path = \"…\" }}, or set objective = \"sft\" for the run's demonstrations",
+                    b.name
+                ));
+            }
+            (Some(_), Objective::Sft) => {
+                return bad(format!(
+                    "baseline {:?}: a preference set is trained on with fit.objective = \"dpo\" or \"spin\"; sft takes \
+                     the run's demonstrations, so leave preferences out for it",
+                    b.name
+                ));
+            }
         }
         check_fit(run, &fit, &format!("baseline.{}.fit", b.name))?;
     }
@@ -285,6 +299,19 @@ fit = { optimizer = "adamw" }
         let params = |overrides: &[&str]| crate::run::as_params(&load_text(SMALL, overrides).unwrap().template);
         assert!(params(&[]).get("date").is_none());
         assert_eq!(params(&["template.date=2024-02-29"])["date"], "2024-02-29");
+    }
+
+    #[test]
+    fn a_baseline_has_pairs_where_its_objective_needs_them() {
+        let set = "preferences = { path = \"p.jsonl\" }\nfit = { objective = \"dpo\", loss = \"ipo\", optimizer";
+        let run = load_text(&SMALL.replace("fit = { optimizer", set), &[]).unwrap();
+        let fit = run.baseline_fit(&run.baseline[0]).unwrap();
+        assert_eq!((fit.objective, fit.optimizer, fit.learning_rate), (Objective::Dpo, OptimizerKind::Adamw, 5e-7));
+        let said = |text: &str| load_text(&SMALL.replace("fit = { optimizer", text), &[]).unwrap_err().to_string();
+        let text = said("fit = { objective = \"dpo\", optimizer");
+        assert!(text.contains("\"sft-more\"") && text.contains("preferences = { path"), "{text}");
+        let text = said("preferences = { path = \"p.jsonl\" }\nfit = { optimizer");
+        assert!(text.contains("\"sft-more\"") && text.contains("objective = \"dpo\" or \"spin\""), "{text}");
     }
 
     #[test]
