@@ -283,8 +283,11 @@ impl<R: Imported> Intake<'_, R> {
                 let more = if rest > 0 { format!("\n  and {rest} more") } else { String::new() };
                 return Err(StoreError::corrupt(
                     self.path,
-                    format!("has {count} bad rows of {}:{}{more}\n", self.read, list.concat()),
-                    "correct or remove them, or set on_bad_row = \"drop\" for this source",
+                    format!("{count} of {} rows are bad", self.read),
+                    format!(
+                        "correct or remove them, or set on_bad_row = \"drop\" for this source:{}{more}",
+                        list.concat()
+                    ),
                 ));
             }
         }

@@ -224,7 +224,10 @@ fn many_bad_rows_are_counted_and_can_be_dropped() {
     let error = bench.import(&path, |_| {}).unwrap_err();
     assert!(error.is_bad_input());
     let text = error.to_string();
-    assert!(text.contains("14 bad rows of 40") && text.contains("and 4 more") && text.contains("on_bad_row"), "{text}");
+    assert!(
+        text.contains("14 of 40 rows are bad") && text.contains("and 4 more") && text.contains("on_bad_row"),
+        "{text}"
+    );
     assert!(text.contains("row 2: the answer is empty") && text.contains("row 21: has NaN"), "{text}");
     assert_eq!(text.matches("\n  row ").count(), 10);
     assert!(bench.store.list().unwrap().is_empty());
