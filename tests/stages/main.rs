@@ -8,6 +8,7 @@
 //! - `bad_input`: what a user can get wrong, and what the programs say
 //! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
+//! - `models`: directories and adapters from elsewhere that say too much
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `run_files`: the run files that ship can be read
 
@@ -19,6 +20,7 @@ mod engines;
 mod killed;
 mod leaderboard;
 mod loop_runs;
+mod models;
 mod project;
 mod run_files;
 mod sampling;
