@@ -23,7 +23,14 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let base = CausalLm::load(&cli.model, &Device::Cpu, DType::F32)?;
     let target_modules = vec!["all-linear".to_owned()];
-    let config = LoraConfig { r: 3, lora_alpha: 6.0, lora_dropout: 0.1, target_modules, use_rslora: cli.rslora };
+    let config = LoraConfig {
+        r: 3,
+        lora_alpha: 6.0,
+        lora_dropout: 0.1,
+        target_modules,
+        use_rslora: cli.rslora,
+        ..LoraConfig::default()
+    };
     let model = base.with_new_adapter(&config, 5)?;
     // A fresh adapter computes nothing: lora_B is 0.
     for (_, var) in model.trainable().iter().filter(|(name, _)| name.contains("lora_B")) {
