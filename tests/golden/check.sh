@@ -9,6 +9,8 @@ python=$1
 "$python" tests/golden/make_fit_golden.py --check tests/golden/fit
 "$python" tests/golden/make_lora_golden.py --check tests/golden/lora
 "$python" tests/golden/make_dpo_golden.py --check tests/golden/dpo
+"$python" tests/golden/make_lora_targets_golden.py --check tests/golden/lora_targets.json
+"$python" tests/golden/make_config_golden.py --check tests/golden/config.json
 "$python" tests/golden/make_template_golden.py --check tests/golden/text
 "$python" tests/golden/make_sampling_golden.py tests/golden/sampling.json --check
 if [ -e ../shared/benchmarks/mt_bench ]; then

@@ -10,6 +10,7 @@
 //! - `bad_input`: what a user can get wrong, and what the programs say
 //! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
+//! - `models`: directories and adapters from elsewhere that say too much
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `run_files`: the run files that ship can be read
 //! - `imports`: what is a model, sources that move, many imports at once, looks
@@ -26,6 +27,7 @@ mod killed;
 mod leaderboard;
 mod loop_runs;
 mod preferences;
+mod models;
 mod project;
 mod run_files;
 mod sampling;

@@ -34,7 +34,14 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, dtype: DType) -> Result<()
     match dtype {
         DType::F32 => model.save_merged(staged.path())?,
         // Merged in f32 and rounded once.
-        dtype => model.merge_adapter()?.to_dtype(dtype)?.save(staged.path())?,
+        dtype => {
+            let merged = model.merge_adapter()?.to_dtype(dtype)?;
+            if let Some(tensor) = merged.not_finite()? {
+                let message = format!("is beyond the range of {dtype:?} once merged; give another --dtype");
+                return Err(spin_model::Error::Tensor { path: base.display().to_string(), tensor, message }.into());
+            }
+            merged.save(staged.path())?;
+        }
     }
     std::fs::rename(staged.keep(), out).map_err(StoreError::io("rename into", out))?;
     Ok(())

@@ -267,5 +267,13 @@ pub(crate) fn merged(linear: &Linear) -> Result<Tensor> {
     let Some(adapter) = &linear.adapter else { return Ok(weight) };
     let delta = adapter.up.var.as_detached_tensor().matmul(&adapter.down.var.as_detached_tensor())?;
     let sum = (weight.to_dtype(DType::F32)? + (delta * adapter.scale)?)?;
-    Ok(sum.to_dtype(weight.dtype())?)
+    let sum = sum.to_dtype(weight.dtype())?;
+    if weights::is_finite(&sum)? {
+        return Ok(sum);
+    }
+    Err(Error::Tensor {
+        path: "the adapter merged into its base".to_owned(),
+        tensor: linear.weight.name.clone(),
+        message: "would hold NaN or an infinity; the adapter is damaged, or its training had diverged".to_owned(),
+    })
 }

@@ -88,8 +88,8 @@ pub(super) fn hint(name: &str) -> &'static str {
     } else if name.contains("lora_") || name.contains(".base_layer.") {
         "an adapter was saved with the model; give base and adapter to `spin-fit merge`"
     } else if WRAPPERS.iter().any(|wrapper| name.contains(wrapper)) {
-        "names have what `torch.compile` (`_orig_mod.`) or data parallelism (`module.`) put before them, and without it \
-         they are not those that config.json describes, either; save the unwrapped model"
+        "names have what `torch.compile` (`_orig_mod.`) or data parallelism (`module.`) put before them, and without \
+         it they are not those that config.json describes, either; save the unwrapped model"
     } else {
         "config.json describes no such tensor; the configuration does not belong to these weights"
     }

@@ -231,16 +231,12 @@ fn read_tensor(header: &Header, entry: &Entry, device: &Device, dtype: DType) ->
     let shape = entry.shape.as_slice();
     // Converted before the transfer: not every device has every conversion.
     let tensor = match (entry.dtype.as_str(), dtype) {
-        ("BF16", DType::BF16) => Tensor::from_vec(
-            same_type(header, entry, |bytes| bf16::from_le_bytes(bytes), |x| x.is_finite())?,
-            shape,
-            &Device::Cpu,
-        )?,
-        ("F16", DType::F16) => Tensor::from_vec(
-            same_type(header, entry, |bytes| f16::from_le_bytes(bytes), |x| x.is_finite())?,
-            shape,
-            &Device::Cpu,
-        )?,
+        ("BF16", DType::BF16) => {
+            Tensor::from_vec(same_type(header, entry, bf16::from_le_bytes, bf16::is_finite)?, shape, &Device::Cpu)?
+        }
+        ("F16", DType::F16) => {
+            Tensor::from_vec(same_type(header, entry, f16::from_le_bytes, f16::is_finite)?, shape, &Device::Cpu)?
+        }
         (stored, dtype) => {
             let values = finite_numbers(header, entry)?;
             if dtype == DType::F16 && stored != "F16" && values.iter().any(|x| x.abs() >= F16_OVERFLOW) {

@@ -323,6 +323,30 @@ mod tests {
         assert!(check_heads(dir.path()).is_ok());
     }
 
+    /// What is not where mistral.rs looks, or is refused by our reader, does
+    /// not reach it.
+    #[test]
+    fn configurations_that_it_would_overlook_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |more: serde_json::Value| {
+            let mut config = json!({
+                "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 20, "hidden_size": 16,
+                "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4, "tie_word_embeddings": true,
+            });
+            let plain = spin_model::ModelConfig::from_json(&config.to_string(), "test").unwrap();
+            CausalLm::init(&plain, 1, &candle_core::Device::Cpu).unwrap().save(dir.path()).unwrap();
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+            check_config(dir.path()).map_err(|error| format!("{error:?} {error}"))
+        };
+        assert!(check(json!({})).is_ok() && check(json!({"rope_theta": 5e5})).is_ok());
+        let nested = check(json!({"rope_scaling": {"rope_type": "default", "rope_theta": 5e5}})).unwrap_err();
+        assert!(nested.contains("`rope_theta` stands where transformers 5"), "{nested}");
+        let yarn = json!({"rope_theta": 1e4, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
+        assert!(check(yarn).unwrap_err().contains("yarn"));
+        assert!(check(json!({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "new": 1})).is_ok());
+    }
+
     #[test]
     fn errors_of_memory_are_recognised() {
         for text in ["DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", "CUDA out of memory"] {
