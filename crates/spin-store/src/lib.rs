@@ -12,6 +12,7 @@
 //! - [`work`] holds unfinished work so that a killed stage carries on;
 //! - [`audit`] verifies and draws lineage;
 //! - [`import`] brings demonstrations and models in;
+//! - [`url`] shows addresses without what is secret in them;
 //! - [`run`] is the run file, [`graph`] the artifacts it stands for.
 
 pub mod audit;
@@ -27,6 +28,7 @@ pub mod schema;
 mod shape;
 pub mod store;
 pub mod table;
+pub mod url;
 pub mod work;
 
 pub use error::{Result, StoreError};

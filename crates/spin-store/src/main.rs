@@ -170,6 +170,12 @@ fn import_run(run: &RunFile) -> anyhow::Result<Exit> {
     if shared > 0 {
         say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
     }
+    if run.data.is_some() {
+        // What the test rows cannot serve ends here, not after the last training.
+        let tasks = graph.bench_tasks()?.join(", ");
+        let why = if run.bench.tasks.is_some() { "" } else { ", as the test rows allow" };
+        say(&format!("bench.tasks: {tasks}{why}"));
+    }
     let recipe = graph.base_recipe()?;
     let dir = run.resolve(&run.model.path);
     let (artifact, made) = import::model(&store, &recipe, &dir, spin_cli::environment())?;
