@@ -9,6 +9,7 @@
 //! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
+//! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
 
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
@@ -23,3 +24,4 @@ mod project;
 mod run_files;
 mod sampling;
 mod shards;
+mod tasks_wild;
