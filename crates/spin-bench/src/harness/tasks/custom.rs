@@ -293,7 +293,8 @@ impl Templates {
             // The engine says that something is undefined, not what.
             let names = self.env.get_template(name).map(|template| template.undeclared_variables(false));
             let mut absent: Vec<String> = names.unwrap_or_default().into_iter().collect();
-            absent.retain(|name| row.get_attr(name).is_ok_and(|value| value.is_undefined()));
+            let is_global = |name: &str| self.env.globals().any(|(global, _)| global == name);
+            absent.retain(|name| row.get_attr(name).is_ok_and(|value| value.is_undefined()) && !is_global(name));
             absent.sort();
             let absent = match e.kind() {
                 ErrorKind::UndefinedError if !absent.is_empty() => format!(": there is no {}", absent.join(", ")),
