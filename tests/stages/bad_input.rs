@@ -229,10 +229,10 @@ fn a_model_that_cannot_be_published_is_published_by_the_next_run() {
 fn old_weights_of_other_formats_stay_behind() {
     let project = Project::new();
     project.write("model/pytorch_model.bin", "weights of the base");
-    project.write("model/notes.txt", "a companion");
+    project.write("model/special_tokens_map.json", "{}");
     project.run_plan("spin-sample");
     let model = project.path("store/model/tiny/iter-0/v1");
-    assert!(model.join("notes.txt").exists() && !model.join("pytorch_model.bin").exists());
+    assert!(model.join("special_tokens_map.json").exists() && !model.join("pytorch_model.bin").exists());
 }
 
 #[test]

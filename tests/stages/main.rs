@@ -11,12 +11,15 @@
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
+//! - `imports`: what is a model, sources that move, many imports at once, looks
+//! - `work_in_progress`: damaged and foreign parts are made again
 
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
 
 mod adapters;
 mod bad_input;
 mod engines;
+mod imports;
 mod killed;
 mod leaderboard;
 mod loop_runs;
@@ -25,3 +28,4 @@ mod run_files;
 mod sampling;
 mod shards;
 mod tasks_wild;
+mod work_in_progress;

@@ -101,10 +101,12 @@ pub enum SampleError {
         work: PathBuf,
     },
     /// Parts were written anew while they were published.
-    #[error("{path} changed while it was published, by a run with other rows_per_part; run this again")]
+    #[error("{path} changed while it was published: {why}; nothing is published, run this again")]
     Changed {
         /// The part.
         path: PathBuf,
+        /// What it is now.
+        why: String,
     },
     /// An answer that should come out again did not.
     #[error(

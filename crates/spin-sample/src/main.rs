@@ -12,8 +12,9 @@ use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_sample::error::is_bad_input;
 use spin_sample::stage::{self, Missing, Outcome, PartDone, Task, Watch};
+use spin_store::Store;
 use spin_store::graph::{Decoding, Graph, ModelId};
-use spin_store::{Store, import};
+use spin_store::import::Importer;
 
 use crate::cli::Cli;
 
@@ -46,12 +47,12 @@ fn tasks(cli: &Cli, graph: &Graph<'_>) -> anyhow::Result<Vec<Task>> {
 
 fn body(cli: &Cli) -> anyhow::Result<Exit> {
     let run = cli.run_file()?;
-    let store = Store::open(&run.store_dir())?;
+    // A look creates no store.
+    let store = if cli.missing { Store::open_existing(&run.store_dir())? } else { Store::open(&run.store_dir())? };
     let graph = Graph::new(&run, &store);
     let stop = stop_flag()?;
     if cli.is_model() {
-        let dir = run.resolve(&run.model.path);
-        import::model(&store, &graph.base_recipe()?, &dir, spin_cli::environment())?;
+        Importer::new(&store, spin_cli::environment(), spin_cli::whoami(), &say).base(&run)?;
     }
     let mut exit = Exit::Done;
     let tasks = tasks(cli, &graph)?;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use spin_store::graph::Graph;
 use spin_store::schema::{Row as _, Sample};
+use spin_store::work::Found;
 use spin_store::{StoreError, table};
 
 use crate::check::{self, Checked, Chosen};
 use crate::engine::{Engine, Replay};
 use crate::error::{Result, SampleError};
-use crate::queue;
 use crate::stage::{Loader, Options, Outcome, Prepared, Task};
 
 /// Between looks at who publishes.
@@ -33,6 +33,14 @@ struct Maker {
     engine: String,
     processor: String,
     replay: String,
+}
+
+impl Maker {
+    /// From what is noted beside a part.
+    fn of(facts: &Value) -> Maker {
+        let text = |key: &str| facts[key].as_str().unwrap_or("unknown").to_owned();
+        Maker { engine: text("engine"), processor: text("processor"), replay: text("replay") }
+    }
 }
 
 /// What all parts say together.
@@ -94,11 +102,12 @@ impl Publisher<'_> {
         let staged = self.graph.store.staging()?;
         for part in 0..plan.len() {
             let name = table::part_name(part);
-            let (from, to) = (work.path(&name), staged.path().join(&name));
-            std::fs::copy(&from, &to).map_err(StoreError::io("copy", &from))?;
-            if !source.is_whole(&to, part) {
-                // A run with parts of another size works in the same place.
-                return Err(SampleError::Changed { path: from });
+            let to = staged.path().join(&name);
+            let copied = work.copy_part(&name, &to)?;
+            self.whole(part, copied)?;
+            if !source.is_planned(part, &Sample::read_part(&to)?) {
+                let why = "a run with other rows_per_part wrote it".into();
+                return Err(SampleError::Changed { path: work.path(&name), why });
             }
         }
         let artifact = self.graph.store.publish(staged, &self.task.recipe, facts, environment())?;
@@ -111,6 +120,7 @@ impl Publisher<'_> {
     /// are too many, so that another call tries again.
     fn summary(&self) -> Result<Summary> {
         let Prepared { plan, work, .. } = self.prepared;
+        let source = self.prepared.source(self.graph, self.task);
         let mut summary = Summary {
             makers: Vec::new(),
             tokens: 0,
@@ -119,8 +129,8 @@ impl Publisher<'_> {
         };
         let (mut failed, mut with_failures) = (Vec::new(), BTreeSet::new());
         for (part, jobs) in plan.iter().enumerate() {
-            let samples = Sample::read_part(&work.path(&table::part_name(part)))?;
-            for (job, sample) in jobs.iter().zip(samples) {
+            let found = self.whole(part, source.look(work, part)?)?;
+            for (job, sample) in jobs.iter().zip(found.rows) {
                 summary.tokens += sample.response_ids.len() as u64;
                 summary.chosen.see(part, *job, &sample);
                 if sample.finish_reason == "error" {
@@ -129,7 +139,7 @@ impl Publisher<'_> {
                 }
                 *summary.finish.entry(sample.finish_reason).or_default() += 1;
             }
-            summary.makers.push(self.maker(part));
+            summary.makers.push(Maker::of(&found.facts));
         }
         let all = plan.iter().map(Vec::len).sum();
         if failed.len() as f64 > self.task.prompts.max_failed() * all as f64 {
@@ -143,13 +153,14 @@ impl Publisher<'_> {
         Ok(summary)
     }
 
-    /// A part that nothing is recorded of has an unknown maker.
-    fn maker(&self, part: usize) -> Maker {
-        let path = self.prepared.work.path(&queue::facts_name(part));
-        let facts: Value =
-            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        let text = |key: &str| facts[key].as_str().unwrap_or("unknown").to_owned();
-        Maker { engine: text("engine"), processor: text("processor"), replay: text("replay") }
+    /// A part that was whole a moment ago.
+    fn whole<T>(&self, part: usize, found: Found<T>) -> Result<T> {
+        let path = self.prepared.work.path(&table::part_name(part));
+        match found {
+            Found::Whole(whole) => Ok(whole),
+            Found::Absent => Err(StoreError::io("read", path)(std::io::ErrorKind::NotFound.into()).into()),
+            Found::Unusable(why) => Err(SampleError::Changed { path, why }),
+        }
     }
 
     /// Answers asked again, then their log-probabilities: one model after the

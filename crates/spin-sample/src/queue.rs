@@ -6,15 +6,14 @@
 //! A part is written when it is whole.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spin_store::schema::{Row as _, Sample};
-use spin_store::work::{WorkDir, WorkLock};
-use spin_store::{StoreError, fsutil, table};
+use spin_store::schema::Sample;
+use spin_store::work::{Found, WorkDir, WorkLock, WorkPart};
+use spin_store::{StoreError, table};
 use spin_text::Codec;
 
 use crate::answer::{Generated, Wanted};
@@ -109,12 +108,17 @@ impl Source<'_> {
         })
     }
 
-    /// Whether a part is there, in a file, with the answers that the plan has for it.
-    /// Parts are renamed into place, so a part that is there and can be read is
-    /// whole; but it may be of a run with other `rows_per_part`, which changes
-    /// no answer and so, for leaderboard tasks, not the artifact's identity.
-    pub fn is_whole(&self, path: &Path, part: usize) -> bool {
-        let Ok(samples) = Sample::read_part(path) else { return false };
+    /// A part of unfinished work, if it is as it was written and has the
+    /// answers that the plan has for it: it may be of a run with other
+    /// `rows_per_part`, which changes no answer and so, for leaderboard tasks,
+    /// not the artifact's identity.
+    pub fn look(&self, work: &WorkDir, part: usize) -> Result<Found<WorkPart<Sample>>> {
+        let found = work.read_part::<Sample>(&table::part_name(part), part)?;
+        Ok(found.check(|found| self.is_planned(part, &found.rows), "it holds answers of other parts"))
+    }
+
+    /// Whether a part's answers are those of the plan.
+    pub fn is_planned(&self, part: usize, samples: &[Sample]) -> bool {
         let planned = self.plan[part].iter().map(|job| (self.rows[job.row].row_id.as_str(), job.sample_index));
         planned.eq(samples.iter().map(|sample| (sample.row_id.as_str(), sample.sample_index)))
     }
@@ -123,19 +127,12 @@ impl Source<'_> {
 /// Who works, and how it is remembered.
 pub(crate) struct Worker<'a> {
     pub work: &'a WorkDir,
-    /// The artifact's.
-    pub identity: &'a str,
     /// In words, for other processes.
     pub holder: &'a str,
     /// Facts about the engine, kept beside each part.
     pub facts: Value,
     /// Failed answers that are tolerated.
     pub allowed: usize,
-}
-
-/// The name of the file of facts beside a part.
-pub(crate) fn facts_name(part: usize) -> String {
-    format!("{}.json", table::part_name(part))
 }
 
 /// The name of a part's lock.
@@ -253,7 +250,7 @@ impl<'a> Queue<'a> {
             };
             let jobs = &self.source.plan[part];
             // Another process may have made it since we looked.
-            if self.source.is_whole(&self.worker.work.path(&table::part_name(part)), part) {
+            if self.source.look(self.worker.work, part)?.whole().is_some() {
                 state.done += jobs.len() as u64;
                 continue;
             }
@@ -290,7 +287,7 @@ impl<'a> Queue<'a> {
     }
 
     fn write(&self, part: usize, open: OpenPart) -> Result<()> {
-        let Worker { work, identity, facts, .. } = &self.worker;
+        let Worker { work, facts, .. } = &self.worker;
         let jobs = self.source.plan[part].iter();
         let samples = jobs.zip(open.answers).map(|(job, answer)| self.source.sample(job, answer.flatten()));
         let samples: Vec<Sample> = samples.collect::<Result<_>>()?;
@@ -298,9 +295,7 @@ impl<'a> Queue<'a> {
         let seconds = open.start.elapsed().as_secs_f64();
         let mut facts = facts.clone();
         facts["seconds"] = json!((seconds * 10.0).round() / 10.0);
-        // Before the part, so that a part that is there has its facts.
-        fsutil::write_atomic(&work.path(&facts_name(part)), facts.to_string().as_bytes())?;
-        Sample::write_part(&work.path(&table::part_name(part)), &samples, identity, part)?;
+        work.write_part(&table::part_name(part), part, &samples, &facts)?;
         self.watch.part(&PartDone { part, rows: samples.len(), tokens, seconds });
         Ok(())
     }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use spin_store::Store;
+use spin_store::schema::Row as _;
 use spin_text::TemplateChoice;
 
 use super::*;
@@ -77,13 +78,7 @@ impl Place {
     fn with<T>(&self, allowed: usize, body: impl FnOnce(&Queue<'_>) -> T) -> (T, Ended) {
         let source = Source { rows: &self.rows, plan: &self.plan, codec: &self.codec, seed: 1, stream: "test" };
         let work = self.work();
-        let worker = Worker {
-            work: &work,
-            identity: "identity",
-            holder: "this test",
-            facts: json!({"engine": "none"}),
-            allowed,
-        };
+        let worker = Worker { work: &work, holder: "this test", facts: json!({"engine": "none"}), allowed };
         let queue = Queue::new(&source, worker, vec![0, 1, 2], (0, 7), &self.stop, &self.seen);
         let result = body(&queue);
         (result, queue.end())
@@ -194,4 +189,49 @@ fn parts_of_others_are_left_to_them() {
     drop(lock);
     let (rows, ended) = place.with(0, |queue| std::iter::from_fn(|| queue.next()).count());
     assert_eq!((rows, ended.held.len()), (7, 0));
+}
+
+#[test]
+fn damaged_parts_and_those_of_others_are_made_again() {
+    let place = Place::new();
+    let all = |place: &Place| {
+        place.with(0, |queue| {
+            let mut rows = 0;
+            while let Some(job) = queue.next() {
+                let generated = answer(&job);
+                queue.done(job, Ok(generated));
+                rows += 1;
+            }
+            rows
+        })
+    };
+    assert_eq!(all(&place).0, 7);
+    assert_eq!(all(&place).0, 0);
+    let work = place.work();
+    let good = std::fs::read(place.part(&work, 1)).unwrap();
+    // A flip in the middle of the part, then a part without its record.
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    std::fs::write(place.part(&work, 1), &bad).unwrap();
+    std::fs::remove_file(work.path(&spin_store::work::record_name(&table::part_name(2)))).unwrap();
+    assert_eq!(all(&place).0, 4);
+    assert_eq!(std::fs::read(place.part(&work, 1)).unwrap(), good);
+    // The answers of other settings, with their records.
+    let other = Store::open(place.dir.path()).unwrap().work("other").unwrap();
+    let rows = Sample::read_part(&place.part(&work, 0)).unwrap();
+    other.write_part(&table::part_name(0), 0, &rows, &Value::Null).unwrap();
+    for name in [table::part_name(0), spin_store::work::record_name(&table::part_name(0))] {
+        std::fs::copy(other.path(&name), work.path(&name)).unwrap();
+    }
+    assert_eq!(all(&place).0, 3);
+}
+
+#[test]
+fn a_part_that_cannot_be_read_is_an_error_of_the_machine() {
+    let place = Place::new();
+    // A directory stands for a disk that does not read.
+    std::fs::create_dir(place.part(&place.work(), 0)).unwrap();
+    let ((), ended) = place.with(0, |queue| assert!(queue.next().is_none()));
+    let error = ended.error.unwrap();
+    assert!(error.to_string().contains("failed to read") && !crate::error::is_bad_input(&error), "{error}");
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 use spin_store::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
-use spin_store::work::WorkDir;
-use spin_store::{Artifact, ModelShape, Recipe, StoreError, table};
+use spin_store::work::{Found, WorkDir};
+use spin_store::{Artifact, ModelShape, Recipe, StoreError};
 use spin_text::Codec;
 use tempfile::TempDir;
 
 use crate::engine::{self, Engine, EngineKind, EngineOptions};
-use crate::error::Result;
+use crate::error::{Result, SampleError};
 use crate::loadable;
 use crate::parts::{self, Job, Shard};
 use crate::prompts::{Prompts, Rows};
@@ -176,9 +176,14 @@ pub fn missing(graph: &Graph<'_>, task: &Task, shard: Shard) -> Result<Vec<Missi
     }
     let prepared = prepare(graph, task)?;
     let source = prepared.source(graph, task);
-    let parts = (0..prepared.plan.len())
-        .filter(|part| shard.has(*part) && !source.is_whole(&prepared.work.path(&table::part_name(*part)), *part));
+    let mut parts = Vec::new();
+    for part in (0..prepared.plan.len()).filter(|part| shard.has(*part)) {
+        if source.look(&prepared.work, part)?.whole().is_none() {
+            parts.push(part);
+        }
+    }
     parts
+        .into_iter()
         .map(|part| {
             let holder = match prepared.work.lock(&queue::lock_name(part)) {
                 Ok(_) => None,
@@ -213,12 +218,24 @@ pub fn run(
     let prepared = prepare(graph, task)?;
     match work(graph, task, options, &prepared, stop, environment, watch) {
         // Another process may have published meanwhile, and cleared the work
-        // away.
+        // away. What else went wrong is no less wrong for what is published: a
+        // directory that could not be flushed, say.
+        Err(error) if !is_taken_away(&error) => Err(error),
         outcome @ (Err(_) | Ok(Outcome::Held(..) | Outcome::Partial(..))) => match graph.store.find(&task.recipe)? {
             Some(found) => Ok(Outcome::Found(found)),
             None => outcome,
         },
         outcome => outcome,
+    }
+}
+
+/// Whether an error is one of those that come when another process clears the
+/// work away.
+fn is_taken_away(error: &SampleError) -> bool {
+    match error {
+        SampleError::Store(StoreError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+        SampleError::Store(StoreError::Locked { .. }) | SampleError::Changed { .. } => true,
+        _ => false,
     }
 }
 
@@ -231,12 +248,20 @@ fn work(
     environment: &dyn Fn() -> Map<String, Value>,
     watch: &dyn Watch,
 ) -> Result<Outcome> {
-    let identity = task.recipe.identity();
     let source = prepared.source(graph, task);
     let Prepared { plan, work, .. } = prepared;
-    let is_whole = |part: usize| source.is_whole(&work.path(&table::part_name(part)), part);
-    let mine = (0..plan.len()).filter(|&part| options.shard.has(part));
-    let (missing, there): (Vec<usize>, Vec<usize>) = mine.clone().partition(|&part| !is_whole(part));
+    let mine: Vec<usize> = (0..plan.len()).filter(|&part| options.shard.has(part)).collect();
+    let (mut missing, mut there) = (Vec::new(), Vec::new());
+    for &part in &mine {
+        match source.look(work, part)? {
+            Found::Whole(_) => there.push(part),
+            Found::Absent => missing.push(part),
+            Found::Unusable(why) => {
+                watch.note(&format!("part {part} is made again: {why}"));
+                missing.push(part);
+            }
+        }
+    }
     let count = |parts: &[usize]| parts.iter().map(|&part| plan[part].len() as u64).sum::<u64>();
     let (done, all) = (count(&there), count(&there) + count(&missing));
     watch.progress(done, all, 0);
@@ -248,7 +273,7 @@ fn work(
             json!({"engine": engine.describe(), "processor": options.processor, "replay": engine.replay().name()});
         let samples: usize = plan.iter().map(Vec::len).sum();
         let allowed = (task.prompts.max_failed() * samples as f64) as usize;
-        let worker = Worker { work, identity: &identity, holder: &options.holder, facts, allowed };
+        let worker = Worker { work, holder: &options.holder, facts, allowed };
         let queue = Queue::new(&source, worker, missing, (done, all), stop, watch);
         // An engine may leave while a job is on its way back.
         while queue.has_work() {
@@ -260,15 +285,16 @@ fn work(
         }
         (held, stopped) = (ended.held, stop.load(Ordering::Relaxed));
     }
-    let there: Vec<bool> = (0..plan.len()).map(is_whole).collect();
+    let is_there = |part| Ok(source.look(work, part)?.whole().is_some());
+    let there: Vec<bool> = (0..plan.len()).map(is_there).collect::<Result<_>>()?;
     let present = there.iter().filter(|there| **there).count();
     if stopped {
         return Ok(Outcome::Stopped(present, plan.len()));
     }
-    if let Some(part) = mine.clone().find(|&part| !there[part]) {
+    if let Some(part) = mine.iter().copied().find(|&part| !there[part]) {
         let who = match held.into_iter().find(|(other, _)| *other == part) {
             Some((part, holder)) => format!("part {part} is held by {holder}"),
-            None => format!("part {part} was taken away by another process, for answers that failed"),
+            None => format!("part {part} was taken away or written anew by another process"),
         };
         return Ok(Outcome::Held(present, plan.len(), who));
     }

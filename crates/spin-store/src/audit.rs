@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::error::{Result, StoreError};
 use crate::store::{Artifact, Store};
 
-/// A problem found by [`verify`].
+/// A problem found by [`verify`]: a difference, or what could not be checked
+/// ([`StoreError::is_difference`]).
 #[derive(Debug)]
 pub struct Finding {
     /// The artifact as `kind/name@vN`, or `store`.
@@ -27,13 +28,15 @@ pub fn verify(store: &Store) -> Result<(usize, Vec<Finding>)> {
     if let Err(error) = store.check_layout() {
         findings.push(Finding { artifact: "store".into(), error });
     }
+    let notes = crate::import::problems(store).into_iter();
+    findings.extend(notes.map(|error| Finding { artifact: "store".into(), error }));
     let listed = store.list()?;
     for entry in &listed {
         let name = format!("{}/{}@v{}", entry.0, entry.1, entry.2);
         match store.load_listed(entry) {
             Err(error) => findings.push(Finding { artifact: name, error }),
             Ok(artifact) => {
-                let mut errors = artifact.problems()?;
+                let mut errors = artifact.problems();
                 errors.extend(parent_problems(store, &artifact));
                 findings.extend(errors.into_iter().map(|error| Finding { artifact: name.clone(), error }));
             }
@@ -49,6 +52,8 @@ pub fn parent_problems(store: &Store, artifact: &Artifact) -> Vec<StoreError> {
     for parent in artifact.manifest.parents.iter().filter(|p| !p.is_outside()) {
         let found = parent.reference.parse().and_then(|r| store.get(&r));
         match found {
+            // Nothing is known of a parent that cannot be read.
+            Err(e) if !e.is_difference() => problems.push(e),
             Err(e) => problems.push(StoreError::corrupt(
                 &manifest,
                 format!("its parent {} is not there ({e})", parent.reference),

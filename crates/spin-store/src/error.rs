@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::kind::Kind;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -72,6 +74,16 @@ pub enum StoreError {
         /// What the user can do, e.g. which stage makes it.
         remedy: String,
     },
+    /// A table would be published without a row.
+    #[error(
+        "{kind}/{name} would be a table without rows, and nothing is published; its input leaves none: see what was dropped, and why"
+    )]
+    Empty {
+        /// The kind.
+        kind: Kind,
+        /// The name.
+        name: String,
+    },
     /// A reference cannot be read.
     #[error(
         "{reference:?} is not a reference; write kind/name, kind/name@v3, kind/name@latest or kind/name@<digest prefix>, with one of the kinds {kinds}"
@@ -120,6 +132,12 @@ impl StoreError {
     /// A bad run file.
     pub fn run(path: &Path, problem: impl Into<String>) -> Self {
         StoreError::Run { path: path.into(), problem: problem.into() }
+    }
+
+    /// Whether something in a store is not as it should be, rather than not
+    /// known because it could not be read.
+    pub fn is_difference(&self) -> bool {
+        self.is_bad_input()
     }
 
     /// Whether the input is to blame, rather than the machine: exit code 3

@@ -23,12 +23,27 @@ pub fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path))
 }
 
-/// Creates a directory and its parents.
+/// Creates a directory and its parents, durably: the entry of each that is new
+/// is flushed in the directory that holds it.
 ///
 /// # Errors
-/// When it cannot be created.
+/// When one cannot be created or synced.
 pub fn create_dir_all(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(StoreError::io("create", dir))
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir_all(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Ok(()) => sync_dir(parent.unwrap_or(Path::new("."))),
+        // Another process was faster; its entry may not be flushed yet.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {
+            sync_dir(parent.unwrap_or(Path::new(".")))
+        }
+        Err(e) => Err(StoreError::io("create", dir)(e)),
+    }
 }
 
 /// Writes a file so that a reader sees either the old or the new bytes, and

@@ -182,6 +182,49 @@ impl<'a> Graph<'a> {
         format!("spin-store import {}", self.run.path.display())
     }
 
+    /// What a source of the run file was imported as, looked up once per
+    /// `key`. The source itself is looked at only where no import of it is
+    /// known, as those of earlier releases.
+    ///
+    /// # Errors
+    /// When it is not imported.
+    pub fn imported(
+        &self,
+        key: String,
+        kind: Kind,
+        name: &str,
+        source: &import::Source,
+        recipe: impl FnOnce() -> Result<Recipe>,
+    ) -> Result<Artifact> {
+        if let Some(artifact) = self.known.borrow().get(&key) {
+            return Ok(artifact.clone());
+        }
+        let (found, unread) = match import::recall(self.store, kind, name, source)? {
+            Some(found) => (Some(found), String::new()),
+            None => match recipe() {
+                Ok(recipe) => (self.store.find(&recipe)?, String::new()),
+                Err(error) => (None, format!("; what it would be made from cannot be used: {error}")),
+            },
+        };
+        let artifact = found.ok_or_else(|| StoreError::Missing {
+            reference: format!("{kind}/{name} of this run file"),
+            store: self.store.root().to_path_buf(),
+            remedy: format!("make it with `{}` (and the same --set, if any){unread}", self.import_command()),
+        })?;
+        self.known.borrow_mut().insert(key, artifact.clone());
+        Ok(artifact)
+    }
+
+    /// The name of a split's demonstrations.
+    pub fn demonstrations_name(&self, split: Split) -> String {
+        self.name(split.name())
+    }
+
+    /// The name of the imported base model.
+    pub fn base_name(&self) -> String {
+        self.name("base")
+    }
+
     /// Configuration and path of a split's source.
     ///
     /// # Errors
@@ -203,7 +246,7 @@ impl<'a> Graph<'a> {
     /// When the source cannot be read.
     pub fn demonstrations_recipe(&self, split: Split) -> Result<Recipe> {
         let (source, path) = self.source(split)?;
-        import::demonstrations_recipe(&self.name(split.name()), source, &path)
+        import::demonstrations_recipe(&self.demonstrations_name(split), source, &path)
     }
 
     /// A split's demonstrations.
@@ -211,7 +254,10 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When they are not imported.
     pub fn demonstrations(&self, split: Split) -> Result<Artifact> {
-        self.found(split.name().into(), || self.demonstrations_recipe(split), self.import_command())
+        let name = self.demonstrations_name(split);
+        let source = import::Source::of_rows(self.run, self.store, self.source(split)?.0);
+        let recipe = || self.demonstrations_recipe(split);
+        self.imported(split.name().into(), Kind::Demonstrations, &name, &source, recipe)
     }
 
     /// Recipe of the imported base model.
@@ -219,7 +265,7 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When its directory cannot be read.
     pub fn base_recipe(&self) -> Result<Recipe> {
-        import::model_recipe(self.store, &self.name("base"), &self.run.resolve(&self.run.model.path))
+        import::model_recipe(self.store, &self.base_name(), &self.run.resolve(&self.run.model.path))
     }
 
     /// The imported base model.
@@ -227,7 +273,8 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When it is not imported.
     pub fn base(&self) -> Result<Artifact> {
-        self.found("base".into(), || self.base_recipe(), self.import_command())
+        let source = import::Source::of_model(self.run, self.store);
+        self.imported("base".into(), Kind::Model, &self.base_name(), &source, || self.base_recipe())
     }
 
     /// Template parameters; a template file counts by its text.

@@ -6,7 +6,7 @@
 //! publishing protocol, the audit, and the run file with the graph of
 //! artifacts that follows from it. It knows nothing about models or tokens.
 //!
-//! - [`Store`] finds, lists and publishes artifacts;
+//! - [`Store`] finds, lists and publishes artifacts, [`artifact`] is one of them;
 //! - [`manifest`] is the record on disk, [`kind`] the kinds of artifact;
 //! - [`table`] and [`schema`] read and write the Parquet parts;
 //! - [`work`] holds unfinished work so that a killed stage carries on;
@@ -15,6 +15,7 @@
 //! - [`url`] shows addresses without what is secret in them;
 //! - [`run`] is the run file, [`graph`] the artifacts it stands for.
 
+pub mod artifact;
 pub mod audit;
 pub mod digest;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod graph;
 pub mod import;
 pub mod kind;
 pub mod manifest;
+mod publish;
 pub mod run;
 pub mod schema;
 mod shape;
@@ -31,8 +33,9 @@ pub mod table;
 pub mod url;
 pub mod work;
 
+pub use artifact::Artifact;
 pub use error::{Result, StoreError};
 pub use kind::Kind;
 pub use manifest::{FileEntry, Manifest, Parent, StageId};
 pub use shape::ModelShape;
-pub use store::{Artifact, Recipe, Reference, Store, Version};
+pub use store::{Recipe, Reference, Store, Version};

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use spin_cli::{Exit, say};
 use spin_store::graph::{Graph, Split};
+use spin_store::import::{self, Importer};
 use spin_store::run::{RunFile, SourceConfig, SourceFormat};
 use spin_store::schema::{Demonstration, Row};
-use spin_store::{Artifact, Manifest, Reference, Store, audit, import};
+use spin_store::{Artifact, Kind, Manifest, Reference, Store, StoreError, audit};
 
 #[derive(Parser)]
 #[command(version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
@@ -34,10 +36,14 @@ enum Command {
         #[arg(long)]
         name: Option<String>,
         /// Use the first rows only; 0 for all
-        #[arg(long, default_value_t = 0)]
-        limit: usize,
-        #[command(flatten)]
-        at: At,
+        #[arg(long)]
+        limit: Option<usize>,
+        /// Read all weights again, though the file system says that they are those imported before
+        #[arg(long)]
+        rehash: bool,
+        /// The store's directory, unless the source is a run file, which names it [default: data]
+        #[arg(long, value_name = "DIR")]
+        store: Option<PathBuf>,
     },
     /// List artifacts
     Ls {
@@ -66,7 +72,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Check every manifest, file and parent; exits 4 when something differs
+    /// Check every manifest, file and parent; exits 4 when something differs, 1 when something cannot be read
     Verify {
         #[command(flatten)]
         at: At,
@@ -95,7 +101,15 @@ enum Format {
 
 fn main() -> ExitCode {
     spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
-        Command::Import { source, set, name, limit, at } => import_any(&source, &set, name, limit, &at),
+        Command::Import { source, set, name, limit, rehash, store } => {
+            match import_any(&ImportArgs { source, set, name, limit, rehash, store }) {
+                Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => {
+                    say(&format!("{error:#}"));
+                    Ok(Exit::Again)
+                }
+                result => result,
+            }
+        }
         Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
         Command::Show { reference, at } => show(&open(&at)?, &reference),
         Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
@@ -106,61 +120,116 @@ fn main() -> ExitCode {
 
 /// Opens a store that must be there: a look must not create one.
 fn open(at: &At) -> anyhow::Result<Store> {
-    if !at.store.join("STORE.json").exists() {
-        bail!(spin_store::StoreError::Missing {
-            reference: "at all".into(),
-            store: at.store.clone(),
-            remedy: "it holds no STORE.json; give the store's directory with --store".into(),
-        });
-    }
-    Ok(Store::open(&at.store)?)
+    Ok(Store::open_existing(&at.store)?)
 }
 
 fn out(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).map_err(Into::into)
 }
 
-fn report(artifact: &Artifact, made: bool) {
+/// What `import` was told.
+struct ImportArgs {
+    source: PathBuf,
+    set: Vec<String>,
+    name: Option<String>,
+    limit: Option<usize>,
+    rehash: bool,
+    store: Option<PathBuf>,
+}
+
+impl ImportArgs {
+    /// Ends the program where a flag would be ignored.
+    fn refuse(&self, flags: &[(&str, bool)], why: &str) {
+        for (flag, given) in flags {
+            if *given {
+                let text = format!("{flag} cannot be used with {}: {why}", self.source.display());
+                Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
+            }
+        }
+    }
+}
+
+fn report((artifact, made): &(Artifact, bool)) {
     let m = &artifact.manifest;
     let size = if m.rows() > 0 { format!("{} rows", m.rows()) } else { format!("{} bytes", m.bytes()) };
-    say(&format!("{} {} ({size})", if made { "imported" } else { "already there:" }, m.reference()));
+    say(&format!("{} {} ({size})", if *made { "imported" } else { "already there:" }, m.reference()));
     if let Some(n) = m.facts.get("repeated_prompts").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
         say(&format!("warning: {n} rows repeat the prompt of another row"));
     }
+    let left_out =
+        m.facts.get("left_out").and_then(|found| Some((found["count"].as_u64()?, found["names"].as_array()?)));
+    if let Some((count, names)) = left_out.filter(|_| m.kind == Kind::Model) {
+        let mut names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(shown)).collect();
+        if (names.len() as u64) < count {
+            names.push("…".into());
+        }
+        say(&format!("left out, because they are no part of a model: {count} ({})", names.join(", ")));
+    }
 }
 
-fn import_any(source: &Path, set: &[String], name: Option<String>, limit: usize, at: &At) -> anyhow::Result<Exit> {
+fn importer<'a>(store: &'a Store, rehash: bool) -> Importer<'a> {
+    Importer { rehash, ..Importer::new(store, spin_cli::environment(), spin_cli::whoami(), &say) }
+}
+
+fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
+    let source = args.source.as_path();
     if source.extension().is_some_and(|e| e == "toml") {
-        return import_run(&RunFile::load(source, set)?);
+        let flags =
+            [("--name", args.name.is_some()), ("--limit", args.limit.is_some()), ("--store", args.store.is_some())];
+        args.refuse(&flags, "a run file says it itself; use --set KEY=VALUE");
+        return import_run(&RunFile::load(source, &args.set)?, args.rehash);
     }
-    let name = name.context("give the artifact a name with --name")?;
+    args.refuse(&[("--set", !args.set.is_empty())], "it overrides keys of a run file");
+    let is_model = is_model(source);
+    if is_model {
+        args.refuse(&[("--limit", args.limit.is_some())], "a model has no rows");
+    } else {
+        args.refuse(&[("--rehash", args.rehash)], "files of rows are always read");
+    }
+    let name = args.name.clone().context("give the artifact a name with --name")?;
     if !spin_store::store::is_name(&name) {
         bail!("{name:?} is not a name; use letters, digits, `-`, `_`, `.` and `/`");
     }
-    let store = Store::open(&at.store)?;
-    let (artifact, made) = if source.is_dir() {
-        let recipe = import::model_recipe(&store, &name, source)?;
+    let store = Store::open(args.store.as_deref().unwrap_or(Path::new("data")))?;
+    let importer = importer(&store, args.rehash);
+    let made = if is_model {
+        let _lock = importer.lock(Kind::Model, &name)?;
+        let recipe = import::model_recipe_of(&store, &name, source, args.rehash)?;
         import::model(&store, &recipe, source, spin_cli::environment())?
     } else {
-        let config = SourceConfig { path: source.into(), format: SourceFormat::Auto, limit };
+        let _lock = importer.lock(Kind::Demonstrations, &name)?;
+        let config =
+            SourceConfig { path: source.into(), format: SourceFormat::Auto, limit: args.limit.unwrap_or_default() };
         let recipe = import::demonstrations_recipe(&name, &config, source)?;
         import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
     };
-    report(&artifact, made);
+    report(&made);
     Ok(Exit::Done)
 }
 
-fn import_run(run: &RunFile) -> anyhow::Result<Exit> {
+/// Whether a path is a model's directory, rather than one of rows or a file.
+fn is_model(source: &Path) -> bool {
+    let has = |name: &str| source.join(name).exists();
+    if ["config.json", "adapter_config.json", "adapter_model.safetensors"].into_iter().any(has) {
+        return true;
+    }
+    let is_of_rows = |path: &Path| {
+        let known = ["parquet", "jsonl", "arrow", "csv", "gz", "zst"];
+        path.extension().and_then(|end| end.to_str()).is_some_and(|end| known.contains(&end))
+    };
+    source.is_dir()
+        && !std::fs::read_dir(source).is_ok_and(|mut files| files.any(|file| file.is_ok_and(|f| is_of_rows(&f.path()))))
+}
+
+fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     let store = Store::open(&run.store_dir())?;
-    let graph = Graph::new(run, &store);
+    let importer = importer(&store, rehash);
     let mut prompts = Vec::new();
     let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
     for &split in splits {
-        let (source, path) = graph.source(split)?;
-        let recipe = graph.demonstrations_recipe(split)?;
-        let (artifact, made) = import::demonstrations(&store, &recipe, source, &path, spin_cli::environment())?;
-        report(&artifact, made);
-        let rows = Demonstration::read_all(&artifact)?;
+        let made = importer.demonstrations(run, split)?;
+        report(&made);
+        let rows = Demonstration::read_all(&made.0)?;
         prompts.push(rows.iter().map(|r| format!("{:?}", r.prompt)).collect::<std::collections::BTreeSet<_>>());
     }
     let shared = match prompts.as_slice() {
@@ -172,24 +241,47 @@ fn import_run(run: &RunFile) -> anyhow::Result<Exit> {
     }
     if run.data.is_some() {
         // What the test rows cannot serve ends here, not after the last training.
+        let graph = Graph::new(run, &store);
         let tasks = graph.bench_tasks()?.join(", ");
         let why = if run.bench.tasks.is_some() { "" } else { ", as the test rows allow" };
         say(&format!("bench.tasks: {tasks}{why}"));
     }
-    let recipe = graph.base_recipe()?;
-    let dir = run.resolve(&run.model.path);
-    let (artifact, made) = import::model(&store, &recipe, &dir, spin_cli::environment())?;
-    report(&artifact, made);
+    report(&importer.base(run)?);
     Ok(Exit::Done)
 }
 
+/// Text of a store for a terminal: names of files may hold what moves the
+/// cursor, changes colours or turns writing around.
+fn shown(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(c),
+            c if c.is_control() || turns(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 fn ls(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
-    let mut rows = Vec::new();
+    let (mut rows, mut exit) = (Vec::new(), Exit::Done);
     for entry in store.list()? {
         let name = format!("{}/{}", entry.0, entry.1);
-        if name.starts_with(prefix) {
-            let m = store.load_listed(&entry)?.manifest;
-            rows.push((m.reference(), m.content[..12].to_owned(), m.rows(), m.bytes(), finished(&m)));
+        if !name.starts_with(prefix) {
+            continue;
+        }
+        match store.load_listed(&entry) {
+            Ok(Artifact { manifest: m, .. }) => {
+                rows.push((m.reference(), m.content[..12].to_owned(), m.rows(), m.bytes(), finished(&m)));
+            }
+            Err(error) => {
+                say(&shown(&format!("{name}@v{} cannot be listed: {error}", entry.2)));
+                if exit != Exit::AuditMismatch {
+                    exit = if error.is_difference() { Exit::AuditMismatch } else { Exit::Failed };
+                }
+            }
         }
     }
     if format == Format::Json {
@@ -198,14 +290,14 @@ fn ls(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
             .map(|(r, c, n, b, t)| json!({"reference": r, "content": c, "rows": n, "bytes": b, "finished_at": t}))
             .collect();
         out(&format!("{}\n", serde_json::to_string_pretty(&list)?))?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
     for (reference, content, count, bytes, time) in rows {
         let count = if count > 0 { count.to_string() } else { "-".into() };
-        out(&format!("{reference:width$}  {content}  {count:>8} rows  {:>10} bytes  {time}\n", bytes))?;
+        out(&shown(&format!("{reference:width$}  {content}  {count:>8} rows  {bytes:>10} bytes  {time}\n")))?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn finished(m: &Manifest) -> String {
@@ -214,17 +306,21 @@ fn finished(m: &Manifest) -> String {
 
 fn show(store: &Store, reference: &str) -> anyhow::Result<Exit> {
     let artifact = store.get(&reference.parse::<Reference>()?)?;
+    let text = artifact.manifest.to_text();
     if std::io::stdout().is_terminal() {
-        say(&format!("{}", artifact.dir.display()));
+        say(&shown(&artifact.dir.display().to_string()));
+        // Within JSON's strings, which are the only place for them.
+        out(&shown(&text))?;
+    } else {
+        out(&text)?;
     }
-    out(&artifact.manifest.to_text())?;
     Ok(Exit::Done)
 }
 
 fn lineage(store: &Store, reference: &str, format: Format) -> anyhow::Result<Exit> {
     let tree = audit::lineage(store, &store.get(&reference.parse::<Reference>()?)?)?;
     match format {
-        Format::Text => out(&tree.to_text())?,
+        Format::Text => out(&shown(&tree.to_text()))?,
         Format::Json => out(&format!("{}\n", serde_json::to_string_pretty(&tree)?))?,
     }
     Ok(Exit::Done)
@@ -232,17 +328,37 @@ fn lineage(store: &Store, reference: &str, format: Format) -> anyhow::Result<Exi
 
 fn verify(store: &Store) -> anyhow::Result<Exit> {
     let (count, findings) = audit::verify(store)?;
+    let differences = findings.iter().filter(|finding| finding.error.is_difference()).count();
+    let unread = findings.len() - differences;
     for finding in &findings {
-        say(&format!("{}: {}", finding.artifact, finding.error));
+        let unread = if finding.error.is_difference() { "" } else { "could not be checked: " };
+        say(&shown(&format!("{}: {unread}{}", finding.artifact, finding.error)));
     }
-    let verdict = if findings.is_empty() { "all as recorded".into() } else { format!("{} problems", findings.len()) };
-    out(&format!("{count} artifacts, {verdict}\n"))?;
-    Ok(if findings.is_empty() { Exit::Done } else { Exit::AuditMismatch })
+    let verdict = match (differences, unread) {
+        (0, 0) => "all as recorded".to_owned(),
+        (problems, 0) => format!("{problems} problems"),
+        (problems, unread) => format!("{problems} problems, {unread} could not be checked"),
+    };
+    match out(&format!("{count} artifacts, {verdict}\n")) {
+        // Who does not read the verdict still gets it as the exit code.
+        Err(error) if !is_broken_pipe(&error) => return Err(error),
+        _ => {}
+    }
+    Ok(match (differences, unread) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Failed,
+        _ => Exit::AuditMismatch,
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn plan(args: &spin_cli::RunArgs) -> anyhow::Result<Exit> {
     let run = RunFile::load(&args.run, &args.set)?;
-    let store = Store::open(&run.store_dir())?;
+    // The plan follows from the run file: there may be no store yet.
+    let store = Store::handle(&run.store_dir());
     for mut words in Graph::new(&run, &store).plan() {
         for assignment in &args.set {
             words.push("--set".into());

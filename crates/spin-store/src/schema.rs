@@ -6,6 +6,7 @@
 mod evaluations;
 mod judgments;
 mod metrics;
+mod preferences;
 mod samples;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use arrow::datatypes::{DataType, Field, Fields, Float64Type, Schema, UInt32Type}
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
+use crate::fsutil;
 use crate::kind::Kind;
 use crate::store::Artifact;
 use crate::table::{self, PartLabel};
@@ -26,6 +28,7 @@ use crate::table::{self, PartLabel};
 pub use evaluations::{EvaluationRow, RequestRow};
 pub use judgments::Judgment;
 pub use metrics::MetricsRow;
+pub use preferences::Preference;
 pub use samples::Sample;
 
 /// One turn of a conversation.
@@ -77,11 +80,20 @@ pub trait Row: Sized {
     /// # Errors
     /// When it cannot be written.
     fn write_part(path: &Path, rows: &[Self], identity: &str, part: usize) -> Result<()> {
+        fsutil::write_atomic(path, &Self::encode_part(path, rows, identity, part)?)
+    }
+
+    /// The bytes that [`write_part`](Row::write_part) writes; `path` is for
+    /// messages.
+    ///
+    /// # Errors
+    /// When they cannot be encoded.
+    fn encode_part(path: &Path, rows: &[Self], identity: &str, part: usize) -> Result<Vec<u8>> {
         let batch = RecordBatch::try_new(Self::schema(), Self::to_columns(rows))
             .map_err(|e| StoreError::corrupt(path, format!("rows do not fit their schema ({e})"), "report it"))?;
         let label =
             PartLabel { kind: Self::KIND.dir(), schema_version: Self::SCHEMA_VERSION, identity: identity.into(), part };
-        table::write(path, &batch, &label)
+        table::encode(path, &batch, &label)
     }
 
     /// Reads one part.
@@ -89,7 +101,7 @@ pub trait Row: Sized {
     /// # Errors
     /// When it is missing, damaged or has other columns.
     fn read_part(path: &Path) -> Result<Vec<Self>> {
-        Ok(Self::from_batch(&table::read(path, &Self::schema())?))
+        Ok(Self::from_batch(&table::read(path, &Self::schema(), Self::SCHEMA_VERSION)?))
     }
 
     /// Verifies an artifact and reads all its rows in order.

@@ -4,20 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use walkdir::WalkDir;
 
-use crate::digest;
+pub use crate::artifact::Artifact;
 use crate::error::{Result, StoreError};
 use crate::fsutil;
 use crate::kind::Kind;
-use crate::manifest::{self, FileEntry, LAYOUT, Manifest, Parent, StageId};
-use crate::table;
+use crate::manifest::{self, LAYOUT, Manifest, Parent, StageId};
 use crate::work::WorkDir;
 
 const STORE_FILE: &str = "STORE.json";
-const STAGING: &str = ".staging";
 const WORK: &str = ".work";
+const LOCKS: &str = ".locks";
 
 /// A store: a directory with a `STORE.json`.
 #[derive(Clone, Debug)]
@@ -46,15 +45,6 @@ impl Recipe {
     pub fn identity(&self) -> String {
         manifest::identity_of(&self.stage, self.kind, &self.params, &self.parents)
     }
-}
-
-/// A published artifact.
-#[derive(Clone, Debug)]
-pub struct Artifact {
-    /// Where it lies.
-    pub dir: PathBuf,
-    /// Its record.
-    pub manifest: Manifest,
 }
 
 /// Which version of a name is meant.
@@ -123,6 +113,33 @@ fn store_text() -> String {
 }
 
 impl Store {
+    /// A handle on the store at `root`, be there one or not: nothing is
+    /// looked at and nothing made. For those who only want to know what a run
+    /// would do.
+    pub fn handle(root: &Path) -> Store {
+        Store { root: root.into() }
+    }
+
+    /// Opens a store that must be there: a look creates none.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is none; when it was written by a
+    /// newer program.
+    pub fn open_existing(root: &Path) -> Result<Store> {
+        let path = root.join(STORE_FILE);
+        match path.try_exists() {
+            Ok(true) => Store::open(root),
+            Ok(false) => Err(StoreError::Missing {
+                reference: "at all".into(),
+                store: root.into(),
+                remedy: format!(
+                    "it holds no {STORE_FILE}; give the directory of a store, with --store or in the run file"
+                ),
+            }),
+            Err(e) => Err(StoreError::io("read", path)(e)),
+        }
+    }
+
     /// Opens a store, creating it when the directory has no `STORE.json` yet.
     ///
     /// # Errors
@@ -186,7 +203,7 @@ impl Store {
         &self.root
     }
 
-    fn name_dir(&self, kind: Kind, name: &str) -> PathBuf {
+    pub(crate) fn name_dir(&self, kind: Kind, name: &str) -> PathBuf {
         self.root.join(kind.dir()).join(name)
     }
 
@@ -325,78 +342,12 @@ impl Store {
     /// # Errors
     /// When it cannot be created.
     pub fn work(&self, identity: &str) -> Result<WorkDir> {
-        WorkDir::open(&self.root.join(WORK).join(identity))
+        WorkDir::open(&self.root.join(WORK).join(identity), identity)
     }
 
-    /// A fresh, empty directory on the store's file system to assemble an
-    /// artifact in.
-    ///
-    /// # Errors
-    /// When it cannot be created.
-    pub fn staging(&self) -> Result<tempfile::TempDir> {
-        let base = self.root.join(STAGING);
-        fsutil::create_dir_all(&base)?;
-        let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
-        tempfile::Builder::new()
-            .prefix("new-")
-            .permissions(mode)
-            .tempdir_in(&base)
-            .map_err(StoreError::io("create a directory in", base))
-    }
-
-    /// Publishes an assembled directory as the next version of the recipe's
-    /// name: digests and syncs every file, writes the manifest last, and
-    /// renames the whole into place. A reader sees all of it or nothing.
-    ///
-    /// `facts` is what the stage counted; `environment` is stored outside the
-    /// identities.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written (a full disk, say). The store is
-    /// then as it was.
-    pub fn publish(
-        &self,
-        staged: tempfile::TempDir,
-        recipe: &Recipe,
-        facts: Map<String, Value>,
-        environment: Map<String, Value>,
-    ) -> Result<Artifact> {
-        let files = digest_files(staged.path())?;
-        let parent = self.name_dir(recipe.kind, &recipe.name);
-        fsutil::create_dir_all(&parent)?;
-        let mut version = self.versions(recipe.kind, &recipe.name)?.last().map_or(1, |v| v + 1);
-        loop {
-            let manifest = Manifest {
-                layout: LAYOUT,
-                kind: recipe.kind,
-                name: recipe.name.clone(),
-                version,
-                identity: recipe.identity(),
-                content: manifest::content_of(&files),
-                stage: recipe.stage.clone(),
-                params: recipe.params.clone(),
-                parents: recipe.parents.clone(),
-                files: files.clone(),
-                facts: facts.clone(),
-                environment: environment.clone(),
-                seal: String::new(),
-            }
-            .sealed();
-            fsutil::write_atomic(&staged.path().join(manifest::FILE_NAME), manifest.to_text().as_bytes())?;
-            let dir = parent.join(format!("v{version}"));
-            // An existing version is never replaced: rename onto a directory
-            // that has files in it fails, and the next number is tried.
-            match fs::rename(staged.path(), &dir) {
-                Ok(()) => {
-                    // The directory has moved away from under the guard.
-                    let _ = staged.keep();
-                    fsutil::sync_dir(&parent)?;
-                    return Ok(Artifact { dir, manifest });
-                }
-                Err(_) if dir.exists() => version += 1,
-                Err(e) => return Err(StoreError::io("publish", dir)(e)),
-            }
-        }
+    /// Where the locks of names lie.
+    pub(crate) fn locks(&self) -> Result<WorkDir> {
+        WorkDir::open(&self.root.join(LOCKS), "")
     }
 
     /// Removes the unfinished work of an identity once it is published.
@@ -405,98 +356,5 @@ impl Store {
     /// When it cannot be removed.
     pub fn discard_work(&self, identity: &str) -> Result<()> {
         fsutil::remove_dir_all(&self.root.join(WORK).join(identity))
-    }
-}
-
-/// Digests and syncs every file below `dir`, except the manifest.
-fn digest_files(dir: &Path) -> Result<Vec<FileEntry>> {
-    let mut files = Vec::new();
-    for entry in WalkDir::new(dir).sort_by_file_name() {
-        let entry = entry.map_err(|e| StoreError::io("read", dir)(e.into()))?;
-        if entry.file_type().is_dir() {
-            fsutil::sync_dir(entry.path())?;
-            continue;
-        }
-        let relative = entry.path().strip_prefix(dir).expect("walked below dir");
-        let path = relative.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
-        if path == manifest::FILE_NAME {
-            continue;
-        }
-        fsutil::sync_file(entry.path())?;
-        let (blake3, bytes) = digest::of_file(entry.path())?;
-        let (rows, rows_digest) = if path.ends_with(".parquet") {
-            let (rows, digest) = table::rows_digest(entry.path())?;
-            (Some(rows), Some(digest))
-        } else {
-            (None, None)
-        };
-        files.push(FileEntry { path, bytes, blake3, rows, rows_digest });
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
-}
-
-impl Artifact {
-    /// Checks every file against the manifest: present, same size, same
-    /// digest, and nothing besides. Readers call it before they trust one.
-    ///
-    /// # Errors
-    /// The first file that differs.
-    pub fn verify(&self) -> Result<()> {
-        match self.problems()?.into_iter().next() {
-            None => Ok(()),
-            Some(first) => Err(first),
-        }
-    }
-
-    /// All differences between the files and the manifest.
-    ///
-    /// # Errors
-    /// When the directory cannot be read at all.
-    pub fn problems(&self) -> Result<Vec<StoreError>> {
-        let remedy = format!("delete {} and run its stage again, or restore it from a copy", self.dir.display());
-        let mut problems = Vec::new();
-        for file in &self.manifest.files {
-            let path = self.dir.join(&file.path);
-            match digest::of_file(&path) {
-                Err(e) => problems.push(StoreError::corrupt(&path, format!("is missing or unreadable ({e})"), &remedy)),
-                Ok((_, bytes)) if bytes != file.bytes => problems.push(StoreError::corrupt(
-                    &path,
-                    format!("has {bytes} bytes, its manifest says {}", file.bytes),
-                    &remedy,
-                )),
-                Ok((blake3, _)) if blake3 != file.blake3 => {
-                    problems.push(StoreError::corrupt(&path, "does not have the digest in its manifest", &remedy));
-                }
-                Ok(_) => {}
-            }
-        }
-        for entry in WalkDir::new(&self.dir).sort_by_file_name() {
-            let entry = entry.map_err(|e| StoreError::io("read", &self.dir)(e.into()))?;
-            if entry.file_type().is_dir() {
-                continue;
-            }
-            let relative = entry.path().strip_prefix(&self.dir).expect("walked below dir");
-            let relative = relative.to_string_lossy();
-            if relative != manifest::FILE_NAME && !self.manifest.files.iter().any(|f| f.path == relative) {
-                problems.push(StoreError::corrupt(entry.path(), "is not in the manifest", "move it out of the store"));
-            }
-        }
-        Ok(problems)
-    }
-
-    /// Paths of the Parquet parts, in order.
-    pub fn parts(&self) -> Vec<PathBuf> {
-        self.manifest.files.iter().filter(|f| f.path.ends_with(".parquet")).map(|f| self.dir.join(&f.path)).collect()
-    }
-
-    /// This artifact as an input.
-    pub fn as_parent(&self, role: &str) -> Parent {
-        Parent { role: role.into(), reference: self.manifest.reference(), content: self.manifest.content.clone() }
-    }
-
-    /// `kind/name@vN`.
-    pub fn reference(&self) -> String {
-        self.manifest.reference()
     }
 }

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, Schema, UInt32Type, UInt64Type};
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 
 use crate::error::{Result, StoreError};
 use crate::fsutil;
@@ -47,6 +49,14 @@ pub fn part_name(index: usize) -> String {
 /// # Errors
 /// When the file cannot be written; nothing is then left under its name.
 pub fn write(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<()> {
+    fsutil::write_atomic(path, &encode(path, batch, label)?)
+}
+
+/// The bytes of one part; `path` is for messages.
+///
+/// # Errors
+/// When the batch cannot be encoded.
+pub fn encode(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<Vec<u8>> {
     let metadata = [
         ("spin.kind", label.kind.to_owned()),
         ("spin.schema_version", label.schema_version.to_string()),
@@ -65,7 +75,7 @@ pub fn write(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<()> 
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     writer.close().map_err(failed)?;
-    fsutil::write_atomic(path, &bytes)
+    Ok(bytes)
 }
 
 /// Reads a whole part.
@@ -73,23 +83,73 @@ pub fn write(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<()> 
 /// # Errors
 /// When it is missing, truncated or not Parquet.
 pub fn read_any(path: &Path) -> Result<RecordBatch> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    Ok(batch_of(path, file)?.0)
+}
+
+/// The rows of a part, and what its metadata says.
+fn batch_of<T: ChunkReader + 'static>(path: &Path, input: T) -> Result<(RecordBatch, Vec<KeyValue>)> {
     let damaged = |e: &dyn std::fmt::Display| {
         StoreError::corrupt(path, format!("cannot be read as Parquet ({e})"), "is it complete? copy or make it again")
     };
-    let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| damaged(&e))?;
+    let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let schema = builder.schema().clone();
     let reader = builder.build().map_err(|e| damaged(&e))?;
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(&e))?;
-    concat_batches(&schema, &batches).map_err(|e| damaged(&e))
+    let batch = concat_batches(&schema, &batches).map_err(|e| damaged(&e))?;
+    Ok((batch, metadata))
 }
 
-/// Reads a part that must have exactly the columns of `schema`.
+fn said<'a>(metadata: &'a [KeyValue], key: &str) -> Option<&'a str> {
+    metadata.iter().find(|entry| entry.key == key)?.value.as_deref()
+}
+
+/// Reads a part that must have exactly the columns of `schema`, written under
+/// `version` of them or an earlier one.
 ///
 /// # Errors
 /// As [`read_any`], and when a column is missing or of another type.
-pub fn read(path: &Path, schema: &Arc<Schema>) -> Result<RecordBatch> {
-    let batch = read_any(path)?;
+pub fn read(path: &Path, schema: &Arc<Schema>, version: u32) -> Result<RecordBatch> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let (batch, metadata) = batch_of(path, file)?;
+    fit(path, &batch, &metadata, schema, version)
+}
+
+/// The same of a part in memory, which must say of itself that it is part
+/// `part` of an artifact of this identity; `path` is for messages.
+///
+/// # Errors
+/// As [`read`], and when it says something else.
+pub fn read_labelled(
+    path: &Path,
+    bytes: Vec<u8>,
+    schema: &Arc<Schema>,
+    version: u32,
+    (identity, part): (&str, usize),
+) -> Result<RecordBatch> {
+    let (batch, metadata) = batch_of(path, Bytes::from(bytes))?;
+    for (key, expected) in [("spin.identity", identity), ("spin.part", &part.to_string())] {
+        let found = said(&metadata, key).unwrap_or("nothing");
+        if found != expected {
+            let problem = format!("says {key} = {found}, it should say {expected}");
+            return Err(StoreError::corrupt(path, problem, "remove it"));
+        }
+    }
+    fit(path, &batch, &metadata, schema, version)
+}
+
+fn fit(
+    path: &Path,
+    batch: &RecordBatch,
+    metadata: &[KeyValue],
+    schema: &Arc<Schema>,
+    version: u32,
+) -> Result<RecordBatch> {
+    let found = said(metadata, "spin.schema_version").and_then(|found| found.parse().ok());
+    if let Some(found) = found.filter(|found| *found > version) {
+        return Err(StoreError::TooNew { path: path.into(), found, known: version });
+    }
     let mut columns = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let remedy = "make the table again with its stage";

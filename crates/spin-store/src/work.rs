@@ -1,30 +1,132 @@
 //! Unfinished work, kept by identity so that a killed stage carries on.
+//!
+//! What lies there outlives a process, and people can reach it. So a part is
+//! used only if the record beside it says that it is this part of this
+//! artifact with these very bytes; anything else is made again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
+use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::fsutil;
+use crate::schema::Row;
+use crate::table;
+
+/// Between two tries to get a lock.
+const TRY_EVERY: Duration = Duration::from_millis(50);
 
 /// A directory that outlives the process. Files in it are written atomically
-/// ([`fsutil::write_atomic`]), so whatever is there is whole.
+/// ([`fsutil::write_atomic`]), so whatever is there was whole when it was
+/// written.
 #[derive(Debug)]
 pub struct WorkDir {
     dir: PathBuf,
+    identity: String,
 }
 
 /// Held while one process does a piece of work; released when dropped or when
 /// the process dies.
 #[derive(Debug)]
 pub struct WorkLock {
-    _file: File,
+    file: File,
+}
+
+/// What a look at a file of unfinished work finds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found<T> {
+    /// It is there, as it was written, and belongs.
+    Whole(T),
+    /// There is no such file.
+    Absent,
+    /// It is there and cannot be used, for this reason: it is to be made again.
+    Unusable(String),
+}
+
+impl<T> Found<T> {
+    /// What is whole, if it is.
+    pub fn whole(self) -> Option<T> {
+        match self {
+            Found::Whole(whole) => Some(whole),
+            Found::Absent | Found::Unusable(_) => None,
+        }
+    }
+
+    /// What is whole and holds what was `planned`; `why` says what it holds
+    /// instead.
+    pub fn check(self, planned: impl FnOnce(&T) -> bool, why: &str) -> Found<T> {
+        match self {
+            Found::Whole(whole) if !planned(&whole) => Found::Unusable(why.into()),
+            other => other,
+        }
+    }
+}
+
+/// A part with what its maker noted beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkPart<R> {
+    /// Its rows.
+    pub rows: Vec<R>,
+    /// What its maker noted.
+    pub facts: Value,
+}
+
+/// Name of the record beside a file of unfinished work.
+pub fn record_name(name: &str) -> String {
+    format!("{name}.json")
+}
+
+/// The record's text: `seal` covers the other fields.
+fn record(name: &str, identity: &str, bytes: &[u8], facts: &Value) -> String {
+    let mut record = json!({"blake3": digest::of_bytes(bytes), "facts": facts, "identity": identity, "name": name});
+    let seal = digest::of_json(&record);
+    record["seal"] = json!(seal);
+    format!("{record}\n")
+}
+
+/// The facts of a record, if it fits the file; else why it does not.
+fn checked(text: &[u8], name: &str, identity: &str, bytes: &[u8]) -> std::result::Result<Value, String> {
+    let record: Value = serde_json::from_slice(text).map_err(|_| "the record beside it is damaged")?;
+    if record.get("blake3").is_none() {
+        return Err("the record beside it has no digest, it is of an earlier release".into());
+    }
+    let mut others = record.clone();
+    let seal = others.as_object_mut().and_then(|others| others.remove("seal"));
+    if seal != Some(json!(digest::of_json(&others))) {
+        return Err("the record beside it is damaged".into());
+    }
+    if record["identity"] != identity || record["name"] != name {
+        return Err("it was made for something else".into());
+    }
+    if record["blake3"] != digest::of_bytes(bytes) {
+        return Err("its bytes are not those that were written".into());
+    }
+    Ok(record["facts"].clone())
+}
+
+/// The bytes of a file, or `None` when there is none.
+fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::io("read", path)(e)),
+    }
 }
 
 impl WorkDir {
-    pub(crate) fn open(dir: &Path) -> Result<WorkDir> {
+    pub(crate) fn open(dir: &Path, identity: &str) -> Result<WorkDir> {
         fsutil::create_dir_all(dir)?;
-        Ok(WorkDir { dir: dir.into() })
+        Ok(WorkDir { dir: dir.into(), identity: identity.into() })
+    }
+
+    /// The identity of what is made here.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// A path inside.
@@ -35,6 +137,68 @@ impl WorkDir {
     /// Whether a file is there.
     pub fn has(&self, name: &str) -> bool {
         self.path(name).exists()
+    }
+
+    /// Writes a part, the `index`-th of the artifact, with a record of its
+    /// bytes beside it, in which `facts` are kept.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_part<R: Row>(&self, name: &str, index: usize, rows: &[R], facts: &Value) -> Result<()> {
+        let path = self.path(name);
+        let bytes = R::encode_part(&path, rows, &self.identity, index)?;
+        // The record first: a part that is there has one, and a record of
+        // other bytes than those under the name makes nothing usable.
+        let record = record(name, &self.identity, &bytes, facts);
+        fsutil::write_atomic(&self.path(&record_name(name)), record.as_bytes())?;
+        fsutil::write_atomic(&path, &bytes)
+    }
+
+    /// The bytes of a part, read once: those that were checked are those that
+    /// are used.
+    fn part_bytes(&self, name: &str) -> Result<Found<(Vec<u8>, Value)>> {
+        let Some(bytes) = bytes_of(&self.path(name))? else { return Ok(Found::Absent) };
+        let Some(text) = bytes_of(&self.path(&record_name(name)))? else {
+            return Ok(Found::Unusable("it has no record beside it".into()));
+        };
+        Ok(match checked(&text, name, &self.identity, &bytes) {
+            Ok(facts) => Found::Whole((bytes, facts)),
+            Err(why) => Found::Unusable(why),
+        })
+    }
+
+    /// Reads a part that [`write_part`](Self::write_part) wrote.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read: a broken disk is not an
+    /// absent part.
+    pub fn read_part<R: Row>(&self, name: &str, index: usize) -> Result<Found<WorkPart<R>>> {
+        let (bytes, facts) = match self.part_bytes(name)? {
+            Found::Whole(whole) => whole,
+            Found::Absent => return Ok(Found::Absent),
+            Found::Unusable(why) => return Ok(Found::Unusable(why)),
+        };
+        let label = (self.identity.as_str(), index);
+        let batch = table::read_labelled(&self.path(name), bytes, &R::schema(), R::SCHEMA_VERSION, label);
+        Ok(match batch {
+            Ok(batch) => Found::Whole(WorkPart { rows: R::from_batch(&batch), facts }),
+            Err(error) => Found::Unusable(error.to_string()),
+        })
+    }
+
+    /// Copies a part to `to`, unless it is not what was written.
+    ///
+    /// # Errors
+    /// When it cannot be read or the copy cannot be written.
+    pub fn copy_part(&self, name: &str, to: &Path) -> Result<Found<()>> {
+        Ok(match self.part_bytes(name)? {
+            Found::Whole((bytes, _)) => {
+                fsutil::write_atomic(to, &bytes)?;
+                Found::Whole(())
+            }
+            Found::Absent => Found::Absent,
+            Found::Unusable(why) => Found::Unusable(why),
+        })
     }
 
     /// Takes the lock `name`, or says who holds it.
@@ -72,22 +236,226 @@ impl WorkDir {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(StoreError::io("write", &path))?;
-        Ok(WorkLock { _file: file })
+        Ok(WorkLock { file })
+    }
+}
+
+/// The right to change what a name stands for; its file is gone when nobody
+/// has or wants it.
+#[derive(Debug)]
+pub struct NameLock {
+    lock: Option<WorkLock>,
+    path: PathBuf,
+}
+
+impl Drop for NameLock {
+    fn drop(&mut self) {
+        // Before it is released: who waits for a file that is gone notices.
+        let _ = std::fs::remove_file(&self.path);
+        drop(self.lock.take());
+    }
+}
+
+impl WorkDir {
+    /// Takes the lock `name`, waiting for at most `limit`. `on_wait` is told
+    /// who holds it, once for each holder.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process still has it then.
+    pub(crate) fn lock_within(
+        &self,
+        name: &str,
+        holder: &str,
+        limit: Duration,
+        on_wait: &mut dyn FnMut(&str),
+    ) -> Result<NameLock> {
+        let start = Instant::now();
+        let mut told = None;
+        let path = self.path(name);
+        loop {
+            match self.lock_as(name, holder) {
+                Ok(lock) if is_at(&lock, &path) => return Ok(NameLock { lock: Some(lock), path }),
+                // Its holder removed it while we waited.
+                Ok(_) => {}
+                Err(StoreError::Locked { holder: other, .. }) if start.elapsed() < limit => {
+                    // One try is no wait: most locks are held for a moment.
+                    if told.as_ref() != Some(&other) && start.elapsed() > 2 * TRY_EVERY {
+                        on_wait(&other);
+                        told = Some(other);
+                    }
+                    std::thread::sleep(TRY_EVERY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether a lock is on the file that has the name now.
+fn is_at(lock: &WorkLock, path: &Path) -> bool {
+    let file = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    match (lock.file.metadata(), path.metadata()) {
+        (Ok(ours), Ok(named)) => file(ours) == file(named),
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::schema::ReferenceRow;
+
+    fn work(dir: &Path, identity: &str) -> WorkDir {
+        WorkDir::open(&dir.join(identity), identity).unwrap()
+    }
+
+    fn rows(seed: u32) -> Vec<ReferenceRow> {
+        let row = |i: u32| ReferenceRow {
+            row_id: i.to_string(),
+            iteration: 0,
+            sample_index: seed,
+            real_logps: -1.5,
+            generated_logps: -f64::from(seed),
+        };
+        (0..3).map(row).collect()
+    }
+
+    fn why(work: &WorkDir, name: &str, index: usize) -> String {
+        match work.read_part::<ReferenceRow>(name, index).unwrap() {
+            Found::Unusable(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
     fn second_holder_is_told_who_has_the_lock() {
         let dir = tempfile::tempdir().unwrap();
-        let work = WorkDir::open(&dir.path().join("w")).unwrap();
+        let work = work(dir.path(), "w");
         let held = work.lock("lock").unwrap();
         let error = work.lock("lock").unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(held);
         work.lock("lock").unwrap();
+    }
+
+    #[test]
+    fn who_waits_hears_of_the_holder_and_gets_the_lock_or_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = work(dir.path(), "w");
+        let held = work.lock_as("lock", "somebody").unwrap();
+        let mut heard = Vec::new();
+        let mut tell = |who: &str| heard.push(who.to_owned());
+        let error = work.lock_within("lock", "me", Duration::from_millis(400), &mut tell).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { ref holder, .. } if holder == "somebody"), "{error}");
+        assert_eq!(heard, ["somebody"]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                drop(held);
+            });
+            work.lock_within("lock", "me", Duration::from_secs(60), &mut |_| {}).unwrap();
+        });
+        assert!(!work.has("lock"), "nobody has it");
+    }
+
+    #[test]
+    fn one_at_a_time_has_a_lock_that_comes_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = work(dir.path(), "w");
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let lock = work.lock_within("lock", "me", Duration::from_secs(60), &mut |_| {}).unwrap();
+                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(now, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_part_comes_back_with_its_facts_and_is_copied_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = work(dir.path(), "a");
+        let name = table::part_name(2);
+        assert_eq!(work.read_part::<ReferenceRow>(&name, 2).unwrap(), Found::Absent);
+        assert_eq!(work.copy_part(&name, &dir.path().join("copy")).unwrap(), Found::Absent);
+        work.write_part(&name, 2, &rows(1), &json!({"engine": "e"})).unwrap();
+        let part = work.read_part::<ReferenceRow>(&name, 2).unwrap().whole().unwrap();
+        assert_eq!(part, WorkPart { rows: rows(1), facts: json!({"engine": "e"}) });
+        // Published parts are what they were without records.
+        ReferenceRow::write_part(&dir.path().join("plain"), &rows(1), "a", 2).unwrap();
+        work.copy_part(&name, &dir.path().join("copy")).unwrap().whole().unwrap();
+        assert_eq!(std::fs::read(dir.path().join("plain")).unwrap(), std::fs::read(dir.path().join("copy")).unwrap());
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_part_or_its_record_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = work(dir.path(), "a");
+        let name = table::part_name(0);
+        work.write_part(&name, 0, &rows(1), &json!({"engine": "e"})).unwrap();
+        let expected = work.read_part::<ReferenceRow>(&name, 0).unwrap();
+        for file in [name.clone(), record_name(&name)] {
+            let path = work.path(&file);
+            let good = std::fs::read(&path).unwrap();
+            for byte in 0..good.len() {
+                let mut bad = good.clone();
+                bad[byte] ^= 1 << (byte % 8);
+                std::fs::write(&path, &bad).unwrap();
+                let found = work.read_part::<ReferenceRow>(&name, 0).unwrap();
+                // White space after the record is no part of it.
+                let harmless = file != name && byte + 1 == good.len() && found == expected;
+                assert!(matches!(found, Found::Unusable(_)) || harmless, "byte {byte} of {file}: {found:?}");
+                if byte % 16 == 0 {
+                    assert!(work.copy_part(&name, &dir.path().join("copy")).unwrap().whole().is_none());
+                }
+            }
+            std::fs::write(&path, &good).unwrap();
+        }
+        assert_eq!(work.read_part::<ReferenceRow>(&name, 0).unwrap(), expected);
+    }
+
+    #[test]
+    fn parts_of_other_work_other_places_and_earlier_releases_are_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (work(dir.path(), "ours"), work(dir.path(), "theirs"));
+        let (first, second) = (table::part_name(0), table::part_name(1));
+        ours.write_part(&first, 0, &rows(1), &Value::Null).unwrap();
+        theirs.write_part(&second, 1, &rows(2), &Value::Null).unwrap();
+        let copy = |from: &WorkDir, name: &str, to: &str| std::fs::copy(from.path(name), ours.path(to)).unwrap();
+        copy(&theirs, &second, &second);
+        assert_eq!(why(&ours, &second, 1), "it has no record beside it");
+        copy(&theirs, &record_name(&second), &record_name(&second));
+        assert_eq!(why(&ours, &second, 1), "it was made for something else");
+        copy(&ours, &first, &second);
+        copy(&ours, &record_name(&first), &record_name(&second));
+        assert_eq!(why(&ours, &second, 1), "it was made for something else");
+        std::fs::write(ours.path(&record_name(&first)), r#"{"engine": "of an earlier release"}"#).unwrap();
+        assert!(why(&ours, &first, 0).contains("earlier release"));
+        // A record that fits a file whose own label does not.
+        let bytes = ReferenceRow::encode_part(&ours.path(&first), &rows(1), "theirs", 0).unwrap();
+        std::fs::write(ours.path(&first), &bytes).unwrap();
+        std::fs::write(ours.path(&record_name(&first)), record(&first, "ours", &bytes, &Value::Null)).unwrap();
+        assert!(why(&ours, &first, 0).contains("says spin.identity = theirs"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_no_absent_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = work(dir.path(), "a");
+        // Reading a directory fails with EISDIR, whoever we are.
+        std::fs::create_dir(work.path("part-00000.parquet")).unwrap();
+        let error = work.read_part::<ReferenceRow>("part-00000.parquet", 0).unwrap_err();
+        assert!(matches!(error, StoreError::Io { .. }) && !error.is_bad_input(), "{error}");
     }
 }

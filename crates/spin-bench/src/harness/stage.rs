@@ -352,7 +352,7 @@ impl<'a> Evaluator<'a> {
         for (part, (task, turns)) in plan.iter().enumerate() {
             let task = &unit.tasks[*task];
             let planned = &task.turns[turns.clone()];
-            if !is_whole(&work, part, &task.task.name, planned) {
+            if !is_whole(&work, part, &task.task.name, planned)? {
                 if stop.load(Ordering::Relaxed) {
                     return Err(BenchError::Stopped);
                 }
@@ -365,7 +365,7 @@ impl<'a> Evaluator<'a> {
                         rows
                     }
                 };
-                EvaluationRow::write_part(&work.path(&table::part_name(part)), &rows, &identity, part)?;
+                work.write_part(&table::part_name(part), part, &rows, &Value::Null)?;
             }
             done += turns.len() as u64;
             on_progress(done, total);
@@ -514,9 +514,12 @@ impl<'a> Evaluator<'a> {
         let mut rows = Vec::new();
         for part in 0..parts {
             let name = table::part_name(part);
-            let (from, to) = (work.path(&name), staged.path().join(&name));
-            rows.extend(EvaluationRow::read_part(&from)?);
-            std::fs::copy(&from, &to).map_err(StoreError::io("copy", &from))?;
+            let to = staged.path().join(&name);
+            if work.copy_part(&name, &to)?.whole().is_none() {
+                let problem = "changed while it was published";
+                return Err(StoreError::corrupt(&work.path(&name), problem, "run this again").into());
+            }
+            rows.extend(EvaluationRow::read_part(&to)?);
         }
         let mut facts = Map::new();
         let counts: Map<String, Value> =
@@ -565,15 +568,14 @@ fn row_id(task: &Task, row: usize) -> String {
     format!("{}/{row}", task.name)
 }
 
-/// Whether a part is there and holds the documents that the plan has there:
-/// an earlier run may have cut its parts otherwise.
-fn is_whole(work: &WorkDir, part: usize, task: &str, planned: &[Turn]) -> bool {
-    let name = table::part_name(part);
-    work.has(&name)
-        && EvaluationRow::read_part(&work.path(&name)).is_ok_and(|rows| {
-            rows.len() == planned.len()
-                && rows.iter().zip(planned).all(|(row, turn)| row.task == task && row.doc_id as usize == turn.row)
-        })
+/// Whether a part is there as it was written and holds the documents that the
+/// plan has there: an earlier run may have cut its parts otherwise.
+fn is_whole(work: &WorkDir, part: usize, task: &str, planned: &[Turn]) -> Result<bool> {
+    let found = work.read_part::<EvaluationRow>(&table::part_name(part), part)?;
+    Ok(found.whole().is_some_and(|found| {
+        found.rows.len() == planned.len()
+            && found.rows.iter().zip(planned).all(|(row, turn)| row.task == task && row.doc_id as usize == turn.row)
+    }))
 }
 
 fn add(a: ScoreStats, b: ScoreStats) -> ScoreStats {

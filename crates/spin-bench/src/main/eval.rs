@@ -16,8 +16,9 @@ use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry, Summa
 use spin_bench::secret::Secret;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_store::graph::{Graph, ModelId};
+use spin_store::import::Importer;
 use spin_store::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
-use spin_store::{Artifact, Store, digest, import};
+use spin_store::{Artifact, Store, digest};
 
 /// Flags of `eval`.
 #[derive(clap::Args)]
@@ -160,8 +161,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         (None, t) => ModelId::Iteration(t.unwrap_or(0)),
     };
     if args.model.is_some() {
-        let dir = run.resolve(&run.model.path);
-        import::model(&store, &graph.base_recipe()?, &dir, spin_cli::environment())?;
+        Importer::new(&store, spin_cli::environment(), spin_cli::whoami(), &say).base(&run)?;
     }
     let stop = stop_flag()?;
     let eval = &run.eval;

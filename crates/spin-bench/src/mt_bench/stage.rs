@@ -212,21 +212,20 @@ impl<'a> Conversations<'a> {
         let identity = recipe.identity();
         let work = self.graph.store.work(&identity)?;
         let _lock = work.lock("lock")?;
-        let file = |question: u32, turn: u32| work.path(&format!("judgment-{question}-{turn}.parquet"));
+        let file = |question: u32, turn: u32| format!("judgment-{question}-{turn}.parquet");
         for question in &self.bench.questions {
             for turn in [1, 2] {
-                let path = file(question.question_id, turn);
-                if path.exists() {
-                    done.extend(Judgment::read_part(&path)?);
-                }
+                // One that is not as it was written is asked for again.
+                let found = work.read_part::<Judgment>(&file(question.question_id, turn), 0)?;
+                done.extend(found.whole().map(|part| part.rows).unwrap_or_default());
             }
         }
         let total = 2 * self.bench.questions.len() as u64;
         let mut count = done.iter().filter(|judgment| judgment.error.is_none()).count() as u64;
         on_progress(count, total);
         let mut keep = |judgment: &Judgment| {
-            let path = file(judgment.question_id, judgment.turn);
-            Judgment::write_part(&path, std::slice::from_ref(judgment), &identity, 0)?;
+            let name = file(judgment.question_id, judgment.turn);
+            work.write_part(&name, 0, std::slice::from_ref(judgment), &Value::Null)?;
             count += 1;
             on_progress(count, total);
             Ok(())
@@ -241,7 +240,8 @@ impl<'a> Conversations<'a> {
         Judgment::write_part(&staged.path().join(table::part_name(0)), &judgments, &identity, 0)?;
         let mut facts = Map::new();
         facts.insert("results".into(), summary.to_json());
-        let artifact = self.graph.store.publish(staged, &recipe, facts, environment())?;
+        // Of a table with errors that was accepted, a further version.
+        let artifact = self.graph.store.publish_anew(staged, &recipe, facts, environment())?;
         self.graph.store.discard_work(&identity)?;
         Ok((Some(artifact), summary))
     }

