@@ -156,26 +156,6 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a store that must be there: a look creates none.
-    ///
-    /// # Errors
-    /// [`StoreError::Missing`] when there is none; when it was written by a
-    /// newer program.
-    pub fn open_existing(root: &Path) -> Result<Store> {
-        let path = root.join(STORE_FILE);
-        match path.try_exists() {
-            Ok(true) => Store::open(root),
-            Ok(false) => Err(StoreError::Missing {
-                reference: "at all".into(),
-                store: root.into(),
-                remedy: format!(
-                    "it holds no {STORE_FILE}; give the directory of a store, with --store or in the run file"
-                ),
-            }),
-            Err(e) => Err(StoreError::io("read", path)(e)),
-        }
-    }
-
     /// Checks `STORE.json`.
     ///
     /// # Errors
