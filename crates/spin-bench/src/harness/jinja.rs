@@ -118,6 +118,8 @@ fn repr(value: &Value) -> String {
             f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
         }
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+        // In a list nothing else would tell that it is one.
+        ValueKind::Undefined => "Undefined".into(),
         _ => value.to_string(),
     }
 }
