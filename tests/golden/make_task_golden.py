@@ -65,6 +65,12 @@ SOURCES = [
     "{{ '<b>' }}{{ \"it's\"|e }}",
     "{# a comment #}{{ q }}{% raw %}{{ x }}{% endraw %}",
     "{{ choices[0] if choices else '' }}{{ empty|default('none', true) }}",
+    "{{ 'Options: ' ~ choices }} {{ opts ~ '' }} {{ nested|join(' / ') }} {{ [choices, 1]|string }}",
+    "{{ choices == ['dog', \"it's\"] }} {{ 'dog' in choices }} {{ 'text' in opts }} {{ choices + ['x'] }} {{ choices[1:] }}",
+    "{{ opts|length }} {{ opts.keys()|list }} {{ opts.values()|list }} {% for k in opts %}{{ k }}{% endfor %}",
+    "{{ choices|tojson }} {{ nested|tojson }} {{ '<é>'|tojson }} {{ opts|tojson }}",
+    "{{ choices|reverse|list }} {{ choices|sort|first }} {{ nested[0][1] }} {{ nested[1]['b'][0] }} {{ choices is iterable }}",
+    "{{ [q, nosuch] }}",
     "{{ q",
 ]
 

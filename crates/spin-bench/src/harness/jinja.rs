@@ -7,9 +7,11 @@
 //! and lists as Python prints them, `regex_replace`.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::Write;
+use std::sync::Arc;
 
-use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, escape_formatter};
 use regex::Regex;
 use spin_text::python;
@@ -24,6 +26,65 @@ thread_local! {
     static STEPS_LEFT: Cell<u64> = const { Cell::new(STEPS) };
 }
 
+/// A row's value as templates see it: lists and mappings that print as in
+/// Python wherever they are printed, in `~` and `join` too.
+pub fn value_of(value: &serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Array(items) => Value::from_object(List(items.iter().map(value_of).collect())),
+        serde_json::Value::Object(row) => mapping(row),
+        scalar => Value::from_serialize(scalar),
+    }
+}
+
+/// A row, or a mapping in it.
+pub fn mapping(row: &serde_json::Map<String, serde_json::Value>) -> Value {
+    Value::from_object(Mapping(row.iter().map(|(key, value)| (key.clone(), value_of(value))).collect()))
+}
+
+#[derive(Debug)]
+struct List(Vec<Value>);
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}]", self.0.iter().map(repr).collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[derive(Debug)]
+struct Mapping(Vec<(String, Value)>);
+
+impl Object for Mapping {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let key = key.as_str()?;
+        self.0.iter().find(|(own, _)| own == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(key, _)| Value::from(key.as_str())).collect())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = |(key, value): &(String, Value)| format!("{}: {}", quoted(key), repr(value));
+        write!(f, "{{{}}}", self.0.iter().map(entry).collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// An environment for the templates of a task.
 pub fn environment() -> Environment<'static> {
     let mut env = Environment::new();
@@ -35,6 +96,7 @@ pub fn environment() -> Environment<'static> {
     env.add_function("range", range);
     env.add_filter("regex_replace", regex_replace);
     env.add_filter("string", |value: &Value| str_of(value));
+    env.add_filter("tojson", to_json);
     env.add_filter("e", escape);
     env.add_filter("escape", escape);
     env.add_filter(PERCENT, percent);
@@ -186,6 +248,57 @@ fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> R
             at.map(Value::from).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))
         }
         _ => python::method(state, value, name, args),
+    }
+}
+
+/// Jinja's `tojson` without arguments: `json.dumps(value, sort_keys=True)`,
+/// safe for HTML.
+fn to_json(value: Value) -> Result<String, Error> {
+    let json =
+        serde_json::to_value(value).map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
+    let mut out = String::new();
+    dump(&json, &mut out);
+    Ok(out)
+}
+
+fn dump(value: &serde_json::Value, out: &mut String) {
+    let separate = |i: usize, out: &mut String| out.push_str(if i == 0 { "" } else { ", " });
+    match value {
+        serde_json::Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                separate(i, out);
+                dump(item, out);
+            }
+            out.push(']');
+        }
+        serde_json::Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            out.push('{');
+            for (i, key) in keys.into_iter().enumerate() {
+                separate(i, out);
+                dump_text(key, out);
+                out.push_str(": ");
+                dump(&map[key], out);
+            }
+            out.push('}');
+        }
+        serde_json::Value::String(text) => dump_text(text, out),
+        serde_json::Value::Number(number) if number.is_f64() => {
+            out.push_str(&float(number.as_f64().unwrap_or(f64::NAN)))
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+fn dump_text(text: &str, out: &mut String) {
+    let quoted = serde_json::Value::String(text.to_owned()).to_string();
+    for unit in quoted.encode_utf16() {
+        match u8::try_from(unit).ok().filter(u8::is_ascii).map(char::from) {
+            Some(c) if !"<>&'".contains(c) => out.push(c),
+            _ => out.push_str(&format!("\\u{unit:04x}")),
+        }
     }
 }
 
@@ -383,7 +496,7 @@ mod tests {
         let mut env = environment();
         env.add_template_owned("t", without_percent(source))?;
         let row: serde_json::Value = serde_json::from_str(row).unwrap();
-        render(&env, "t", &Value::from_serialize(row))
+        render(&env, "t", &value_of(&row))
     }
 
     /// Expected values: lm_eval 0.4.13's `apply_template`, by

@@ -307,7 +307,7 @@ impl Templates {
     /// The harness's `doc_to_text`.
     fn question(&self, row: &RawRow, values: &Value) -> Result<String, String> {
         let text = match &self.text {
-            Text::Column(name) => return Ok(jinja::str_of(&Value::from_serialize(column(row, name, "doc_to_text")?))),
+            Text::Column(name) => return Ok(jinja::str_of(&jinja::value_of(column(row, name, "doc_to_text")?))),
             Text::Template(name) => self.render(name, "doc_to_text", values)?,
         };
         if self.is_choice && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -384,7 +384,7 @@ impl Templates {
             Aim::Text(Text::Column(name)) => match column(row, name, "doc_to_target")? {
                 serde_json::Value::Array(list) => Err(several(list)),
                 serde_json::Value::Null => Err(format!("has nothing in {name:?}, which is its doc_to_target")),
-                value => Ok(jinja::str_of(&Value::from_serialize(value))),
+                value => Ok(jinja::str_of(&jinja::value_of(value))),
             },
             Aim::Text(Text::Template(name)) => {
                 let text = self.render(name, "doc_to_target", values)?;
@@ -395,7 +395,7 @@ impl Templates {
     }
 
     fn doc(&self, row: &RawRow) -> Result<Doc, String> {
-        let values = Value::from_serialize(row);
+        let values = jinja::mapping(row);
         let question = self.question(row, &values)?;
         if !self.is_choice {
             return Ok(Doc { question, answer: Answer::Text(self.answer(row, &values)?) });
