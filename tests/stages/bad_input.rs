@@ -175,7 +175,7 @@ fn pairs_of_another_vocabulary_are_refused_before_anything_is_computed() {
         rows[7].row_id = "strange".into();
         let staged = graph.store.staging().unwrap();
         Pair::write_part(&staged.path().join("part-00000.parquet"), &rows, &recipe.identity(), 0).unwrap();
-        graph.store.publish(staged, &recipe, Default::default(), Default::default()).unwrap();
+        graph.store.publish_anew(staged, &recipe, Default::default(), Default::default()).unwrap();
     });
     project.fails(
         "spin-fit --iteration 0",

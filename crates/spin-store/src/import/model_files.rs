@@ -36,8 +36,14 @@ const COMPANIONS: [&str; 12] = [
 /// an artifact's files are a function of its identity.
 const LICENCES: [&str; 5] = ["license", "licence", "notice", "copying", "use_policy"];
 
-/// Weights in formats that are not read.
-const FOREIGN: [&str; 8] = [".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"];
+/// Whether a name is that of weights in a format that is not read; an
+/// optimiser's state is none.
+fn is_foreign(name: &str) -> bool {
+    let weights = ["pytorch_model", "tf_model", "flax_model", "consolidated", "model", "ggml"];
+    let formats = [".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"];
+    name.ends_with(".gguf")
+        || (weights.iter().any(|start| name.starts_with(start)) && formats.iter().any(|end| name.ends_with(end)))
+}
 
 /// A directory's files, told apart.
 #[derive(Debug, PartialEq)]
@@ -181,8 +187,7 @@ pub(super) fn check_weights(dir: &Path) -> Result<()> {
     if files.iter().any(|file| is(file, SINGLE) || is(file, INDEX)) {
         return Ok(());
     }
-    let foreign: Vec<&str> =
-        left_out.iter().map(String::as_str).filter(|name| FOREIGN.iter().any(|end| name.ends_with(end))).collect();
+    let foreign: Vec<&str> = left_out.iter().map(String::as_str).filter(|name| is_foreign(name)).collect();
     let others: Vec<&str> = left_out.iter().map(String::as_str).filter(|name| name.ends_with(".safetensors")).collect();
     let (problem, remedy) = if !others.is_empty() {
         (
@@ -310,7 +315,7 @@ mod tests {
         assert!(both.contains("beside whole weights"), "{both}");
 
         let error = |names: &[&str]| check_weights(dir_of(names).path()).unwrap_err().to_string();
-        assert!(error(&["config.json"]).contains("model.init = \"random\""));
+        assert!(error(&["config.json", "optimizer.pt", "training_args.bin"]).contains("model.init = \"random\""));
         assert!(error(&["config.json", "pytorch_model.bin"]).contains("pytorch_model.bin only"));
         assert!(error(&["config.json", "consolidated.safetensors"]).contains("only consolidated.safetensors"));
     }
