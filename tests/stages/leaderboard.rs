@@ -142,7 +142,7 @@ fn what_can_be_wrong_with_a_task() {
     let args = ["eval", "--model", text(&model), "--include-path", ".", "--tasks", "t"];
     let fails = |parts: &[&str]| place.fails("spin-bench", &args, 3, parts);
     task("", r#"{"q": "x", "c": ["a", "b"], "a": "C"}"#);
-    fails(&["t.jsonl", "row 1", "\"C\", which is none of its 2 choices"]);
+    fails(&["t.jsonl", "row 1", "\"C\" for doc_to_target, which is none of its 2 choices"]);
     task("", r#"{"q": "x", "c": ["a", ""], "a": 0}"#);
     fails(&["t.jsonl", "row 1", "empty choice 1"]);
     task("", r#"{"q": "x", "c": ["a", "b"]}"#);

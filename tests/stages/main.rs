@@ -12,6 +12,7 @@
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
 //! - `models`: directories and adapters from elsewhere that say too much
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
+//! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `work_in_progress`: damaged and foreign parts are made again
@@ -32,4 +33,5 @@ mod project;
 mod run_files;
 mod sampling;
 mod shards;
+mod tasks_wild;
 mod work_in_progress;

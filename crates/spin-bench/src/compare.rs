@@ -195,8 +195,11 @@ pub fn compare(models: &[Scored]) -> Result<Vec<Comparison>> {
                 && a != b
             {
                 return Err(BenchError::Compare(format!(
-                    "{} and {} were evaluated on {} by different rules: {a} and {b}; evaluate one of them again",
-                    first.label, other.label, key.0
+                    "{} and {} were evaluated on {} by different rules: {}; evaluate one of them again",
+                    first.label,
+                    other.label,
+                    key.0,
+                    differences(a, b)
                 )));
             }
             out.push(pair(key, values, theirs, &first.label, &other.label)?);
@@ -207,6 +210,53 @@ pub fn compare(models: &[Scored]) -> Result<Vec<Comparison>> {
     }
     holm(&mut out);
     Ok(out)
+}
+
+/// Settings that a message names.
+const NAMED: usize = 5;
+
+/// Which settings differ, e.g. `settings.limit is 100 and 0`.
+fn differences(a: &Value, b: &Value) -> String {
+    let mut found = Vec::new();
+    collect(a, b, "", &mut found);
+    let more = found.len().saturating_sub(NAMED);
+    found.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    found.join(", ") + &more
+}
+
+fn collect(a: &Value, b: &Value, place: &str, found: &mut Vec<String>) {
+    let below = |key: &str| if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") };
+    match (a, b) {
+        _ if a == b => {}
+        (Value::Object(x), Value::Object(y)) => {
+            let added = y.keys().filter(|key| !x.contains_key(*key));
+            for key in x.keys().chain(added) {
+                collect(&a[key], &b[key], &below(key), found);
+            }
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+            for (i, (x, y)) in x.iter().zip(y).enumerate() {
+                // Tasks have names, which say more than numbers.
+                let name = x["name"].as_str().filter(|name| y["name"].as_str() == Some(name));
+                collect(x, y, &below(name.unwrap_or(&i.to_string())), found);
+            }
+        }
+        (Value::Array(x), Value::Array(y)) => found.push(format!("{place} has {} and {} entries", x.len(), y.len())),
+        _ => found.push(format!("{place} is {} and {}", short(a), short(b))),
+    }
+}
+
+/// A value for a message.
+fn short(value: &Value) -> String {
+    let text = match value {
+        Value::Null => "not set".to_owned(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
 }
 
 fn pair(key: &(String, String), first: &Values, second: &Values, a: &str, b: &str) -> Result<Comparison> {
@@ -405,6 +455,29 @@ mod tests {
         let found = compare(&[scored("a", "acc", &first), scored("b", "acc", &second)]).unwrap();
         assert_eq!(found[0].verdict(), "better");
         assert!((found[0].difference.value - 0.15).abs() < 1e-12);
+    }
+
+    #[test]
+    fn different_rules_are_named_one_by_one() {
+        let with = |label: &str, rules: Value| Scored {
+            rules: BTreeMap::from([("t".to_owned(), rules)]),
+            ..scored(label, "acc", &[1.0, 0.0])
+        };
+        let a = json!({"settings": {"limit": 0, "dtype": "f32", "profile": "current"},
+            "tasks": [{"name": "t", "num_fewshot": 5}], "data": {"t/test": "a".repeat(64)}});
+        let mut b = a.clone();
+        (b["settings"]["limit"], b["tasks"][0]["num_fewshot"]) = (json!(100), json!(0));
+        b["settings"].as_object_mut().unwrap().remove("dtype");
+        b["data"]["t/test"] = json!("b".repeat(64));
+        let error = compare(&[with("x", a.clone()), with("y", b)]).unwrap_err().to_string();
+        let expected = "x and y were evaluated on t by different rules: settings.limit is 0 and 100, \
+                        settings.dtype is \"f32\" and not set, tasks.t.num_fewshot is 5 and 0, data.t/test is \"aaa";
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains("profile") && error.ends_with("...; evaluate one of them again"), "{error}");
+        let many: serde_json::Map<String, Value> = (0..9).map(|i| (format!("k{i}"), json!(i))).collect();
+        let error = compare(&[with("x", json!({})), with("y", Value::Object(many))]).unwrap_err().to_string();
+        assert!(error.contains("k4 is not set and 4 and 4 more;"), "{error}");
+        compare(&[with("x", a.clone()), with("y", a)]).unwrap();
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub enum BenchError {
     /// From downloading data sets.
     #[error(transparent)]
     Fetch(#[from] crate::fetch::FetchError),
+    /// A key that cannot be sent.
+    #[error(transparent)]
+    Secret(#[from] crate::secret::BadSecret),
     /// A row cannot be scored.
     #[error("row {row_id:?} of {table}: {problem}; {remedy}")]
     Row {
@@ -115,17 +118,20 @@ pub enum BenchError {
     },
     /// The model gives something that is no number.
     #[error(
-        "the model's log-probabilities for document {doc} of {task} are not finite: its weights are broken; take another model, or f32 instead of f16"
+        "the model's log-probabilities for {doc} of {task} are not finite: its weights are broken, or their range is too small; take another model, or f32 instead of f16"
     )]
     NotFinite {
         /// The task.
         task: String,
-        /// The document's row.
-        doc: usize,
+        /// The document or row, in words.
+        doc: String,
     },
     /// A stop was asked for; the work so far is kept.
     #[error("stopped; run it again")]
     Stopped,
+    /// Flags or settings that no evaluation can be made of.
+    #[error("{0}")]
+    Settings(String),
     /// Two results that cannot be compared.
     #[error("{0}")]
     Compare(String),

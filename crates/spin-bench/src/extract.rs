@@ -53,8 +53,7 @@ pub fn flexible(text: &str) -> Option<String> {
 
 /// The answer of a demonstration: what stands behind its last `####`, without spaces around it.
 pub fn gold(answer: &str) -> Option<&str> {
-    let (_, gold) = answer.rsplit_once("####")?;
-    Some(gold.trim())
+    spin_store::run::final_answer(answer)
 }
 
 /// A prediction or reference as it is compared: without commas and dollar signs, without everything up

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use spin_model::{Batch, CausalLm};
 use spin_store::graph::Decoding;
+use spin_store::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE};
 use spin_store::schema::{Demonstration, Sample, ScoreRow};
 use spin_text::Codec;
 
@@ -20,6 +21,8 @@ pub fn exact_match_metric(filter: &str, decoding: Decoding) -> String {
 pub const STRICT: &str = "strict-match";
 /// See [`STRICT`].
 pub const FLEXIBLE: &str = "flexible-extract";
+/// See [`STRICT`]: the answer as it is.
+pub const WHOLE: &str = "none";
 
 /// Exact match of the final number, for both filters.
 ///
@@ -42,7 +45,7 @@ pub fn gsm8k(rows: &[Demonstration], samples: &[Sample], decoding: Decoding, tab
         for (filter, find) in [(STRICT, extract::strict as fn(&str) -> Option<String>), (FLEXIBLE, extract::flexible)] {
             let prediction = text.and_then(find);
             out.push(ScoreRow {
-                task: "gsm8k".into(),
+                task: GSM8K.into(),
                 metric: exact_match_metric(filter, decoding),
                 row_id: row.row_id.clone(),
                 value: f64::from(u8::from(extract::exact_match(prediction.as_deref(), target))),
@@ -55,27 +58,64 @@ pub fn gsm8k(rows: &[Demonstration], samples: &[Sample], decoding: Decoding, tab
     Ok(out)
 }
 
+/// Exact match of the whole answer with the human one, both as `normaliser`
+/// leaves them.
+pub fn exact_match(
+    rows: &[Demonstration],
+    samples: &[Sample],
+    decoding: Decoding,
+    normaliser: &Normaliser,
+) -> Vec<ScoreRow> {
+    let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
+    let score = |row: &Demonstration| {
+        // A prompt over the length limit was dropped by the sampler: wrong.
+        let prediction = by_row.get(row.row_id.as_str()).map(|sample| normaliser.apply(&sample.response));
+        let target = normaliser.apply(&row.response);
+        ScoreRow {
+            task: EXACT_MATCH.into(),
+            metric: exact_match_metric(WHOLE, decoding),
+            row_id: row.row_id.clone(),
+            value: f64::from(u8::from(prediction.as_ref() == Some(&target))),
+            weight: 1.0,
+            prediction,
+            target: Some(target),
+        }
+    };
+    rows.iter().map(score).collect()
+}
+
 /// The human answers by row id: token ids, and their summed log-probability.
 pub type RealAnswers = HashMap<String, (Vec<u32>, f64)>;
 
 /// A prompt and an answer in tokens.
-type Answer = (Vec<u32>, Vec<u32>);
+struct Answer<'a> {
+    row_id: &'a str,
+    prompt: Vec<u32>,
+    response: Vec<u32>,
+}
 
 /// Summed log-probabilities of answers and how many tokens they have;
-/// `None` for an answer that does not fit the model's context.
+/// `None` for an answer that does not fit the model's context. A sum that is
+/// not finite is an error: no score can be made of it.
 fn logps(
     model: &CausalLm,
-    answers: &[Answer],
+    task: &str,
+    answers: &[Answer<'_>],
     batch_size: usize,
     done: &mut dyn FnMut(u64),
 ) -> Result<Vec<Option<f64>>> {
     let context = model.config().max_position_embeddings;
-    let fits: Vec<usize> = (0..answers.len()).filter(|&i| answers[i].0.len() + answers[i].1.len() <= context).collect();
+    let fit = |answer: &Answer<'_>| answer.prompt.len() + answer.response.len() <= context;
+    let fits: Vec<usize> = (0..answers.len()).filter(|&i| fit(&answers[i])).collect();
     let mut out = vec![None; answers.len()];
     for chunk in fits.chunks(batch_size) {
-        let batch = Batch::new(chunk.iter().map(|&i| (answers[i].0.as_slice(), answers[i].1.as_slice())))?;
+        let batch = Batch::new(chunk.iter().map(|&i| (answers[i].prompt.as_slice(), answers[i].response.as_slice())))?;
         for (&i, tokens) in chunk.iter().zip(model.response_token_logps(&batch)?) {
-            out[i] = Some(tokens.into_iter().map(f64::from).sum());
+            let sum: f64 = tokens.into_iter().map(f64::from).sum();
+            if !sum.is_finite() {
+                return Err(BenchError::NotFinite { task: task.into(), doc: format!("row {:?}", answers[i].row_id) });
+            }
+            out[i] = Some(sum);
         }
         done(chunk.len() as u64);
     }
@@ -87,7 +127,7 @@ fn logps(
 /// tokens, so the mean is per token.
 ///
 /// # Errors
-/// When a row cannot be tokenised.
+/// When a row cannot be tokenised, or the model gives no number for it.
 pub fn nll(
     model: &CausalLm,
     codec: &Codec,
@@ -97,14 +137,18 @@ pub fn nll(
 ) -> Result<(Vec<ScoreRow>, RealAnswers)> {
     let answers = rows
         .iter()
-        .map(|r| Ok((codec.prompt_ids(&r.prompt)?, codec.response_ids(&r.prompt, &r.response)?)))
-        .collect::<Result<Vec<Answer>>>()?;
-    let found = logps(model, &answers, batch_size, done)?;
+        .map(|row| {
+            let prompt = codec.prompt_ids(&row.prompt)?;
+            Ok(Answer { row_id: &row.row_id, prompt, response: codec.response_ids(&row.prompt, &row.response)? })
+        })
+        .collect::<Result<Vec<Answer<'_>>>>()?;
+    let found = logps(model, NLL, &answers, batch_size, done)?;
     let (mut out, mut real) = (Vec::new(), HashMap::new());
-    for ((row, (_, ids)), logp) in rows.iter().zip(answers).zip(found) {
+    for ((row, answer), logp) in rows.iter().zip(answers).zip(found) {
         let Some(logp) = logp else { continue };
+        let ids = answer.response;
         out.push(ScoreRow {
-            task: "nll".into(),
+            task: NLL.into(),
             metric: "nll_per_token".into(),
             row_id: row.row_id.clone(),
             value: -logp,
@@ -122,25 +166,28 @@ pub fn nll(
 /// out, ties count half.
 ///
 /// # Errors
-/// When a generated answer does not fit the model.
-pub fn preference(
+/// When a generated answer does not fit the model, or it gives no number for
+/// one.
+pub fn preference<'a>(
     model: &CausalLm,
     real: &RealAnswers,
-    generated: &[Sample],
+    generated: &'a [Sample],
     batch_size: usize,
     done: &mut dyn FnMut(u64),
 ) -> Result<Vec<ScoreRow>> {
-    let differ = |s: &&Sample| real.get(&s.row_id).is_some_and(|(ids, _)| *ids != s.response_ids);
-    let pairs: Vec<&Sample> = generated.iter().filter(differ).collect();
-    let answers: Vec<Answer> = pairs.iter().map(|s| (s.prompt_ids.clone(), s.response_ids.clone())).collect();
-    let found = logps(model, &answers, batch_size, done)?;
+    let differ = |s: &&'a Sample| real.get(&s.row_id).is_some_and(|(ids, _)| *ids != s.response_ids);
+    let pairs: Vec<&'a Sample> = generated.iter().filter(differ).collect();
+    let answer =
+        |s: &&'a Sample| Answer { row_id: &s.row_id, prompt: s.prompt_ids.clone(), response: s.response_ids.clone() };
+    let answers: Vec<Answer<'_>> = pairs.iter().map(answer).collect();
+    let found = logps(model, PREFERENCE, &answers, batch_size, done)?;
     Ok(pairs
         .iter()
         .zip(found)
         .filter_map(|(sample, generated)| {
             let (real, generated) = (real[&sample.row_id].1, generated?);
             Some(ScoreRow {
-                task: "preference".into(),
+                task: PREFERENCE.into(),
                 metric: "prefers_real".into(),
                 row_id: sample.row_id.clone(),
                 value: if real == generated { 0.5 } else { f64::from(u8::from(real > generated)) },
@@ -187,5 +234,22 @@ mod tests {
         assert_eq!(flexible, [1.0, 1.0, 0.0]);
         let error = gsm8k(&[row("x", "four")], &[], Decoding::Greedy, "demonstrations/t@v1").unwrap_err();
         assert!(error.to_string().contains("\"x\" of demonstrations/t@v1"), "{error}");
+    }
+
+    #[test]
+    fn whole_answers_are_compared_after_normalisation() {
+        let rows = [row("a", "Paris."), row("b", "the Seine"), row("c", "1889"), row("d", "iron")];
+        let samples = [sample("a", " paris\n"), sample("b", "Seine"), sample("c", "1889!")];
+        let values = |config: spin_store::run::ExactMatch| {
+            let scores = exact_match(&rows, &samples, Decoding::Sampled, &config.compile().unwrap());
+            assert!(scores.iter().all(|s| s.task == "exact_match" && s.metric == "exact_match,none,sampled"));
+            scores.into_iter().map(|s| s.value).collect::<Vec<_>>()
+        };
+        let mut config = spin_store::run::ExactMatch::default();
+        assert_eq!(values(config.clone()), [0.0, 0.0, 0.0, 0.0]);
+        (config.ignore_case, config.ignore_punctuation) = (true, true);
+        assert_eq!(values(config.clone()), [1.0, 0.0, 1.0, 0.0]);
+        config.ignore_articles = true;
+        assert_eq!(values(config), [1.0, 1.0, 1.0, 0.0]);
     }
 }

@@ -17,6 +17,7 @@ pub mod harness;
 pub mod heldout;
 pub mod mt_bench;
 pub mod report;
+pub mod secret;
 pub mod stage;
 pub mod stats;
 #[cfg(test)]

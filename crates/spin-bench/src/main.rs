@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 
 fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
     let run = RunFile::load(&args.run, &args.set)?;
-    let store = Store::open(&run.store_dir())?;
+    let store = Store::open_existing(&run.store_dir())?;
     let table = report::Table::read(&Graph::new(&run, &store))?;
     let format = match format {
         Format::Text => report::Format::Text,
@@ -100,7 +100,7 @@ fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
 fn score(args: &Cli) -> anyhow::Result<Exit> {
     let path = args.run.as_deref().context("give a run file")?;
     let run = RunFile::load(path, &args.set)?;
-    let store = Store::open(&run.store_dir())?;
+    let store = Store::open_existing(&run.store_dir())?;
     let id = match (&args.baseline, args.iteration) {
         (Some(name), _) => ModelId::Baseline(name.clone()),
         (None, t) => ModelId::Iteration(t.unwrap_or(0)),

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 use spin_store::graph::{Decoding, Graph, ModelId};
+use spin_store::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_store::schema::{Row, ScoreRow};
 use spin_store::{Artifact, StoreError};
 
 use crate::error::Result;
 use crate::grid;
-use crate::heldout::{STRICT, exact_match_metric};
+use crate::heldout::{STRICT, WHOLE, exact_match_metric};
 use crate::stats::{self, Estimate, Part};
 
 /// Estimates by `task` and `metric`.
@@ -40,13 +41,15 @@ struct Column {
     higher_is_better: bool,
 }
 
-fn columns() -> [Column; 4] {
+fn columns() -> [Column; 6] {
     let column = |title, task, metric, higher_is_better| Column { title, task, metric, higher_is_better };
     [
-        column("accuracy, sampled", "gsm8k", exact_match_metric(STRICT, Decoding::Sampled), true),
-        column("accuracy, greedy", "gsm8k", exact_match_metric(STRICT, Decoding::Greedy), true),
-        column("NLL per token", "nll", "nll_per_token".into(), false),
-        column("prefers real", "preference", "prefers_real".into(), true),
+        column("accuracy, sampled", GSM8K, exact_match_metric(STRICT, Decoding::Sampled), true),
+        column("accuracy, greedy", GSM8K, exact_match_metric(STRICT, Decoding::Greedy), true),
+        column("exact match, sampled", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Sampled), true),
+        column("exact match, greedy", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Greedy), true),
+        column("NLL per token", NLL, "nll_per_token".into(), false),
+        column("prefers real", PREFERENCE, "prefers_real".into(), true),
     ]
 }
 

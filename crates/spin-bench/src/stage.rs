@@ -4,6 +4,7 @@ use candle_core::{DType, Device};
 use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
 use spin_store::graph::{Decoding, Graph, ModelId, Split};
+use spin_store::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_store::schema::{Demonstration, Row, Sample, ScoreRow};
 use spin_store::{Artifact, StoreError, table};
 
@@ -26,23 +27,31 @@ pub fn run(
         return Ok((found, false));
     }
     let bench = &graph.run.bench;
-    let wants = |task: &str| bench.tasks.iter().any(|t| t == task);
+    let tasks = graph.bench_tasks()?;
+    let wants = |task: &str| tasks.iter().any(|t| t == task);
     let artifact = graph.demonstrations(Split::Test)?;
     let rows = Demonstration::read_all(&artifact)?;
     let mut scores: Vec<ScoreRow> = Vec::new();
-    if wants("gsm8k") {
+    if wants(GSM8K) || wants(EXACT_MATCH) {
+        let wrong = |problem| StoreError::run(&graph.run.path, problem);
+        let normaliser = bench.exact_match.compile().map_err(wrong)?;
         for decoding in [Decoding::Sampled, Decoding::Greedy] {
             let samples = Sample::read_all(&graph.bench_samples(id, decoding)?)?;
-            scores.extend(heldout::gsm8k(&rows, &samples, decoding, &artifact.reference())?);
+            if wants(GSM8K) {
+                scores.extend(heldout::gsm8k(&rows, &samples, decoding, &artifact.reference())?);
+            }
+            if wants(EXACT_MATCH) {
+                scores.extend(heldout::exact_match(&rows, &samples, decoding, &normaliser));
+            }
         }
     }
-    if wants("nll") || wants("preference") {
+    if wants(NLL) || wants(PREFERENCE) {
         let model_artifact = graph.model(id)?;
         model_artifact.verify()?;
         let codec = spin_text::codec_of(graph, &model_artifact.dir)?;
         let model = CausalLm::load(&model_artifact.dir, &Device::Cpu, DType::F32)?;
         codec.check_vocab(model.config().vocab_size)?;
-        let generated = match wants("preference") {
+        let generated = match wants(PREFERENCE) {
             true => Sample::read_all(&graph.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?)?,
             false => Vec::new(),
         };
@@ -52,7 +61,7 @@ pub fn run(
             on_progress(done, total);
         };
         let (nll, real) = heldout::nll(&model, &codec, &rows, bench.batch_size, &mut advance)?;
-        if wants("nll") {
+        if wants(NLL) {
             scores.extend(nll);
         }
         scores.extend(heldout::preference(&model, &real, &generated, bench.batch_size, &mut advance)?);

@@ -53,6 +53,23 @@ impl Server {
         Server::start(move |n, _| replies[n.min(replies.len() - 1)].clone())
     }
 
+    /// One that reads a request and then does as told with the connection.
+    pub fn raw(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = Arc::new(answer);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (answer, mut stream) = (answer.clone(), stream.unwrap());
+                std::thread::spawn(move || {
+                    let _ = stream.read(&mut [0; 1 << 16]);
+                    answer(&mut stream);
+                });
+            }
+        });
+        Server { url, seen: Arc::default() }
+    }
+
     /// All requests so far.
     pub fn seen(&self) -> Vec<Sent> {
         self.seen.lock().unwrap().clone()

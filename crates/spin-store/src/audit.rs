@@ -49,7 +49,7 @@ pub fn verify(store: &Store) -> Result<(usize, Vec<Finding>)> {
 pub fn parent_problems(store: &Store, artifact: &Artifact) -> Vec<StoreError> {
     let manifest = artifact.dir.join(crate::manifest::FILE_NAME);
     let mut problems = Vec::new();
-    for parent in artifact.manifest.parents.iter().filter(|p| !p.reference.starts_with("file:")) {
+    for parent in artifact.manifest.parents.iter().filter(|p| !p.is_outside()) {
         let found = parent.reference.parse().and_then(|r| store.get(&r));
         match found {
             // Nothing is known of a parent that cannot be read.
@@ -115,7 +115,7 @@ fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<Stri
         return Err(problem);
     }
     for parent in &m.parents {
-        lineage.parents.push(if parent.reference.starts_with("file:") {
+        lineage.parents.push(if parent.is_outside() {
             Lineage {
                 role: parent.role.clone(),
                 reference: parent.reference.clone(),

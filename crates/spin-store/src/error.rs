@@ -44,6 +44,16 @@ pub enum StoreError {
         /// What the user can do.
         remedy: String,
     },
+    /// Rows of a table cannot serve what is asked of them.
+    #[error("{table}: {problem}; {remedy}")]
+    Rows {
+        /// The table.
+        table: String,
+        /// How many rows, which, and what is wrong with them.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
     /// The store was written by a newer program.
     #[error("{path} has layout version {found}, this program reads up to {known}; use a newer release of it")]
     TooNew {

@@ -8,7 +8,7 @@
 
 mod pairs;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -20,7 +20,8 @@ use crate::error::{Result, StoreError};
 use crate::import;
 use crate::kind::Kind;
 use crate::manifest::StageId;
-use crate::run::{FitConfig, RunFile, SampleConfig, as_params};
+use crate::run::{self, FitConfig, RunFile, SampleConfig, as_params};
+use crate::schema::{Demonstration, Row};
 use crate::store::{Artifact, Recipe, Store};
 
 pub use pairs::PairsOf;
@@ -114,6 +115,8 @@ pub struct Graph<'a> {
     pub store: &'a Store,
     /// What was found already: each artifact is asked for by all that follow.
     known: RefCell<BTreeMap<String, Artifact>>,
+    /// The tasks of `[bench]`, once they are known.
+    bench_tasks: OnceCell<Vec<String>>,
 }
 
 /// `params` of a training stage without what cannot change the result.
@@ -136,7 +139,7 @@ fn fit_params(run: &RunFile, fit: &FitConfig) -> Result<Value> {
 impl<'a> Graph<'a> {
     /// A graph.
     pub fn new(run: &'a RunFile, store: &'a Store) -> Self {
-        Graph { run, store, known: RefCell::default() }
+        Graph { run, store, known: RefCell::default(), bench_tasks: OnceCell::new() }
     }
 
     fn name(&self, rest: impl fmt::Display) -> String {
@@ -419,6 +422,21 @@ impl<'a> Graph<'a> {
         self.found(format!("samples {t}"), || self.samples_recipe(t), command)
     }
 
+    /// What `[bench]` measures: the run file's tasks, or those that follow
+    /// from the test rows.
+    ///
+    /// # Errors
+    /// When the test rows are missing, or cannot serve a task of the run file.
+    pub fn bench_tasks(&self) -> Result<&[String]> {
+        if self.bench_tasks.get().is_none() {
+            let artifact = self.demonstrations(Split::Test)?;
+            let rows = Demonstration::read_all(&artifact)?;
+            let tasks = run::tasks_for(&self.run.bench, &rows, &artifact.reference())?;
+            return Ok(self.bench_tasks.get_or_init(|| tasks));
+        }
+        Ok(self.bench_tasks.get().map(Vec::as_slice).unwrap_or_default())
+    }
+
     /// Recipe of a model's answers to the held-out prompts. The noise does
     /// not depend on the model, so that models are compared on common random
     /// numbers.
@@ -426,6 +444,8 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// When the model or the demonstrations are missing.
     pub fn bench_samples_recipe(&self, model: &ModelId, decoding: Decoding) -> Result<Recipe> {
+        // Answers that nothing could be made of are not generated.
+        self.bench_tasks()?;
         let config = self.run.bench_sample(decoding == Decoding::Greedy);
         let name = self.name(format!("bench/{model}/{}", decoding.name()));
         self.samples_recipe_of(name, &self.model(model)?, Split::Test, &config, "bench")
@@ -461,12 +481,12 @@ impl<'a> Graph<'a> {
     pub fn scores_recipe(&self, model: &ModelId) -> Result<Recipe> {
         let mut parents =
             vec![self.model(model)?.as_parent("model"), self.demonstrations(Split::Test)?.as_parent("demonstrations")];
-        let tasks = &self.run.bench.tasks;
-        if tasks.iter().any(|t| t == "gsm8k") {
+        let tasks = self.bench_tasks()?;
+        if tasks.iter().any(|t| t == run::GSM8K || t == run::EXACT_MATCH) {
             parents.push(self.bench_samples(model, Decoding::Sampled)?.as_parent("samples sampled"));
             parents.push(self.bench_samples(model, Decoding::Greedy)?.as_parent("samples greedy"));
         }
-        if tasks.iter().any(|t| t == "preference") {
+        if tasks.iter().any(|t| t == run::PREFERENCE) {
             let opponent = self.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?;
             parents.push(opponent.as_parent("generated"));
         }
@@ -474,7 +494,7 @@ impl<'a> Graph<'a> {
             kind: Kind::Scores,
             name: self.name(model),
             stage: Self::stage("spin-bench", stage_version::BENCH),
-            params: json!({"bench": as_params(&self.run.bench), "template": self.template_params()?}),
+            params: json!({"bench": as_params(&self.run.bench.resolved(tasks)), "template": self.template_params()?}),
             parents,
         })
     }
@@ -582,7 +602,7 @@ impl<'a> Graph<'a> {
         if self.run.data.is_some() {
             for model in self.models() {
                 let mut flags = model.flags();
-                if self.run.bench.tasks.iter().any(|t| t != "nll") {
+                if self.run.bench.generates() {
                     flags.push("--bench".into());
                     push(&["spin-sample"], flags);
                 }

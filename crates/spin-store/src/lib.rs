@@ -13,6 +13,7 @@
 //! - [`audit`] verifies and draws lineage;
 //! - [`records`] reads the files that people have, [`import`] brings
 //!   demonstrations, preferences and models in;
+//! - [`url`] shows addresses without what is secret in them;
 //! - [`run`] is the run file, [`graph`] the artifacts it stands for.
 
 pub mod artifact;
@@ -31,6 +32,7 @@ pub mod schema;
 mod shape;
 pub mod store;
 pub mod table;
+pub mod url;
 pub mod work;
 
 pub use artifact::Artifact;

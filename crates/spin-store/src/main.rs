@@ -282,6 +282,13 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     for baseline in run.baseline.iter().filter(|b| b.preferences.is_some()) {
         report(&importer.preferences(run, &baseline.name)?);
     }
+    if run.data.is_some() {
+        // What the test rows cannot serve ends here, not after the last training.
+        let graph = Graph::new(run, &store);
+        let tasks = graph.bench_tasks()?.join(", ");
+        let why = if run.bench.tasks.is_some() { "" } else { ", as the test rows allow" };
+        say(&format!("bench.tasks: {tasks}{why}"));
+    }
     report(&importer.base(run)?);
     Ok(Exit::Done)
 }

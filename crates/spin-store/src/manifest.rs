@@ -49,6 +49,20 @@ pub struct Parent {
     pub content: String,
 }
 
+impl Parent {
+    /// Whether it lies outside the store: a `file:NAME`, or the words that
+    /// stood there before (`questions and judge prompts`). Anything in the form
+    /// `kind/name@vN` is an artifact, whether this program knows its kind or
+    /// not.
+    pub fn is_outside(&self) -> bool {
+        let reference = &self.reference;
+        let is_artifact = reference.rsplit_once("@v").is_some_and(|(name, version)| {
+            name.contains('/') && !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())
+        });
+        reference.starts_with("file:") || !is_artifact
+    }
+}
+
 /// A file of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,5 +194,25 @@ impl Manifest {
             return Err(corrupt("names inputs that do not give its identity".into()));
         }
         Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_reference_lies_outside() {
+        let outside = |reference: &str| {
+            Parent { role: "r".into(), reference: reference.into(), content: "c".into() }.is_outside()
+        };
+        for reference in
+            ["file:a.jsonl", "file:models/x@v1", "questions and judge prompts", "-", "a@v1", "a/b@v", "a/b"]
+        {
+            assert!(outside(reference), "{reference}");
+        }
+        for reference in ["models/demo/base@v12", "rewards/of-a-newer-program@v1"] {
+            assert!(!outside(reference), "{reference}");
+        }
     }
 }

@@ -39,7 +39,7 @@ mod files;
 mod guard;
 mod json;
 mod message;
-mod python;
+pub mod python;
 mod stage;
 mod template;
 

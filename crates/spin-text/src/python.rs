@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_form
 use minijinja_contrib::pycompat;
 
 /// Teach `env` what is here.
-pub(crate) fn register(env: &mut Environment<'_>) {
+pub fn register(env: &mut Environment<'_>) {
     env.set_unknown_method_callback(method);
     env.set_formatter(write);
     env.add_filter("trim", trim);
@@ -87,7 +87,11 @@ fn trim(value: Value, chars: Option<String>) -> String {
     }
 }
 
-fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+/// The answer of a method of Python's, for an environment's unknown methods.
+///
+/// # Errors
+/// When there is no such method, or its arguments do not fit.
+pub fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match value.as_str() {
         Some(text) => string_method(text, name, args)
             .unwrap_or_else(|| pycompat::unknown_method_callback(state, value, name, args)),

@@ -3,13 +3,14 @@
 //! Files land in `<dir>/<owner>/<name>/<path in the repository>`, and
 //! `<dir>/fetched.json` records repository, revision, size and SHA-256 of each.
 //! A file is downloaded beside its place, checked (length, the hub's own
-//! SHA-256 where it tells it, number of rows), and renamed into it, so that
-//! what is there is whole. A second run takes what is there and recorded, and
-//! goes on with the rest.
+//! SHA-256 where it tells it, and what is pinned: SHA-256 of its bytes, or the
+//! digest of its rows as the tasks read them), and renamed into it, so that
+//! what is there is whole and is the data that scores are compared on. A second
+//! run takes what is there and recorded, and goes on with the rest.
 //!
 //! Without a network, put the files there by hand in the same layout and run
-//! it all the same: files with the right number of rows are recorded, not
-//! asked for.
+//! it all the same: files that pass the same check are recorded, not asked
+//! for. [`Options::accept_unpinned`] takes other data too, and says so.
 //!
 //! HTTPS trusts Mozilla's root certificates as compiled in; proxies of the
 //! environment are not used.
@@ -20,14 +21,18 @@ mod download;
 mod record;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use spin_store::{StoreError, fsutil};
+use spin_store::{StoreError, fsutil, url};
 
+use crate::secret::Secret;
+
+pub use check::Check;
 pub use datasets::{BBH, Dataset, Host, Item, MMLU, Source};
 pub use record::{FILE_NAME, FetchedFile};
 
-use download::Client;
+use download::{Client, Wanted};
 use record::Record;
 
 /// Shorthand for results of this module.
@@ -41,13 +46,16 @@ pub struct Endpoints {
     /// GitHub's address for raw files.
     pub github: String,
     /// Sent to the hub alone (`HF_TOKEN`).
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Tries of one file, the first included.
     pub tries: u32,
     /// Pause after the first failure; it doubles with each further one.
     pub base_delay: Duration,
     /// Longest silence of a server.
     pub timeout: Duration,
+    /// Bytes per second, averaged over a file after the first `timeout`, below
+    /// which it is given up.
+    pub slowest: u64,
 }
 
 impl Default for Endpoints {
@@ -59,6 +67,7 @@ impl Default for Endpoints {
             tries: 4,
             base_delay: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
+            slowest: 8 << 10,
         }
     }
 }
@@ -122,6 +131,20 @@ pub enum FetchError {
         /// What the user can do.
         hint: &'static str,
     },
+    /// A file that was put there by hand is not the pinned one.
+    #[error(
+        "{} {problem}; remove it to have it fetched, or take it as it is with --allow-unpinned-data: scores on it are not the leaderboard's",
+        path.display()
+    )]
+    Unpinned {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A stop was asked for; the files so far are kept.
+    #[error("stopped; run it again")]
+    Stopped,
     /// The file that came is not the one wanted.
     #[error("{url} gave a file that {problem}; nothing was kept, try again or copy the file by hand to {}", target.display())]
     Damaged {
@@ -140,9 +163,18 @@ impl FetchError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             FetchError::Store(e) => e.is_bad_input(),
-            FetchError::BadUrl { .. } | FetchError::Refused { .. } => true,
+            FetchError::BadUrl { .. } | FetchError::Refused { .. } | FetchError::Unpinned { .. } => true,
             FetchError::Status { status, .. } => *status < 500 && *status != 429,
-            FetchError::Offline { .. } | FetchError::Damaged { .. } => false,
+            FetchError::Offline { .. } | FetchError::Damaged { .. } | FetchError::Stopped => false,
+        }
+    }
+
+    /// Whether another try may bring the file.
+    fn may_pass(&self) -> bool {
+        match self {
+            FetchError::Offline { .. } | FetchError::Damaged { .. } => true,
+            FetchError::Status { .. } => !self.is_bad_input(),
+            _ => false,
         }
     }
 }
@@ -154,9 +186,18 @@ pub enum Outcome {
     Downloaded,
     /// It was there, as recorded.
     Kept,
-    /// It was there without a record, with the right number of rows: copied
-    /// by hand. Its revision is not known.
+    /// It was there without a record and passed the check: copied by hand.
+    /// Its revision is not known.
     Copied,
+}
+
+/// How to fetch.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Whether data other than the pinned will do, and is recorded as such.
+    pub accept_unpinned: bool,
+    /// Becomes true when a stop is asked for.
+    pub stop: &'a AtomicBool,
 }
 
 /// Progress: one file is in its place.
@@ -187,6 +228,10 @@ pub struct Report {
     pub kept: usize,
     /// Files found without a record, put there by hand.
     pub copied: usize,
+    /// Files of which no digest is known: their rows were only counted.
+    pub only_counted: usize,
+    /// Files that hold other data than the pinned.
+    pub unpinned: usize,
 }
 
 /// Where a file of a dataset lies.
@@ -204,37 +249,42 @@ pub fn local_path(dir: &Path, dataset: Dataset, path: &str) -> PathBuf {
 /// Brings the files of datasets into a directory, and tells of each.
 ///
 /// # Errors
-/// At the first file that cannot be had or kept, after as many tries as
-/// `endpoints` says. What came before stays, and a second run goes on there.
+/// At the first file that cannot be had or kept, or is not the pinned one,
+/// after as many tries as `endpoints` says, and within a second after a stop
+/// was asked for. What came before stays, and a second run goes on there.
 pub fn fetch(
     dir: &Path,
     endpoints: &Endpoints,
     datasets: &[Dataset],
+    options: &Options<'_>,
     on_file: &mut dyn FnMut(&FileDone),
 ) -> Result<Report> {
     let wanted: Vec<(Dataset, Item)> =
         datasets.iter().flat_map(|&d| d.items().into_iter().map(move |item| (d, item))).collect();
     fsutil::create_dir_all(dir)?;
     let mut record = Record::read(dir)?;
-    let client = Client::new(endpoints);
+    let client = Client::new(endpoints, options.stop);
     let (mut report, total) = (Report::default(), wanted.len());
     for (index, (dataset, item)) in wanted.into_iter().enumerate() {
+        if options.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(FetchError::Stopped);
+        }
         let source = dataset.source();
         let target = local_path(dir, dataset, &item.path);
-        let (outcome, bytes) = match present(&record, &source, &item, &target)? {
-            Some((Outcome::Kept, file)) => (Outcome::Kept, file.bytes),
-            Some((outcome, file)) => {
-                let bytes = file.bytes;
-                record.put(file)?;
-                (outcome, bytes)
-            }
-            None => {
-                let file = bring(&client, &source, &item, &target)?;
-                let bytes = file.bytes;
-                record.put(file)?;
-                (Outcome::Downloaded, bytes)
-            }
+        let there = present(&record, &source, &item, &target, options.accept_unpinned)?;
+        let (outcome, file) = match there {
+            Some(found) => found,
+            None => (Outcome::Downloaded, bring(&client, &source, &item, &target, options.accept_unpinned)?),
         };
+        let bytes = file.bytes;
+        match file.checked {
+            Some(Check::RowCount) => report.only_counted += 1,
+            Some(Check::Unpinned) => report.unpinned += 1,
+            _ => {}
+        }
+        if record.get(source.repo, &item.path) != Some(&file) {
+            record.put(file)?;
+        }
         match outcome {
             Outcome::Downloaded => {
                 report.downloaded += 1;
@@ -248,38 +298,63 @@ pub fn fetch(
     Ok(report)
 }
 
-/// The file that is in place, if it is as recorded, or unrecorded and sound.
-fn present(record: &Record, source: &Source, item: &Item, target: &Path) -> Result<Option<(Outcome, FetchedFile)>> {
+/// The file that is in place, if it is as recorded, or unrecorded and the
+/// pinned one.
+fn present(
+    record: &Record,
+    source: &Source,
+    item: &Item,
+    target: &Path,
+    accept_unpinned: bool,
+) -> Result<Option<(Outcome, FetchedFile)>> {
     if !target.is_file() {
         return Ok(None);
     }
     let (sha256, bytes) = check::sha256(target)?;
-    match record.get(source.repo, &item.path) {
-        Some(known) if known.sha256 == sha256 => {
-            let same = known.revision.as_deref().is_none_or(|r| r == source.revision);
-            Ok(same.then(|| (Outcome::Kept, known.clone())))
-        }
-        Some(_) => Ok(None),
-        None if check::rows(target, item.rows).is_ok() => {
-            let file = FetchedFile {
-                repo: source.repo.into(),
-                revision: None,
-                path: item.path.clone(),
-                bytes,
-                sha256,
-                rows: item.rows,
-            };
-            Ok(Some((Outcome::Copied, file)))
-        }
-        None => Ok(None),
+    let known = record.get(source.repo, &item.path);
+    if let Some(known) = known
+        && (known.sha256 != sha256 || known.revision.as_deref().is_some_and(|r| r != source.revision))
+    {
+        return Ok(None);
     }
+    // An older record says nothing about the check, and other data is taken
+    // only as long as the user says so.
+    let checked = match known.and_then(|file| file.checked) {
+        Some(checked) if checked != Check::Unpinned || accept_unpinned => checked,
+        _ => match check::pinned(source, item, target, &sha256, accept_unpinned) {
+            Ok(checked) => checked,
+            // What was fetched is fetched again, what somebody copied is not
+            // overwritten.
+            Err(_) if known.is_some_and(|file| file.revision.is_some()) => return Ok(None),
+            Err(problem) => return Err(FetchError::Unpinned { path: target.into(), problem }),
+        },
+    };
+    let (outcome, revision) = match known {
+        Some(known) => (Outcome::Kept, known.revision.clone()),
+        None => (Outcome::Copied, None),
+    };
+    let rows = if checked == Check::Unpinned { None } else { item.rows };
+    let (repo, path, checked) = (source.repo.into(), item.path.clone(), Some(checked));
+    Ok(Some((outcome, FetchedFile { repo, revision, path, bytes, sha256, rows, checked })))
+}
+
+/// Bytes that no file of its kind has: the rows of the pinned files have less
+/// than 1 KiB each in the mean.
+fn longest(item: &Item) -> u64 {
+    (4 << 20) + item.rows.unwrap_or(0) * (8 << 10)
 }
 
 /// Downloads a file beside its place, checks it, and renames it into it.
-fn bring(client: &Client<'_>, source: &Source, item: &Item, target: &Path) -> Result<FetchedFile> {
+fn bring(
+    client: &Client<'_>,
+    source: &Source,
+    item: &Item,
+    target: &Path,
+    accept_unpinned: bool,
+) -> Result<FetchedFile> {
     let parent = target.parent().expect("below the directory");
     fsutil::create_dir_all(parent)?;
-    let url = client.endpoints.url(source, &item.path);
+    let address = client.endpoints.url(source, &item.path);
     // The ending stays, because it says how to count the rows.
     let name = target.file_name().expect("a file").to_string_lossy();
     let temporary = tempfile::Builder::new()
@@ -288,9 +363,11 @@ fn bring(client: &Client<'_>, source: &Source, item: &Item, target: &Path) -> Re
         .permissions(<std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644))
         .tempfile_in(parent)
         .map_err(StoreError::io("create a temporary file in", parent))?;
-    let got = client.download(&url, source.host == Host::Hub, temporary.as_file(), target)?;
-    check::rows(temporary.path(), item.rows).map_err(|problem| FetchError::Damaged {
-        url,
+    let wanted = Wanted { url: &address, hub: source.host == Host::Hub, longest: longest(item), target };
+    let got = client.download(&wanted, temporary.as_file())?;
+    let checked = check::pinned(source, item, temporary.path(), &got.sha256, accept_unpinned);
+    let checked = checked.map_err(|problem| FetchError::Damaged {
+        url: url::public(&address),
         problem,
         target: target.into(),
     })?;
@@ -307,7 +384,8 @@ fn bring(client: &Client<'_>, source: &Source, item: &Item, target: &Path) -> Re
         path: item.path.clone(),
         bytes: got.bytes,
         sha256: got.sha256,
-        rows: item.rows,
+        rows: if checked == Check::Unpinned { None } else { item.rows },
+        checked: Some(checked),
     })
 }
 

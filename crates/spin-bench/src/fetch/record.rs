@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use spin_store::{StoreError, fsutil};
 
+use super::check::Check;
+
 /// The record's name inside the directory.
 pub const FILE_NAME: &str = "fetched.json";
 
 /// The newest layout of the record that this program reads, and the one it
-/// writes.
-const LAYOUT: u32 = 1;
+/// writes: 2 says by what a file was checked.
+const LAYOUT: u32 = 2;
 
 /// A file in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub struct FetchedFile {
     pub sha256: String,
     /// Its rows, where they are counted.
     pub rows: Option<u64>,
+    /// By what it was found to be the pinned one; absent in records of before,
+    /// which counted rows.
+    #[serde(default)]
+    pub checked: Option<Check>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,6 +63,7 @@ impl Record {
         if contents.layout > LAYOUT {
             return Err(StoreError::TooNew { path, found: contents.layout, known: LAYOUT });
         }
+        let contents = Contents { layout: LAYOUT, ..contents };
         Ok(Record { path, contents })
     }
 

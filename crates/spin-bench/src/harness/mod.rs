@@ -11,7 +11,10 @@
 pub mod dataset;
 pub mod encode;
 pub mod filter;
+pub mod jinja;
+pub mod literal;
 pub mod measure;
+pub mod pins;
 pub mod prompt;
 pub mod random;
 pub mod registry;

@@ -438,8 +438,9 @@ impl<'a> Evaluator<'a> {
                 row.logps.push(rounding.sum(&score.token_logps));
                 row.is_greedy.push(score.is_greedy);
             }
-            if row.logps.iter().any(|logp| logp.is_nan()) {
-                return Err(BenchError::NotFinite { task: task.task.name.clone(), doc: turn.row });
+            if row.logps.iter().any(|logp| !logp.is_finite()) {
+                let doc = format!("document {}", turn.row);
+                return Err(BenchError::NotFinite { task: task.task.name.clone(), doc });
             }
             let measured = measure::choices(&task.task, config.profile, doc, &row.logps);
             (row.prediction, row.gold, row.values) = (measured.prediction, measured.gold, measured.values);

@@ -28,7 +28,7 @@ pub struct Args {
 
 /// Compares.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    let store = Store::open(&args.store)?;
+    let store = Store::open_existing(&args.store)?;
     let models: Vec<Scored> =
         args.models.iter().map(|model| Scored::read(&store, model, args.tasks)).collect::<Result<_, _>>()?;
     let found = compare::compare(&models)?;

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,6 +13,7 @@ use spin_bench::harness::results::Results;
 use spin_bench::harness::stage::{Evaluator, Outcome};
 use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
 use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry, Summary};
+use spin_bench::secret::Secret;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_store::graph::{Graph, ModelId};
 use spin_store::import::Importer;
@@ -73,7 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "BOOL")]
     fewshot_as_multiturn: Option<bool>,
     /// Only publish the prompts of tasks that need generated answers, for `spin-sample --eval`
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["output_path", "json"])]
     requests: bool,
     /// Also write results_*.json, in lm-evaluation-harness's layout, into this directory
     #[arg(long, value_name = "DIR")]
@@ -105,7 +107,9 @@ fn run_file(args: &Args) -> anyhow::Result<RunFile> {
             let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
             let name = args.name.clone().or(own).context("give the results a name with --name")?;
             if !spin_store::store::is_name(&name) || name.contains('/') {
-                anyhow::bail!("{name:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name");
+                let problem =
+                    format!("{name:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name");
+                return Err(BenchError::Settings(problem).into());
             }
             let eval = EvalConfig { data: PathBuf::from("data/benchmarks"), ..EvalConfig::default() };
             RunFile::for_model(&name, ModelConfig { path: dir, init: Init::Pretrained }, here(&args.store)?, eval)
@@ -132,16 +136,25 @@ fn run_file(args: &Args) -> anyhow::Result<RunFile> {
     eval.apply_chat_template |= args.apply_chat_template;
     eval.fewshot_as_multiturn = args.fewshot_as_multiturn.unwrap_or(eval.fewshot_as_multiturn);
     if eval.tasks.is_empty() {
-        anyhow::bail!(BenchError::UnknownTask { name: String::new(), nearest: vec!["open-llm-leaderboard-v1".into()] });
+        let problem = "no tasks are named; name some with --tasks or eval.tasks, such as open-llm-leaderboard-v1";
+        return Err(BenchError::Settings(problem.into()).into());
     }
-    eval.check().map_err(|problem| anyhow::anyhow!("in [eval]: {problem}"))?;
+    eval.check().map_err(|problem| BenchError::Settings(format!("in [eval]: {problem}")))?;
+    if args.fewshot_as_multiturn.is_some() && !eval.apply_chat_template {
+        let problem = "--fewshot-as-multiturn has no effect without a chat template; add --apply-chat-template";
+        return Err(BenchError::Settings(problem.into()).into());
+    }
     Ok(run)
 }
 
 /// Evaluates.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let run = run_file(args)?;
-    let store = Store::open(&run.store_dir())?;
+    // A model without a run file is imported here; a run is imported before.
+    let store = match args.model {
+        Some(_) => Store::open(&run.store_dir())?,
+        None => Store::open_existing(&run.store_dir())?,
+    };
     let graph = Graph::new(&run, &store);
     let id = match (&args.baseline, args.iteration) {
         (Some(name), _) => ModelId::Baseline(name.clone()),
@@ -161,7 +174,11 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let mut judged = None;
     for unit in units {
         if unit.name == MT_BENCH {
-            judged = Some(conversations(&graph, &id, args.requests)?);
+            judged = Some(conversations(&graph, &id, args.requests, &stop)?);
+            if matches!(judged, Some(Judged::Stopped)) {
+                say("stopped with the judgments so far kept; run it again");
+                return Ok(Exit::Again);
+            }
             continue;
         }
         let unit = evaluator.prepare(unit)?;
@@ -219,7 +236,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     match judged {
         Some(Judged::Scored(summary)) => report = (summary.table(), Some(summary.to_json())),
         Some(Judged::Waiting) => waiting.push(MT_BENCH.into()),
-        None => {}
+        Some(Judged::Stopped) | None => {}
     }
     let settings = json!({"eval": as_params(eval)});
     let results = Results::read(label, eval.profile, settings, &artifacts)?;
@@ -254,11 +271,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
 enum Judged {
     Scored(Box<Summary>),
     Waiting,
+    Stopped,
 }
 
 /// MT-Bench as far as it goes: prompts, or the judge when both turns are
 /// answered.
-fn conversations(graph: &Graph<'_>, id: &ModelId, only_requests: bool) -> anyhow::Result<Judged> {
+fn conversations(graph: &Graph<'_>, id: &ModelId, only_requests: bool, stop: &AtomicBool) -> anyhow::Result<Judged> {
     let bench = Conversations::new(graph, id)?;
     let (answers, artifacts) = match bench.advance(&spin_cli::environment)? {
         mt_bench::Progress::Waiting(requests) => {
@@ -276,15 +294,19 @@ fn conversations(graph: &Graph<'_>, id: &ModelId, only_requests: bool) -> anyhow
         ));
         return Ok(Judged::Waiting);
     };
-    let key = std::env::var(&config.api_key_env).ok();
-    let judge = OpenAiJudge::new(&config.base_url, &config.model, key.as_deref(), Duration::from_secs(config.timeout));
-    let options = JudgeOptions { workers: config.workers.max(1), retry: Retry::default() };
+    let key = std::env::var_os(&config.api_key_env).map(|key| key.to_string_lossy().into_owned());
+    let key = Secret::optional(key.as_deref(), &config.api_key_env).map_err(BenchError::from)?;
+    let judge = OpenAiJudge::new(&config.base_url, &config.model, key, Duration::from_secs(config.timeout));
+    let options = JudgeOptions { workers: config.workers.max(1), retry: Retry::default(), stop };
     let mut bar: Option<Progress> = None;
     let result = bench.judge(&answers, &artifacts, &judge, &options, &spin_cli::environment, &mut |done, total| {
         bar.get_or_insert_with(|| Progress::new(MT_BENCH, "judgments", done, total)).set(done, "");
     });
     if let Some(bar) = bar {
         bar.finish();
+    }
+    if matches!(result, Err(BenchError::MtBench(MtBenchError::Interrupted))) {
+        return Ok(Judged::Stopped);
     }
     let (artifact, summary) = result.map_err(|error| match &error {
         BenchError::MtBench(MtBenchError::Stopped { source, .. }) if source.is_auth() => {

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use spin_bench::fetch::{self, Dataset, Endpoints};
-use spin_cli::{Exit, Progress, say};
+use spin_bench::BenchError;
+use spin_bench::fetch::{self, Dataset, Endpoints, FetchError, Options};
+use spin_bench::secret::Secret;
+use spin_cli::{Exit, Progress, say, stop_flag};
 
 /// Flags of `fetch`.
 #[derive(clap::Args)]
@@ -14,6 +16,9 @@ pub struct Args {
     /// Where to
     #[arg(long, value_name = "DIR", default_value = "data/benchmarks")]
     data: PathBuf,
+    /// Take data with other rows than the pinned too, e.g. your own; scores on it are not the leaderboard's
+    #[arg(long)]
+    allow_unpinned_data: bool,
 }
 
 fn dataset(name: &str) -> Result<Dataset, String> {
@@ -25,20 +30,30 @@ fn dataset(name: &str) -> Result<Dataset, String> {
 
 /// Fetches.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    let mut endpoints = Endpoints { token: std::env::var("HF_TOKEN").ok(), ..Endpoints::default() };
+    let token = std::env::var_os("HF_TOKEN").map(|token| token.to_string_lossy().into_owned());
+    let token = Secret::optional(token.as_deref(), "HF_TOKEN").map_err(BenchError::from)?;
+    let mut endpoints = Endpoints { token, ..Endpoints::default() };
     if let Ok(hub) = std::env::var("HF_ENDPOINT") {
         endpoints.hub = hub;
     }
     let datasets = if args.datasets.is_empty() { Dataset::ALL.to_vec() } else { args.datasets.clone() };
     let mut bar: Option<Progress> = None;
-    let result = fetch::fetch(&args.data, &endpoints, &datasets, &mut |file| {
+    let stop = stop_flag()?;
+    let options = Options { accept_unpinned: args.allow_unpinned_data, stop: &stop };
+    let result = fetch::fetch(&args.data, &endpoints, &datasets, &options, &mut |file| {
         bar.get_or_insert_with(|| Progress::new("fetch", "files", 0, file.total as u64))
             .set(file.done as u64, &file.path.display().to_string());
     });
     if let Some(bar) = bar {
         bar.finish();
     }
-    let report = result?;
+    let report = match result {
+        Err(FetchError::Stopped) => {
+            say("stopped with the files so far kept; run it again");
+            return Ok(Exit::Again);
+        }
+        result => result.map_err(BenchError::from)?,
+    };
     say(&format!(
         "{}: {} files fetched ({} MiB), {} were there, {} of them copied by hand",
         args.data.display(),
@@ -47,5 +62,11 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         report.kept + report.copied,
         report.copied
     ));
+    if report.only_counted > 0 {
+        say(&format!("{} of them were checked by their number of rows alone: no digest is known", report.only_counted));
+    }
+    if report.unpinned > 0 {
+        say(&format!("warning: {} hold other data than the pinned; scores are not the leaderboard's", report.unpinned));
+    }
     Ok(Exit::Done)
 }

@@ -1,53 +1,95 @@
 //! A judge behind an OpenAI-compatible endpoint.
 
-use std::time::Duration;
+use std::io::Read;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spin_store::schema::Message;
+use spin_store::url;
 
 use super::judge::{Judge, JudgeError};
+use super::retry::{POLL, Stop};
+use crate::secret::{Redactor, Secret};
 
 /// Asks `/v1/chat/completions` of OpenAI, vLLM, llama.cpp, mistral.rs and the
 /// like, over HTTP or HTTPS.
 ///
 /// HTTPS trusts Mozilla's root certificates as compiled in; proxies of the
-/// environment are not used.
+/// environment are not used. Nothing secret leaves it but in the request: not
+/// the key, nor what the address hides, even where a server sends them back.
 pub struct OpenAiJudge {
     agent: ureq::Agent,
+    /// The address that is asked, with all that is in it.
+    address: String,
+    /// The same as it may be shown.
     url: String,
     model: String,
-    key: Option<String>,
+    key: Option<Secret>,
+    redactor: Redactor,
+    timeout: Duration,
 }
 
 /// Bytes of a server's complaint that are shown.
 const SHOWN: usize = 500;
 
+/// Longest body that is read, in bytes: a verdict has a few thousand.
+const LONGEST: u64 = 4 << 20;
+
+/// Bytes of an answer without a verdict that are kept.
+const KEPT: usize = 64 << 10;
+
+/// What a server sent.
+struct Reply {
+    status: u16,
+    retry_after: Option<Duration>,
+    location: Option<String>,
+    /// `None` when it is longer than [`LONGEST`].
+    body: Option<String>,
+}
+
 impl OpenAiJudge {
     /// A judge at a base URL such as `https://api.openai.com/v1`, without or
     /// with `/chat/completions`. A bare host gets `/v1`. `timeout` is for one
-    /// whole request.
-    pub fn new(base_url: &str, model: &str, key: Option<&str>, timeout: Duration) -> Self {
+    /// whole request, however its answer comes.
+    pub fn new(base_url: &str, model: &str, key: Option<Secret>, timeout: Duration) -> Self {
+        let address = endpoint(base_url);
         OpenAiJudge {
             // A redirect would turn POST into GET, or carry the key elsewhere.
             agent: ureq::AgentBuilder::new().redirects(0).timeout_connect(timeout).timeout(timeout).build(),
-            url: endpoint(base_url),
+            url: url::public(&address),
+            redactor: Redactor::new(key.as_ref(), &address),
+            address,
             model: model.to_owned(),
-            key: key.map(str::to_owned),
+            key,
+            timeout,
         }
     }
 
-    /// The full address that is asked.
+    /// The full address that is asked, without what is secret in it.
     pub fn url(&self) -> &str {
         &self.url
     }
 
     fn unreachable(&self, reason: impl std::fmt::Display) -> JudgeError {
-        JudgeError::Unreachable { url: self.url.clone(), reason: reason.to_string() }
+        JudgeError::Unreachable { url: self.url.clone(), reason: self.redactor.clean(&reason.to_string()) }
+    }
+
+    /// The error that a request without a reply stands for.
+    fn failed(&self, failure: &Failure) -> JudgeError {
+        let (url, reason) = (self.url.clone(), self.redactor.clean(&failure.reason));
+        match failure.kind {
+            Some(ureq::ErrorKind::BadHeader) => {
+                JudgeError::Nonsense { url, problem: "a header that is none".into(), raw: String::new() }
+            }
+            Some(kind) if is_permanent(kind) => JudgeError::BadUrl { url, reason },
+            _ => self.unreachable(reason),
+        }
     }
 
     /// The error that a status stands for.
     fn of_status(&self, status: u16, retry_after: Option<Duration>, body: &str) -> JudgeError {
-        let (url, body) = (self.url.clone(), shown(body));
+        let (url, body) = (self.url.clone(), shown(&self.redactor.clean(body)));
         match status {
             401 | 403 => JudgeError::Auth { url, status, body },
             404 => JudgeError::NotFound { url, model: self.model.clone(), body },
@@ -57,17 +99,96 @@ impl OpenAiJudge {
             _ => JudgeError::Refused { url, status, body },
         }
     }
+
+    /// Sends the request from a thread of its own, which is left behind when
+    /// the run is stopped or time is up: no call of the system can hold it.
+    fn send(&self, body: String, stop: &Stop<'_>) -> Result<Reply, JudgeError> {
+        let mut request = self.agent.post(&self.address).set("Content-Type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.set("Authorization", &key.bearer());
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("judge".into());
+        thread
+            .spawn(move || {
+                let _ = sender.send(ask(request, &body));
+            })
+            .map_err(|e| self.unreachable(format!("no thread for the request ({e})")))?;
+        let end = Instant::now() + self.timeout;
+        loop {
+            if stop.is_asked() {
+                return Err(JudgeError::Stopped);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            match receiver.recv_timeout(left.min(POLL)) {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(failure)) => return Err(self.failed(&failure)),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.unreachable("the request broke off")),
+                Err(mpsc::RecvTimeoutError::Timeout) if left.is_zero() => {
+                    return Err(self.unreachable(format!("no whole answer in {} s", self.timeout.as_secs_f64())));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
+/// Why there is no reply.
+struct Failure {
+    kind: Option<ureq::ErrorKind>,
+    reason: String,
+}
+
+fn ask(request: ureq::Request, body: &str) -> Result<Reply, Failure> {
+    let response = match request.send_string(body) {
+        Ok(response) | Err(ureq::Error::Status(_, response)) => response,
+        Err(ureq::Error::Transport(e)) => {
+            return Err(Failure { kind: Some(e.kind()), reason: reason(&e) });
+        }
+    };
+    let status = response.status();
+    let retry_after = response.header("Retry-After").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+    let location = response.header("Location").map(|to| format!("it redirects to {}", url::public(to)));
+    let mut bytes = Vec::new();
+    let read = response.into_reader().take(LONGEST + 1).read_to_end(&mut bytes);
+    read.map_err(|e| Failure { kind: None, reason: format!("its answer broke off ({e})") })?;
+    let body = (bytes.len() as u64 <= LONGEST).then(|| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(Reply { status, retry_after, location, body })
+}
+
+/// Whether a request that fails so fails again.
+pub(crate) fn is_permanent(kind: ureq::ErrorKind) -> bool {
+    use ureq::ErrorKind::{InsecureRequestHttpsOnly, InvalidProxyUrl, InvalidUrl, ProxyUnauthorized, UnknownScheme};
+    matches!(kind, InsecureRequestHttpsOnly | InvalidProxyUrl | InvalidUrl | ProxyUnauthorized | UnknownScheme)
+}
+
+/// What a transport error says, without the address, which may hold secrets.
+pub(crate) fn reason(error: &ureq::Transport) -> String {
+    let mut text = error.kind().to_string();
+    // Of a header that cannot be sent the message is the header.
+    if let Some(message) = error.message().filter(|_| error.kind() != ureq::ErrorKind::BadHeader) {
+        text = format!("{text}: {message}");
+    }
+    match std::error::Error::source(error) {
+        Some(source) => format!("{text}: {source}"),
+        None => text,
+    }
 }
 
 fn endpoint(base: &str) -> String {
-    let base = base.trim().trim_end_matches('/');
+    let base = base.trim();
+    let (base, query) = match base.split_once('?') {
+        Some((base, query)) => (base, format!("?{query}")),
+        None => (base, String::new()),
+    };
+    let base = base.trim_end_matches('/');
     let bare_host = base.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
     if base.ends_with("/chat/completions") {
-        base.to_owned()
+        format!("{base}{query}")
     } else if bare_host {
-        format!("{base}/v1/chat/completions")
+        format!("{base}/v1/chat/completions{query}")
     } else {
-        format!("{base}/chat/completions")
+        format!("{base}/chat/completions{query}")
     }
 }
 
@@ -79,6 +200,12 @@ fn shown(body: &str) -> String {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
     }
+}
+
+/// As much of a text as is kept.
+fn kept(body: &str) -> String {
+    let end = (0..=KEPT.min(body.len())).rev().find(|end| body.is_char_boundary(*end)).unwrap_or(0);
+    body[..end].to_owned()
 }
 
 /// `choices[0].message.content`, if there is text in it.
@@ -97,7 +224,13 @@ impl Judge for OpenAiJudge {
         &self.model
     }
 
-    fn complete(&self, messages: &[Message], temperature: f64, max_tokens: u32) -> Result<String, JudgeError> {
+    fn complete(
+        &self,
+        messages: &[Message],
+        temperature: f64,
+        max_tokens: u32,
+        stop: &Stop<'_>,
+    ) -> Result<String, JudgeError> {
         let body = json!({
             "model": self.model,
             "messages": messages,
@@ -105,29 +238,19 @@ impl Judge for OpenAiJudge {
             "temperature": temperature,
             "max_tokens": max_tokens,
         });
-        let mut request = self.agent.post(&self.url).set("Content-Type", "application/json");
-        if let Some(key) = &self.key {
-            request = request.set("Authorization", &format!("Bearer {key}"));
-        }
-        let response = match request.send_string(&body.to_string()) {
-            Ok(response) | Err(ureq::Error::Status(_, response)) => response,
-            Err(ureq::Error::Transport(e)) => match e.kind() {
-                ureq::ErrorKind::InvalidUrl | ureq::ErrorKind::UnknownScheme => {
-                    return Err(JudgeError::BadUrl { url: self.url.clone(), reason: e.to_string() });
-                }
-                _ => return Err(self.unreachable(e)),
-            },
+        let reply = self.send(body.to_string(), stop)?;
+        let nonsense = |problem: String, raw: String| JudgeError::Nonsense { url: self.url.clone(), problem, raw };
+        let body = match (reply.body, reply.location) {
+            (None, _) => return Err(nonsense(format!("more than {LONGEST} bytes"), String::new())),
+            (Some(_), Some(to)) if (300..=399).contains(&reply.status) => to,
+            (Some(body), _) => body,
         };
-        let status = response.status();
-        let retry_after = response.header("Retry-After").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
-        let location = response.header("Location").map(|to| format!("it redirects to {to}"));
-        let body = response.into_string().map_err(|e| self.unreachable(e))?;
-        match (status, location) {
-            (200..=299, _) => {
-                content(&body).map_err(|problem| JudgeError::Nonsense { url: self.url.clone(), problem, raw: body })
-            }
-            (300..=399, Some(location)) => Err(self.of_status(status, None, &location)),
-            _ => Err(self.of_status(status, retry_after, &body)),
+        match reply.status {
+            200..=299 => match content(&body) {
+                Ok(text) => Ok(self.redactor.clean(&text)),
+                Err(problem) => Err(nonsense(self.redactor.clean(&problem), kept(&self.redactor.clean(&body)))),
+            },
+            status => Err(self.of_status(status, reply.retry_after, &body)),
         }
     }
 }

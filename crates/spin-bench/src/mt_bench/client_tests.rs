@@ -1,14 +1,24 @@
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::*;
 use crate::testing::{Reply, Server, reply};
 
+fn key() -> Option<Secret> {
+    Some(Secret::new("secret\n", "K").unwrap())
+}
+
 fn judge(server: &Server) -> OpenAiJudge {
-    OpenAiJudge::new(&format!("{}/v1/", server.url), "gpt-4", Some("secret"), Duration::from_millis(300))
+    OpenAiJudge::new(&format!("{}/v1/", server.url), "gpt-4", key(), Duration::from_millis(300))
+}
+
+fn complete(judge: &OpenAiJudge, messages: &[Message]) -> Result<String, JudgeError> {
+    let never = AtomicBool::new(false);
+    judge.complete(messages, 0.0, 2048, &Stop::new(&never))
 }
 
 fn ask(server: &Server) -> Result<String, JudgeError> {
-    judge(server).complete(&[Message::system("be fair"), Message::user("rate\n\"this\" é")], 0.0, 2048)
+    complete(&judge(server), &[Message::system("be fair"), Message::user("rate\n\"this\" é")])
 }
 
 fn error_of(answer: Reply) -> JudgeError {
@@ -31,7 +41,7 @@ fn sends_what_openai_expects() {
     assert_eq!(value, expected);
 
     let keyless = OpenAiJudge::new(&server.url, "m", None, Duration::from_secs(1));
-    keyless.complete(&[Message::user("x")], 0.0, 1).unwrap();
+    complete(&keyless, &[Message::user("x")]).unwrap();
     assert_eq!(server.seen()[1].header("authorization"), None);
 }
 
@@ -43,11 +53,13 @@ fn base_urls_are_completed() {
         ("http://localhost:8000/", "http://localhost:8000/v1/chat/completions"),
         ("https://openrouter.ai/api/v1/", "https://openrouter.ai/api/v1/chat/completions"),
         ("http://h/v1/chat/completions", "http://h/v1/chat/completions"),
+        ("http://u:pw@h/v1?api-version=2", "http://h/v1/chat/completions?api-version=***"),
+        ("http://u:pw@h?k=v", "http://h/v1/chat/completions?k=***"),
     ] {
         assert_eq!(OpenAiJudge::new(base, "m", None, Duration::from_secs(1)).url(), url);
     }
     let wrong = OpenAiJudge::new("localhost:8000", "m", None, Duration::from_secs(1));
-    let error = wrong.complete(&[], 0.0, 1).unwrap_err();
+    let error = complete(&wrong, &[]).unwrap_err();
     assert!(!error.is_transient() && error.to_string().contains("such as https://"), "{error}");
 }
 
@@ -89,7 +101,7 @@ fn silence_and_broken_lines_are_transient() {
     assert!(matches!(cut, JudgeError::Unreachable { .. }), "{cut}");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = OpenAiJudge::new(&format!("http://{closed}"), "m", None, Duration::from_secs(1));
-    let error = refused.complete(&[], 0.0, 1).unwrap_err();
+    let error = complete(&refused, &[]).unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("is the server running"), "{error}");
 }
 
@@ -107,4 +119,42 @@ fn nonsense_keeps_its_text() {
         let JudgeError::Nonsense { raw, .. } = error else { panic!("{error}") };
         assert_eq!(raw, body);
     }
+}
+
+#[test]
+fn nothing_secret_is_said() {
+    for base in ["http://me:pa55word@127.0.0.1:1/v1", "ftp://me:pa55word@h/v1?key=v4lue", "http://me:pa55/word@h"] {
+        let judge = OpenAiJudge::new(base, "m", key(), Duration::from_secs(1));
+        let error = complete(&judge, &[]).unwrap_err();
+        let text = format!("{error} {error:?} {}", judge.url());
+        assert!(!text.contains("pa55") && !text.contains("v4lue") && !text.contains("secret"), "{text}");
+    }
+    let echoed = error_of(reply(400, &[], "you sent Authorization: Bearer secret"));
+    assert!(echoed.to_string().contains("Bearer ***"), "{echoed}");
+}
+
+#[test]
+fn bodies_have_an_end() {
+    // A byte every now and then never lets a read time out.
+    let drip = |stream: &mut std::net::TcpStream| {
+        use std::io::Write;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+        while stream.write_all(b" ").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let start = Instant::now();
+    let slow = complete(&judge(&Server::raw(drip)), &[]).unwrap_err();
+    assert!(matches!(slow, JudgeError::Unreachable { .. }), "{slow}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+
+    let endless = |stream: &mut std::net::TcpStream| {
+        use std::io::Write;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(&[b' '; 4096]).is_ok() {}
+    };
+    let judge = OpenAiJudge::new(&Server::raw(endless).url, "m", key(), Duration::from_secs(60));
+    let long = complete(&judge, &[]).unwrap_err();
+    assert!(long.to_string().contains("more than 4194304 bytes") && !long.is_transient(), "{long}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }

@@ -1,7 +1,7 @@
 //! Asking a judge about all answers, with retries and resumption.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -27,8 +27,15 @@ pub trait Judge: Sync {
     ///
     /// # Errors
     /// Why there is no answer; [`JudgeError::is_transient`] decides whether it
-    /// is asked again.
-    fn complete(&self, messages: &[Message], temperature: f64, max_tokens: u32) -> Result<String, JudgeError>;
+    /// is asked again. [`JudgeError::Stopped`] within a second after
+    /// [`Stop::is_asked`] became true.
+    fn complete(
+        &self,
+        messages: &[Message],
+        temperature: f64,
+        max_tokens: u32,
+        stop: &Stop<'_>,
+    ) -> Result<String, JudgeError>;
 }
 
 /// Why a judge gave no answer.
@@ -102,9 +109,12 @@ pub enum JudgeError {
         url: String,
         /// What is wrong.
         problem: String,
-        /// The whole body.
+        /// The body's beginning.
         raw: String,
     },
+    /// A stop was asked for while it was silent.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl JudgeError {
@@ -151,6 +161,9 @@ pub enum MtBenchError {
         /// What differs.
         what: &'static str,
     },
+    /// A stop was asked for; the judgments so far are kept.
+    #[error("stopped; run it again")]
+    Interrupted,
     /// Nothing worked from the start.
     #[error("the first {failures} judgments failed, the last because {source}")]
     Stopped {
@@ -168,18 +181,21 @@ impl MtBenchError {
         match self {
             MtBenchError::Store(e) => e.is_bad_input(),
             MtBenchError::Stopped { source, .. } => !source.is_transient(),
+            MtBenchError::Interrupted => false,
             _ => true,
         }
     }
 }
 
 /// How judgments are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JudgeOptions {
+#[derive(Clone, Copy, Debug)]
+pub struct JudgeOptions<'a> {
     /// Requests under way at a time, at least 1.
     pub workers: usize,
     /// When to ask again.
     pub retry: Retry,
+    /// Becomes true when a stop is asked for.
+    pub stop: &'a AtomicBool,
 }
 
 /// Has both turns of all questions judged; gives the judgments by question and
@@ -192,14 +208,14 @@ pub struct JudgeOptions {
 ///
 /// # Errors
 /// When an answer is missing, a judgment in `done` has another prompt or
-/// judge, `on_judgment` fails, or the first three judgments fail with none
-/// that succeeds.
+/// judge, `on_judgment` fails, the first three judgments fail with none that
+/// succeeds, or a stop was asked for before all were made.
 pub fn judge_all(
     questions: &[Question],
     answers: &Answers,
     prompts: &Prompts,
     judge: &dyn Judge,
-    options: &JudgeOptions,
+    options: &JudgeOptions<'_>,
     done: &[Judgment],
     on_judgment: &mut dyn FnMut(&Judgment) -> Result<(), StoreError>,
 ) -> Result<Vec<Judgment>> {
@@ -242,10 +258,10 @@ fn check_same(judgment: &Judgment, request: &Request, judge: &str) -> Result<()>
 fn ask_all(
     requests: &[Request],
     judge: &dyn Judge,
-    options: &JudgeOptions,
+    options: &JudgeOptions<'_>,
     on_judgment: &mut dyn FnMut(&Judgment) -> Result<(), StoreError>,
 ) -> Result<Vec<Judgment>> {
-    let (next, stop) = (AtomicUsize::new(0), Stop::default());
+    let (next, stop) = (AtomicUsize::new(0), Stop::new(options.stop));
     // Without a buffer no worker runs ahead of the decision to stop.
     let (sender, receiver) = mpsc::sync_channel(0);
     let work = |sender: mpsc::SyncSender<_>| {
@@ -284,18 +300,22 @@ fn ask_all(
         }
         result
     })?;
+    if stop.is_asked() && judgments.len() < requests.len() {
+        return Err(MtBenchError::Interrupted);
+    }
     Ok(judgments)
 }
 
 /// Asks for one judgment until there is one, the tries are used up, or the run
 /// is over (`None`).
-fn ask(request: &Request, judge: &dyn Judge, retry: &Retry, stop: &Stop) -> Option<(Judgment, Option<JudgeError>)> {
+fn ask(request: &Request, judge: &dyn Judge, retry: &Retry, stop: &Stop<'_>) -> Option<(Judgment, Option<JudgeError>)> {
     let messages = request.messages();
     let key = u64::from(request.question_id) << 32 | u64::from(request.turn) << 16;
     let mut tries = 0;
     let answer = loop {
         tries += 1;
-        match judge.complete(&messages, 0.0, JUDGE_MAX_TOKENS) {
+        match judge.complete(&messages, 0.0, JUDGE_MAX_TOKENS, stop) {
+            Err(JudgeError::Stopped) => return None,
             Err(e) if e.is_transient() && tries < retry.tries => {
                 if stop.wait(retry.delay(tries, e.retry_after(), key)) {
                     return None;

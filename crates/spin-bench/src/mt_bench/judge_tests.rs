@@ -4,10 +4,14 @@ use std::time::Instant;
 use super::*;
 use crate::mt_bench::testing::write_data;
 use crate::mt_bench::{MtBench, OpenAiJudge, Summary};
+use crate::secret::Secret;
 use crate::testing::{Reply, Server, reply};
 
-const FAST: JudgeOptions = JudgeOptions {
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+const FAST: JudgeOptions<'static> = JudgeOptions {
     workers: 1,
+    stop: &NEVER,
     retry: Retry {
         tries: 16,
         base_delay: Duration::from_millis(1),
@@ -25,7 +29,7 @@ fn data() -> (MtBench, Answers) {
 }
 
 fn client(server: &Server) -> OpenAiJudge {
-    OpenAiJudge::new(&server.url, "gpt-4", Some("key"), Duration::from_millis(200))
+    OpenAiJudge::new(&server.url, "gpt-4", Some(Secret::new("sk-k3y", "K").unwrap()), Duration::from_millis(200))
 }
 
 fn verdict(text: &str) -> Reply {
@@ -35,7 +39,7 @@ fn verdict(text: &str) -> Reply {
 
 /// Runs all six judgments against a server; also gives those that were handed
 /// over one by one.
-fn run(server: &Server, options: &JudgeOptions, done: &[Judgment]) -> (Result<Vec<Judgment>>, Vec<Judgment>) {
+fn run(server: &Server, options: &JudgeOptions<'_>, done: &[Judgment]) -> (Result<Vec<Judgment>>, Vec<Judgment>) {
     let (data, answers) = data();
     let mut kept = Vec::new();
     let result = judge_all(&data.questions, &answers, &data.prompts, &client(server), options, done, &mut |judgment| {
@@ -166,7 +170,7 @@ fn workers_share_the_work_and_the_pauses_end_with_the_run() {
         fn name(&self) -> &str {
             "slow"
         }
-        fn complete(&self, _: &[Message], _: f64, _: u32) -> Result<String, JudgeError> {
+        fn complete(&self, _: &[Message], _: f64, _: u32, _: &Stop<'_>) -> Result<String, JudgeError> {
             let mut asked = self.0.lock().unwrap();
             *asked += 1;
             let url = "u".to_owned();
@@ -186,7 +190,7 @@ fn workers_share_the_work_and_the_pauses_end_with_the_run() {
     let judge = Slow(Mutex::new(0));
     let retry = Retry { max_retry_after: Duration::from_secs(3600), ..FAST.retry };
     let start = Instant::now();
-    let options = JudgeOptions { workers: 2, retry };
+    let options = JudgeOptions { workers: 2, retry, ..FAST };
     let result = judge_all(&data.questions, &answers, &data.prompts, &judge, &options, &[], &mut |_| Ok(()));
     assert!(matches!(result, Err(MtBenchError::Stopped { .. })));
     assert!(start.elapsed() < Duration::from_secs(30));
@@ -200,4 +204,63 @@ fn missing_answers_are_named() {
     let result = judge_all(&data.questions, &answers, &data.prompts, &client(&server), &FAST, &[], &mut |_| Ok(()));
     assert!(result.unwrap_err().to_string().contains("question 3 has no answer"));
     assert!(server.seen().is_empty());
+}
+
+#[test]
+fn a_silent_judge_does_not_keep_signals_waiting() {
+    for pausing in [false, true] {
+        // Silent, or busy for an hour.
+        let server = Server::start(move |n, _| match (n, pausing) {
+            (0, _) => verdict("[[6]]"),
+            (_, true) => reply(429, &[("Retry-After", "3600")], ""),
+            (_, false) => None,
+        });
+        let (data, answers) = data();
+        let judge = OpenAiJudge::new(&server.url, "gpt-4", None, Duration::from_secs(600));
+        let stop = AtomicBool::new(false);
+        let retry = Retry { max_retry_after: Duration::from_secs(3600), ..FAST.retry };
+        let options = JudgeOptions { workers: 2, retry, stop: &stop };
+        let (mut kept, mut asked) = (0, Instant::now());
+        let error = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                judge_all(&data.questions, &answers, &data.prompts, &judge, &options, &[], &mut |_| {
+                    kept += 1;
+                    Ok(())
+                })
+            });
+            while server.seen().len() < 3 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            asked = Instant::now();
+            stop.store(true, Ordering::Relaxed);
+            waiting.join().unwrap().unwrap_err()
+        });
+        assert!(matches!(error, MtBenchError::Interrupted) && !error.is_bad_input(), "{error}");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert_eq!(kept, 1);
+    }
+}
+
+#[test]
+fn a_server_that_sends_the_key_back_tells_nobody() {
+    let echo = |sent: &crate::testing::Sent| sent.header("authorization").unwrap_or_default().to_owned();
+    let server = Server::start(move |n, sent| match n {
+        0 => verdict(&format!("You sent {}. Rating: [[7]]", echo(sent))),
+        1 => reply(400, &[], format!("headers: {}", echo(sent))),
+        2 => reply(200, &[], format!("<html>{}", echo(sent))),
+        3 => reply(302, &[("Location", &format!("https://u:pw@h/?{}", echo(sent)))], ""),
+        4 => Some(format!("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nbad {}\r\n\r\n", echo(sent)).into_bytes()),
+        _ => reply(503, &[], echo(sent)),
+    });
+    let (result, kept) = run(&server, &FAST, &[]);
+    let rows = format!("{:?}", (result.unwrap(), &kept));
+    assert!(rows.contains("You sent Bearer ***. Rating") && rows.contains("<html>Bearer ***"), "{rows}");
+    assert!(!rows.contains("sk-k3y") && !rows.contains("pw@"), "{rows}");
+    assert_eq!(kept[0].rating, Some(7.0));
+    // As it stands on the disk, whatever happens to the run.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("j.parquet");
+    spin_store::schema::Row::write_part(&path, &kept, "id", 0).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(!bytes.windows(6).any(|window| window == b"sk-k3y"));
 }

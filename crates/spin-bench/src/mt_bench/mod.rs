@@ -18,7 +18,7 @@ pub mod client;
 pub mod judge;
 pub mod prompts;
 pub mod questions;
-mod retry;
+pub(crate) mod retry;
 pub mod score;
 pub mod stage;
 #[cfg(test)]
@@ -28,7 +28,7 @@ pub use client::OpenAiJudge;
 pub use judge::{Judge, JudgeError, JudgeOptions, MtBenchError, Result, judge_all};
 pub use prompts::{Prompts, Request};
 pub use questions::{Answers, MtBench, Question};
-pub use retry::Retry;
+pub use retry::{Retry, Stop};
 pub use score::{Summary, rating};
 
 /// Longest answer of a model, in tokens.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use spin_store::StoreError;
+use spin_store::{StoreError, digest};
 
 use super::prompts::{JudgePrompt, Prompts};
 use super::{needs_reference, temperature};
@@ -42,6 +42,8 @@ pub struct MtBench {
     pub questions: Vec<Question>,
     /// The judge's prompts.
     pub prompts: Prompts,
+    /// The files they are from: name and digest of the bytes that were read.
+    pub files: Vec<(String, String)>,
 }
 
 #[derive(Deserialize)]
@@ -72,11 +74,31 @@ impl MtBench {
     /// number that stands twice, not two turns, no reference where the judge
     /// needs one, a template that cannot be filled.
     pub fn read(dir: &Path) -> Result<MtBench, StoreError> {
-        let prompts = read_prompts(&find(dir, &["judge_prompts.jsonl"])?)?;
-        let path = find(dir, &["reference_answer_gpt-4.jsonl", "mt_bench/reference_answer/gpt-4.jsonl"])?;
-        let references = read_answers(&path)?;
-        let questions = read_questions(&find(dir, &["question.jsonl", "mt_bench/question.jsonl"])?, references, &path)?;
-        Ok(MtBench { questions, prompts })
+        let prompts = TextFile::find(dir, &["judge_prompts.jsonl"])?;
+        let references =
+            TextFile::find(dir, &["reference_answer_gpt-4.jsonl", "mt_bench/reference_answer/gpt-4.jsonl"])?;
+        let questions = TextFile::find(dir, &["question.jsonl", "mt_bench/question.jsonl"])?;
+        let files = [(&questions, "question.jsonl"), (&prompts, "judge_prompts.jsonl"), (&references, "gpt-4.jsonl")];
+        Ok(MtBench {
+            files: files.map(|(file, name)| (name.to_owned(), digest::of_bytes(file.text.as_bytes()))).to_vec(),
+            questions: read_questions(&questions, read_answers(&references)?, &references.path)?,
+            prompts: read_prompts(&prompts)?,
+        })
+    }
+}
+
+/// A file that is read once, for what it says and for its digest.
+struct TextFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl TextFile {
+    /// The first of the names that exists below `dir`.
+    fn find(dir: &Path, names: &[&str]) -> Result<TextFile, StoreError> {
+        let path = find(dir, names)?;
+        let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+        Ok(TextFile { path, text })
     }
 }
 
@@ -91,8 +113,8 @@ fn find(dir: &Path, names: &[&str]) -> Result<PathBuf, StoreError> {
 }
 
 /// The lines of a file with their numbers, from 1; blank ones left out.
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, StoreError> {
-    let text = std::fs::read_to_string(path).map_err(StoreError::io("read", path))?;
+fn lines<T: DeserializeOwned>(file: &TextFile) -> Result<Vec<(usize, T)>, StoreError> {
+    let TextFile { path, text } = file;
     let mut out = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let row = serde_json::from_str(line)
@@ -113,9 +135,10 @@ fn two(path: &Path, row: usize, turns: Vec<String>) -> Result<[String; 2], Store
     turns.try_into().map_err(|t: Vec<String>| bad(path, row, format!("has {} turns, not 2", t.len())))
 }
 
-fn read_prompts(path: &Path) -> Result<Prompts, StoreError> {
+fn read_prompts(file: &TextFile) -> Result<Prompts, StoreError> {
+    let path = &file.path;
     let mut prompts: HashMap<String, (usize, JudgePrompt)> = HashMap::new();
-    for (row, prompt) in lines::<JudgePrompt>(path)? {
+    for (row, prompt) in lines::<JudgePrompt>(file)? {
         if let Some((earlier, _)) = prompts.get(&prompt.name) {
             return Err(bad(path, row, format!("the prompt {:?} already stands in row {earlier}", prompt.name)));
         }
@@ -131,13 +154,11 @@ fn read_prompts(path: &Path) -> Result<Prompts, StoreError> {
     Prompts::new(&mut take)
 }
 
-/// Reads answers in FastChat's layout, e.g. the reference answers.
-///
-/// # Errors
-/// As [`MtBench::read`].
-pub fn read_answers(path: &Path) -> Result<Answers, StoreError> {
+/// Answers in FastChat's layout, e.g. the reference answers.
+fn read_answers(file: &TextFile) -> Result<Answers, StoreError> {
+    let path = &file.path;
     let mut answers = Answers::new();
-    for (row, line) in lines::<AnswerLine>(path)? {
+    for (row, line) in lines::<AnswerLine>(file)? {
         let first = line.choices.into_iter().next().ok_or_else(|| bad(path, row, "has no choices"))?;
         if answers.insert(line.question_id, two(path, row, first.turns)?).is_some() {
             return Err(bad(path, row, format!("question {} is answered twice", line.question_id)));
@@ -146,10 +167,15 @@ pub fn read_answers(path: &Path) -> Result<Answers, StoreError> {
     Ok(answers)
 }
 
-fn read_questions(path: &Path, mut references: Answers, reference_file: &Path) -> Result<Vec<Question>, StoreError> {
+fn read_questions(
+    file: &TextFile,
+    mut references: Answers,
+    reference_file: &Path,
+) -> Result<Vec<Question>, StoreError> {
+    let path = &file.path;
     let mut rows: HashMap<u32, usize> = HashMap::new();
     let mut questions = Vec::new();
-    for (row, QuestionLine { question_id, category, turns }) in lines(path)? {
+    for (row, QuestionLine { question_id, category, turns }) in lines(file)? {
         if let Some(earlier) = rows.insert(question_id, row) {
             return Err(bad(path, row, format!("question {question_id} already stands in row {earlier}")));
         }
@@ -189,7 +215,10 @@ mod tests {
         ] {
             std::fs::copy(dir.path().join(from), cloned.path().join(to)).unwrap();
         }
-        assert_eq!(MtBench::read(cloned.path()).unwrap().questions, flat.questions);
+        let cloned = MtBench::read(cloned.path()).unwrap();
+        assert_eq!((cloned.questions, &cloned.files), (flat.questions, &flat.files));
+        let text = std::fs::read(dir.path().join("question.jsonl")).unwrap();
+        assert_eq!(flat.files[0], ("question.jsonl".to_owned(), digest::of_bytes(&text)));
     }
 
     #[test]

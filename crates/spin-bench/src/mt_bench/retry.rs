@@ -1,7 +1,8 @@
 //! When and how long to wait before the judge is asked again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often and after what pauses a failing judge is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,28 +55,52 @@ fn unit(key: u64) -> f64 {
     ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Ends pauses early when the run is over.
-#[derive(Default)]
-pub(super) struct Stop {
-    set: Mutex<bool>,
+/// How often a wait looks up, so that a signal is heard in time.
+pub(crate) const POLL: Duration = Duration::from_millis(100);
+
+/// Ends pauses and requests early when the run is over, or a stop is asked
+/// for from outside.
+pub struct Stop<'a> {
+    over: Mutex<bool>,
     changed: Condvar,
+    asked: &'a AtomicBool,
 }
 
-impl Stop {
+impl<'a> Stop<'a> {
+    /// One that listens to a flag, as signals set it.
+    pub fn new(asked: &'a AtomicBool) -> Self {
+        Stop { over: Mutex::new(false), changed: Condvar::new(), asked }
+    }
+
+    /// Whether a stop was asked for: requests under way are given up.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Ends the run; requests under way are waited for.
     pub(super) fn set(&self) {
-        *self.set.lock().expect("no holder panics") = true;
+        *self.over.lock().expect("no holder panics") = true;
         self.changed.notify_all();
     }
 
     pub(super) fn is_set(&self) -> bool {
-        *self.set.lock().expect("no holder panics")
+        self.is_asked() || *self.over.lock().expect("no holder panics")
     }
 
     /// Waits, and says whether the run is over.
     pub(super) fn wait(&self, pause: Duration) -> bool {
-        let guard = self.set.lock().expect("no holder panics");
-        let (guard, _) = self.changed.wait_timeout_while(guard, pause, |set| !*set).expect("no holder panics");
-        *guard
+        let end = Instant::now() + pause;
+        let mut over = self.over.lock().expect("no holder panics");
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if *over || self.is_asked() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+            over = self.changed.wait_timeout(over, left.min(POLL)).expect("no holder panics").0;
+        }
     }
 }
 

@@ -19,8 +19,8 @@ fn pattern(source: &str) -> Regex {
 }
 
 /// The rating in a judgment: the first number in double brackets, else the
-/// first in single ones. It is not checked against the scale of 1 to 10,
-/// because FastChat does not.
+/// first in single ones, if it lies on the scale of 1 to 10. FastChat takes
+/// any number; here one that the judge was not asked for is none, and counted.
 ///
 /// ```
 /// use spin_bench::mt_bench::rating;
@@ -28,8 +28,18 @@ fn pattern(source: &str) -> Regex {
 /// assert_eq!(rating("Good. Rating: [[8.5]]"), Some(8.5));
 /// assert_eq!(rating("Rating: [7]"), Some(7.0));
 /// assert_eq!(rating("Rating: 7"), None);
+/// assert_eq!(rating("Rating: [[99]]"), None);
 /// ```
 pub fn rating(judgment: &str) -> Option<f64> {
+    number(judgment).filter(on_scale)
+}
+
+fn on_scale(rating: &f64) -> bool {
+    (1.0..=10.0).contains(rating)
+}
+
+/// The number where a rating stands, on the scale or not.
+fn number(judgment: &str) -> Option<f64> {
     let found = RATING.captures(judgment).or_else(|| BACKUP.captures(judgment))?;
     found[1].parse().ok()
 }
@@ -53,14 +63,15 @@ pub struct Summary {
     pub unrated: usize,
     /// How many could not be had.
     pub errors: usize,
-    /// How many ratings lie outside 1 to 10; they are in the means.
+    /// How many of those have a number outside of 1 to 10 in its place.
     pub out_of_scale: usize,
 }
 
 impl Summary {
     /// Of judgments by one judge, one per question and turn.
     pub fn of(judgments: &[Judgment]) -> Summary {
-        let rated: Vec<(&Judgment, f64)> = judgments.iter().filter_map(|j| Some((j, j.rating?))).collect();
+        let rated: Vec<(&Judgment, f64)> =
+            judgments.iter().filter_map(|j| Some((j, j.rating.filter(on_scale)?))).collect();
         let estimate = |keep: &dyn Fn(&Judgment) -> bool| {
             let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
             for (judgment, rating) in rated.iter().filter(|(j, _)| keep(j)) {
@@ -80,7 +91,10 @@ impl Summary {
             rated: rated.len(),
             unrated: judgments.len() - rated.len() - errors,
             errors,
-            out_of_scale: rated.iter().filter(|(_, rating)| !(1.0..=10.0).contains(rating)).count(),
+            out_of_scale: judgments
+                .iter()
+                .filter(|j| j.error.is_none() && number(&j.judgment).is_some_and(|rating| !on_scale(&rating)))
+                .count(),
         }
     }
 }
@@ -120,6 +134,9 @@ impl Summary {
             "{} judgments with a rating, {} without, {} that could not be had; means are over the first.\n",
             self.rated, self.unrated, self.errors
         ));
+        if self.out_of_scale > 0 {
+            out.push_str(&format!("{} of those without have a number outside of 1 to 10.\n", self.out_of_scale));
+        }
         out
     }
 }
@@ -130,7 +147,8 @@ mod tests {
 
     #[test]
     fn ratings_are_read_like_fastchat() {
-        // Expected values: re.search and ast.literal_eval of Python 3.11 with FastChat's patterns.
+        // Expected values: re.search and ast.literal_eval of Python 3.11 with FastChat's patterns,
+        // without those off the scale.
         for (text, expected) in [
             ("Rating: [[5]]", Some(5.0)),
             ("[[10]] and [[1]]", Some(10.0)),
@@ -140,7 +158,9 @@ mod tests {
             ("[[[6]]]", Some(6.0)),
             ("[[8]", Some(8.0)),
             ("[9]]", Some(9.0)),
-            ("[[11]]", Some(11.0)),
+            ("[[11]]", None),
+            ("[[0]] or [[5]]", None),
+            ("[[0.5]]", None),
             ("[[rating]]", None),
             ("[[8/10]]", None),
             ("[[ 8 ]]", None),
@@ -183,12 +203,18 @@ mod tests {
             failed.clone(),
         ];
         let summary = Summary::of(&rows);
-        assert_eq!((summary.rated, summary.unrated, summary.errors, summary.out_of_scale), (4, 1, 1, 1));
-        assert_eq!(summary.overall.unwrap().value, 28.5 / 4.0);
-        assert_eq!(summary.overall.unwrap().rows, 3);
-        assert_eq!(summary.turns.map(|t| t.unwrap().value), [23.5 / 3.0, 5.0]);
+        assert_eq!((summary.rated, summary.unrated, summary.errors, summary.out_of_scale), (3, 2, 1, 1));
+        assert_eq!(summary.overall.unwrap().value, 16.5 / 3.0);
+        assert_eq!(summary.overall.unwrap().rows, 2);
+        assert_eq!(summary.turns.map(|t| t.unwrap().value), [11.5 / 2.0, 5.0]);
         assert_eq!(summary.categories["math"].value, 3.5);
-        assert_eq!(summary.categories["stem"].value, 10.75);
+        assert_eq!(summary.categories["stem"].value, 9.5);
+        assert!(summary.table().contains("1 of those without have a number outside of 1 to 10"), "{}", summary.table());
+        // A rating that was stored before the scale was looked at, and one beyond all numbers.
+        let old = Judgment { rating: Some(12.0), ..judgment(1, 1, "math", "[[12]]") };
+        let endless = judgment(1, 2, "math", &format!("[[{}]]", "9".repeat(400)));
+        let off = Summary::of(&[old, endless]);
+        assert_eq!((off.rated, off.unrated, off.out_of_scale, off.overall), (0, 2, 2, None));
         let nothing = Summary::of(&[failed]);
         assert_eq!((nothing.overall, nothing.errors, nothing.categories.len()), (None, 1, 0));
     }

@@ -9,7 +9,7 @@ use spin_store::graph::{Graph, ModelId};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
 use spin_store::schema::{Judgment, RequestRow, Row, Sample};
-use spin_store::{Artifact, Recipe, digest, table};
+use spin_store::{Artifact, Recipe, table};
 use spin_text::{Codec, Message};
 
 use super::judge::{Judge, JudgeOptions, judge_all};
@@ -18,7 +18,8 @@ use super::{MAX_NEW_TOKENS, Summary};
 use crate::error::{BenchError, Result};
 
 /// Behaviour version: raise it when the same inputs give other results.
-const VERSION: u32 = 1;
+/// 2: the questions and prompts are parents as files, not as prose.
+const VERSION: u32 = 2;
 
 /// The name of the unit in the store.
 pub const NAME: &str = "mt_bench";
@@ -68,10 +69,12 @@ impl<'a> Conversations<'a> {
         let model = graph.model(id)?;
         model.verify()?;
         let codec = spin_text::codec_of(graph, &model.dir)?;
-        let text = format!("{:?}", (&bench.questions, &bench.prompts));
-        let content = digest::of_bytes(text.as_bytes());
-        let data =
-            vec![Parent { role: "data mt_bench".into(), reference: "questions and judge prompts".into(), content }];
+        let parent = |(name, content): &(String, String)| Parent {
+            role: format!("data {NAME}"),
+            reference: format!("file:{name}"),
+            content: content.clone(),
+        };
+        let data = bench.files.iter().map(parent).collect();
         Ok(Self { graph, id, model, codec, bench, data })
     }
 
@@ -129,6 +132,7 @@ impl<'a> Conversations<'a> {
             stage: self.stage(),
             params: json!({
                 "template": self.graph.template_params()?, "turn": turn, "max_gen_toks": longest,
+                "questions": self.bench.questions.len(),
                 "system_instruction": self.graph.run.eval.system_instruction,
             }),
             parents,
@@ -178,7 +182,7 @@ impl<'a> Conversations<'a> {
         answers: &Answers,
         artifacts: &[Artifact; 2],
         judge: &dyn Judge,
-        options: &JudgeOptions,
+        options: &JudgeOptions<'_>,
         environment: &dyn Fn() -> Map<String, Value>,
         on_progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Option<Artifact>, Summary)> {
@@ -191,7 +195,10 @@ impl<'a> Conversations<'a> {
             name: self.graph.evaluation_name(self.id, NAME),
             stage: self.stage(),
             // The same name may be another model elsewhere.
-            params: json!({"judge": judge.name(), "base_url": config.map(|config| &config.base_url)}),
+            params: json!({
+                "judge": judge.name(),
+                "base_url": config.map(|config| spin_store::url::public(&config.base_url)),
+            }),
             parents,
         };
         let mut done = Vec::new();
@@ -205,21 +212,20 @@ impl<'a> Conversations<'a> {
         let identity = recipe.identity();
         let work = self.graph.store.work(&identity)?;
         let _lock = work.lock("lock")?;
-        let file = |question: u32, turn: u32| work.path(&format!("judgment-{question}-{turn}.parquet"));
+        let file = |question: u32, turn: u32| format!("judgment-{question}-{turn}.parquet");
         for question in &self.bench.questions {
             for turn in [1, 2] {
-                let path = file(question.question_id, turn);
-                if path.exists() {
-                    done.extend(Judgment::read_part(&path)?);
-                }
+                // One that is not as it was written is asked for again.
+                let found = work.read_part::<Judgment>(&file(question.question_id, turn), 0)?;
+                done.extend(found.whole().map(|part| part.rows).unwrap_or_default());
             }
         }
         let total = 2 * self.bench.questions.len() as u64;
         let mut count = done.iter().filter(|judgment| judgment.error.is_none()).count() as u64;
         on_progress(count, total);
         let mut keep = |judgment: &Judgment| {
-            let path = file(judgment.question_id, judgment.turn);
-            Judgment::write_part(&path, std::slice::from_ref(judgment), &identity, 0)?;
+            let name = file(judgment.question_id, judgment.turn);
+            work.write_part(&name, 0, std::slice::from_ref(judgment), &Value::Null)?;
             count += 1;
             on_progress(count, total);
             Ok(())

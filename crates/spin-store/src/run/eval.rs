@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Which revision of lm-evaluation-harness a score follows. The same model has
 /// different scores under each.
@@ -111,8 +111,9 @@ impl Default for EvalConfig {
 pub struct JudgeConfig {
     /// The judge's model name, e.g. `gpt-4`.
     pub model: String,
-    /// Where `/chat/completions` is.
-    #[serde(default = "default_url")]
+    /// Where `/chat/completions` is. What is secret in it is never written
+    /// into a record.
+    #[serde(default = "default_url", serialize_with = "public_url")]
     pub base_url: String,
     /// The environment variable that holds the key; none is needed locally.
     #[serde(default = "default_key")]
@@ -127,6 +128,10 @@ pub struct JudgeConfig {
     /// counted and left out of the mean.
     #[serde(default)]
     pub accept_errors: bool,
+}
+
+fn public_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&crate::url::public(url))
 }
 
 fn default_url() -> String {
@@ -165,6 +170,19 @@ impl EvalConfig {
         }
         if self.max_gen_toks == Some(0) {
             return Err("max_gen_toks must be at least 1".into());
+        }
+        if let Some(judge) = &self.judge
+            && !(1..=86_400).contains(&judge.timeout)
+        {
+            return Err("judge.timeout is in seconds, from 1 to 86400".into());
+        }
+        if let Some(judge) = &self.judge
+            && crate::url::has_user(&judge.base_url)
+        {
+            return Err(format!(
+                "judge.base_url has a user or password in it, which is never sent; leave it out and put the key into ${}",
+                judge.api_key_env
+            ));
         }
         if self.profile != Profile::Current && self.apply_chat_template {
             return Err(format!("the profile {} is older than chat templates; take current", self.profile.name()));

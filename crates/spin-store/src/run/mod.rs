@@ -5,6 +5,7 @@
 //! ladder of learning rate and beta is written. Relative paths are relative
 //! to the run file. Unknown keys are errors that name the nearest valid key.
 
+mod bench;
 mod data;
 mod eval;
 mod fit;
@@ -19,6 +20,9 @@ use serde_json::Value;
 
 use crate::error::{Result, StoreError};
 
+pub use bench::{
+    BenchConfig, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, PREFERENCE, default_tasks, final_answer, tasks_for,
+};
 pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
 pub use eval::{EvalConfig, JudgeConfig, Profile, SoftmaxDtype};
 pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
@@ -197,29 +201,6 @@ pub struct PairConfig {
 impl Default for PairConfig {
     fn default() -> Self {
         PairConfig { window: 2 }
-    }
-}
-
-/// `[bench]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BenchConfig {
-    /// What to measure: `gsm8k` (exact match of the final number, greedy and
-    /// sampled), `nll`, `preference`.
-    pub tasks: Vec<String>,
-    /// Longest answer in tokens.
-    pub max_new_tokens: usize,
-    /// Rows per forward pass.
-    pub batch_size: usize,
-}
-
-impl Default for BenchConfig {
-    fn default() -> Self {
-        BenchConfig {
-            tasks: vec!["gsm8k".into(), "nll".into(), "preference".into()],
-            max_new_tokens: 256,
-            batch_size: 64,
-        }
     }
 }
 

@@ -173,16 +173,8 @@ fn check(run: &RunFile) -> Result<()> {
         }
         check_fit(run, &fit, &format!("baseline.{}.fit", b.name))?;
     }
-    for task in &run.bench.tasks {
-        let known = ["gsm8k", "nll", "preference"];
-        if !known.contains(&task.as_str()) {
-            return bad(format!("bench.tasks has {task:?}; the tasks are {}", known.join(", ")));
-        }
-    }
+    run.bench.check().map_err(|problem| StoreError::run(&run.path, problem))?;
     run.eval.check().map_err(|problem| StoreError::run(&run.path, format!("in [eval]: {problem}")))?;
-    if run.bench.batch_size == 0 || run.bench.max_new_tokens == 0 {
-        return bad("[bench]: batch_size and max_new_tokens must be at least 1".into());
-    }
     Ok(())
 }
 

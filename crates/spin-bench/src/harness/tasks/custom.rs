@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, Value};
 use regex::Regex;
 use serde::Deserialize;
 use spin_store::StoreError;
@@ -22,7 +22,11 @@ use spin_store::digest;
 use crate::error::{BenchError, Result};
 use crate::harness::dataset::Source;
 use crate::harness::filter::{Extract, Normalise};
-use crate::harness::{Answer, Doc, Examples, Generation, Metric, RawRow, Task};
+use crate::harness::{Answer, Doc, Examples, Generation, Metric, RawRow, Task, jinja, literal};
+
+/// Counts as part of every task file: raise it when templates read or print
+/// otherwise than before.
+const TEMPLATES: &str = "templates 2";
 
 /// The keys of a task file.
 #[derive(Clone, Debug, Deserialize)]
@@ -180,7 +184,7 @@ pub fn read(path: &Path) -> Result<Task> {
         fewshot_delimiter: declared.fewshot_delimiter.clone(),
         metrics,
         generation,
-        declaration: Some(digest::of_bytes(text.as_bytes())),
+        declaration: Some(digest::of_bytes(format!("{TEMPLATES}\n{text}").as_bytes())),
         ..Task::new(declared.task.clone(), Source::file(file), &declared.test_split, Arc::new(read))
     })
 }
@@ -223,176 +227,212 @@ fn measured(declared: &Declaration) -> Result<(Vec<Metric>, Option<Generation>),
 /// The templates of a task file, compiled.
 struct Templates {
     env: Environment<'static>,
-    choices: ChoiceTemplates,
-    target: Option<usize>,
+    text: Text,
+    choices: Choosing,
+    target: Aim,
     is_choice: bool,
 }
 
-enum ChoiceTemplates {
+/// A text of a row: a column's, or what a template of this name makes.
+enum Text {
+    Column(String),
+    Template(&'static str),
+}
+
+enum Choosing {
+    /// So many templates, one for each choice.
     List(usize),
-    Expression(String),
+    /// A text that reads as a list.
+    One(Text),
+}
+
+enum Aim {
+    Index(usize),
+    Text(Text),
+}
+
+/// Whether a source can only be meant as the name of a column.
+fn is_name(source: &str) -> bool {
+    !source.is_empty() && source.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
 impl Templates {
     fn new(declared: &Declaration) -> Result<Self, String> {
-        let mut env = Environment::new();
-        env.set_undefined_behavior(UndefinedBehavior::Strict);
-        env.set_keep_trailing_newline(true);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut env = jinja::environment();
         let mut add = |name: String, key: &str, source: &str| {
-            // The name of a column stands for its value, as in the harness.
-            let is_column = !source.is_empty() && source.chars().all(|c| c.is_alphanumeric() || c == '_');
-            let source = if is_column { format!("{{{{ {source} }}}}") } else { source.to_owned() };
-            env.add_template_owned(name, source).map_err(|e| format!("{key}: {e}"))
+            env.add_template_owned(name, jinja::without_percent(source)).map_err(|e| format!("{key}: {e}"))
         };
-        add("text".into(), "doc_to_text", &declared.doc_to_text)?;
-        let target = match &declared.doc_to_target {
-            Target::Index(index) => Some(*index),
-            Target::Template(source) => {
-                add("target".into(), "doc_to_target", source)?;
-                None
+        let mut text = |name: &'static str, key: &str, source: &str| {
+            if is_name(source) {
+                return Ok(Text::Column(source.to_owned()));
             }
+            add(name.into(), key, source).map(|()| Text::Template(name))
+        };
+        let question = text("text", "doc_to_text", &declared.doc_to_text)?;
+        let target = match &declared.doc_to_target {
+            Target::Index(index) => Aim::Index(*index),
+            Target::Template(source) => Aim::Text(text("target", "doc_to_target", source)?),
         };
         let choices = match &declared.doc_to_choice {
             Some(Choices::List(sources)) => {
                 for (i, source) in sources.iter().enumerate() {
                     // A choice is a text more often than a column's name.
-                    env.add_template_owned(format!("choice {i}"), source.clone())
-                        .map_err(|e| format!("doc_to_choice: {e}"))?;
+                    add(format!("choice {i}"), "doc_to_choice", source)?;
                 }
-                ChoiceTemplates::List(sources.len())
+                Choosing::List(sources.len())
             }
-            Some(Choices::Expression(source)) => {
-                let inner = source.trim();
-                let inner = inner.strip_prefix("{{").and_then(|s| s.strip_suffix("}}")).unwrap_or(inner).trim();
-                env.compile_expression(inner).map_err(|e| format!("doc_to_choice: {e}"))?;
-                ChoiceTemplates::Expression(inner.to_owned())
-            }
-            None => ChoiceTemplates::List(0),
+            Some(Choices::Expression(source)) => Choosing::One(text("choice", "doc_to_choice", source)?),
+            None => Choosing::List(0),
         };
-        Ok(Self { env, choices, target, is_choice: declared.output_type == OutputType::MultipleChoice })
+        let is_choice = declared.output_type == OutputType::MultipleChoice;
+        Ok(Self { env, text: question, choices, target, is_choice })
     }
 
-    fn render(&self, name: &str, row: &Value) -> Result<String, String> {
-        let explain = |e: minijinja::Error| format!("does not fit the template of doc_to_{name}: {e:#}");
-        self.env.get_template(name).and_then(|template| template.render(row)).map_err(explain)
+    fn render(&self, name: &str, key: &str, row: &Value) -> Result<String, String> {
+        jinja::render(&self.env, name, row).map_err(|e| {
+            // The engine says that something is undefined, not what.
+            let names = self.env.get_template(name).map(|template| template.undeclared_variables(false));
+            let mut absent: Vec<String> = names.unwrap_or_default().into_iter().collect();
+            let is_global = |name: &str| self.env.globals().any(|(global, _)| global == name);
+            absent.retain(|name| row.get_attr(name).is_ok_and(|value| value.is_undefined()) && !is_global(name));
+            absent.sort();
+            let absent = match e.kind() {
+                ErrorKind::UndefinedError if !absent.is_empty() => format!(": there is no {}", absent.join(", ")),
+                _ => String::new(),
+            };
+            format!("does not fit the template of {key}: {e:#}{absent}")
+        })
+    }
+
+    /// The harness's `doc_to_text`.
+    fn question(&self, row: &RawRow, values: &Value) -> Result<String, String> {
+        let text = match &self.text {
+            Text::Column(name) => return Ok(jinja::str_of(&jinja::value_of(column(row, name, "doc_to_text")?))),
+            Text::Template(name) => self.render(name, "doc_to_text", values)?,
+        };
+        if self.is_choice && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!(
+                "gives the bare number {text} for doc_to_text, which the harness takes for the index of a choice; write words beside it"
+            ));
+        }
+        Ok(text)
+    }
+
+    /// The harness's `doc_to_choice`.
+    fn choices(&self, row: &RawRow, values: &Value) -> Result<Vec<String>, String> {
+        let value = match &self.choices {
+            Choosing::List(count) => {
+                let choice = |i| self.render(&format!("choice {i}"), "doc_to_choice", values);
+                return (0..*count).map(choice).collect();
+            }
+            Choosing::One(Text::Column(name)) => column(row, name, "doc_to_choice")?.clone(),
+            Choosing::One(Text::Template(name)) => {
+                let text = self.render(name, "doc_to_choice", values)?;
+                literal::eval(&text).ok_or_else(|| format!("gives {text:?} for doc_to_choice, which is no list"))?
+            }
+        };
+        let list = value.as_array().ok_or_else(|| format!("gives {value} for doc_to_choice, which is no list"))?;
+        let text = |item: &serde_json::Value| {
+            item.as_str().map(str::to_owned).ok_or_else(|| {
+                format!("has {item} among its choices for doc_to_choice, which is no text; write it as one")
+            })
+        };
+        let choices: Vec<String> = list.iter().map(text).collect::<Result<_, _>>()?;
+        if choices.is_empty() {
+            return Err("has no choices: doc_to_choice gives an empty list".into());
+        }
+        Ok(choices)
+    }
+
+    /// The harness's `doc_to_target` for a task with choices.
+    fn gold(&self, row: &RawRow, values: &Value, choices: &[String]) -> Result<usize, String> {
+        let none = |shown: &dyn std::fmt::Display| {
+            format!("has the answer {shown} for doc_to_target, which is none of its {} choices", choices.len())
+        };
+        let index = |index: Option<usize>, shown: &dyn std::fmt::Display| {
+            index.filter(|index| *index < choices.len()).ok_or_else(|| none(shown))
+        };
+        let find = |text: &str| index(choices.iter().position(|choice| choice == text), &format!("{text:?}"));
+        match &self.target {
+            Aim::Index(given) => index(Some(*given), given),
+            Aim::Text(Text::Column(name)) => match column(row, name, "doc_to_target")? {
+                serde_json::Value::String(text) => find(text),
+                serde_json::Value::Bool(yes) => index(Some(usize::from(*yes)), yes),
+                serde_json::Value::Number(number) if number.is_u64() => {
+                    index(number.as_u64().and_then(|n| usize::try_from(n).ok()), number)
+                }
+                serde_json::Value::Array(list) => Err(several(list)),
+                other => Err(none(other)),
+            },
+            Aim::Text(Text::Template(name)) => {
+                let text = self.render(name, "doc_to_target", values)?;
+                // Digits are an index, as in the harness; anything else is a
+                // choice's text.
+                if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+                    return index(text.parse().ok(), &text);
+                }
+                refuse_several(&text)?;
+                find(&text)
+            }
+        }
+    }
+
+    /// The harness's `doc_to_target` for an answer to be generated.
+    fn answer(&self, row: &RawRow, values: &Value) -> Result<String, String> {
+        match &self.target {
+            Aim::Index(number) => Ok(number.to_string()),
+            Aim::Text(Text::Column(name)) => match column(row, name, "doc_to_target")? {
+                serde_json::Value::Array(list) => Err(several(list)),
+                serde_json::Value::Null => Err(format!("has nothing in {name:?}, which is its doc_to_target")),
+                value => Ok(jinja::str_of(&jinja::value_of(value))),
+            },
+            Aim::Text(Text::Template(name)) => {
+                let text = self.render(name, "doc_to_target", values)?;
+                refuse_several(&text)?;
+                Ok(text)
+            }
+        }
     }
 
     fn doc(&self, row: &RawRow) -> Result<Doc, String> {
-        let row = Value::from_serialize(row);
-        let question = self.render("text", &row)?;
+        let values = jinja::mapping(row);
+        let question = self.question(row, &values)?;
         if !self.is_choice {
-            let target = match self.target {
-                Some(number) => number.to_string(),
-                None => self.render("target", &row)?,
-            };
-            return Ok(Doc { question, answer: Answer::Text(target) });
+            return Ok(Doc { question, answer: Answer::Text(self.answer(row, &values)?) });
         }
-        let choices: Vec<String> = match &self.choices {
-            ChoiceTemplates::List(count) => {
-                (0..*count).map(|i| self.render(&format!("choice {i}"), &row)).collect::<Result<_, _>>()?
-            }
-            ChoiceTemplates::Expression(source) => {
-                let explain = |e: minijinja::Error| format!("does not fit doc_to_choice: {e:#}");
-                let list = self.env.compile_expression(source).and_then(|e| e.eval(&row)).map_err(explain)?;
-                let items = list.try_iter().map_err(|_| format!("has no list in {source:?} for doc_to_choice"))?;
-                items.map(|item| item.to_string()).collect()
-            }
-        };
-        let index = match self.target {
-            Some(index) => Some(index),
-            None => {
-                let target = self.render("target", &row)?;
-                // Digits are an index, as in the harness; anything else is a
-                // choice's text.
-                let index = match target.parse::<usize>() {
-                    Ok(number) => Some(number),
-                    Err(_) => choices.iter().position(|choice| *choice == target),
-                };
-                index
-                    .filter(|index| *index < choices.len())
-                    .ok_or_else(|| {
-                        format!("has the answer {target:?}, which is none of its {} choices", choices.len())
-                    })?
-                    .into()
-            }
-        };
-        let gold = super::gold(index, choices.len(), &format!("{index:?}"))?;
+        let choices = self.choices(row, &values)?;
+        let gold = self.gold(row, &values, &choices)?;
         Ok(Doc { question, answer: Answer::Choices { choices, gold } })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::row;
-    use super::*;
+fn column<'a>(row: &'a RawRow, name: &str, key: &str) -> Result<&'a serde_json::Value, String> {
+    row.get(name).ok_or_else(|| {
+        let names: Vec<&str> = row.keys().map(String::as_str).collect();
+        // The harness would take the word itself, the same for every row.
+        format!(
+            "has no column {name:?}, which is its {key}; it has {} (a text is {{{{ {name:?} }}}})",
+            names.join(", ")
+        )
+    })
+}
 
-    const CAPITALS: &str = r#"
-task = "capitals"
-dataset = "capitals.jsonl"
-doc_to_text = "Capital of {{ country.strip() }}?"
-doc_to_choice = "{{ cities }}"
-doc_to_target = "{{ answer }}"
-metrics = ["acc_norm", "acc"]
-"#;
-
-    fn parse(text: &str) -> Result<Task> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.toml");
-        std::fs::write(&path, text).unwrap();
-        read(&path)
+/// The harness takes a text that reads as a list for several right answers.
+fn refuse_several(text: &str) -> Result<(), String> {
+    if text.len() < 2 || !text.starts_with('[') || !text.ends_with(']') {
+        return Ok(());
     }
-
-    #[test]
-    fn a_file_makes_a_task() {
-        let task = parse(CAPITALS).unwrap();
-        assert_eq!((task.name.as_str(), task.metric_names().len()), ("capitals", 2));
-        for answer in ["1", "\"Rome\""] {
-            let json = format!(r#"{{"country": " Italy", "cities": ["Bari", "Rome"], "answer": {answer}}}"#);
-            assert_eq!((task.read)(&row(&json)).unwrap().shown(), ("Capital of Italy?", "Rome"));
-        }
-        let list =
-            CAPITALS.replace("\"{{ cities }}\"", "[\"{{ cities[0] }}\", \"no\"]").replace("\"{{ answer }}\"", "0");
-        let json = r#"{"country": "Italy", "cities": ["Bari"]}"#;
-        assert_eq!((parse(&list).unwrap().read)(&row(json)).unwrap().shown().1, "Bari");
-    }
-
-    #[test]
-    fn generated_answers_have_filters() {
-        let text = r#"
-task = "sums"
-dataset = "sums.jsonl"
-output_type = "generate_until"
-doc_to_text = "question"
-doc_to_target = "answer"
-until = ["\n"]
-ignore_case = true
-[[filter]]
-name = "last-number"
-regex = "-?[0-9]+"
-select = "last"
-"#;
-        let task = parse(text).unwrap();
-        assert_eq!(task.metric_names(), ["exact_match,last-number"]);
-        let doc = (task.read)(&row(r#"{"question": "1+1=", "answer": 2}"#)).unwrap();
-        assert_eq!(doc, Doc { question: "1+1=".into(), answer: Answer::Text("2".into()) });
-        let error = parse(&text.replace("-?[0-9]+", "(?<=a)b")).unwrap_err().to_string();
-        assert!(error.contains("last-number") && error.contains("look-around"), "{error}");
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let error = |text: &str| parse(text).unwrap_err().to_string();
-        let text = error(&CAPITALS.replace("doc_to_text", "doc_to_txt"));
-        assert!(text.contains("t.toml") && text.contains("doc_to_txt"), "{text}");
-        assert!(error("task = \"x\"\n").contains("missing field"));
-        assert!(error(&CAPITALS.replace("{{ cities }}", "{{ cities")).contains("doc_to_choice"));
-        assert!(error(&CAPITALS.replace("acc_norm", "f1")).contains("acc_bytes"));
-        assert!(error(&format!("{CAPITALS}num_fewshot = 2\n")).contains("fewshot_split"));
-        let task = parse(CAPITALS).unwrap();
-        let text = (task.read)(&row(r#"{"country": "Italy", "cities": ["Bari"], "answer": "Rome"}"#)).unwrap_err();
-        assert!(text.contains("none of its 1 choices"), "{text}");
-        let text = (task.read)(&row(r#"{"cities": ["Bari"], "answer": 0}"#)).unwrap_err();
-        assert!(text.contains("doc_to_text"), "{text}");
+    match literal::eval(text) {
+        Some(serde_json::Value::Array(list)) => Err(several(&list)),
+        _ => Ok(()),
     }
 }
+
+fn several(list: &[serde_json::Value]) -> String {
+    let list = serde_json::Value::Array(list.to_vec());
+    format!("has the list {list} for doc_to_target; there can be one right answer only")
+}
+
+#[cfg(test)]
+#[path = "custom_tests.rs"]
+mod tests;
