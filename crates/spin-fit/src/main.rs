@@ -167,7 +167,11 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
     let graph = Graph::new(&run, &store);
     let id = match (&cli.target.baseline, cli.target.iteration) {
         (Some(name), _) => ModelId::Baseline(name.clone()),
-        (None, Some(t)) => ModelId::Iteration(t + 1),
+        (None, Some(t)) => {
+            // The largest number has no successor; an iteration of the run has.
+            run.fit_at(t)?;
+            ModelId::Iteration(t + 1)
+        }
         (None, None) => ModelId::Iteration(0),
     };
     let options = Options { device: stage::device(&cli.device)?, peak_gflops: cli.peak_gflops };
