@@ -7,7 +7,6 @@ mod eval;
 #[path = "main/fetch.rs"]
 mod fetch;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -93,7 +92,7 @@ fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
         Format::Json => report::Format::Json,
         Format::Markdown => report::Format::Markdown,
     };
-    std::io::stdout().write_all(table.render(format).as_bytes())?;
+    spin_cli::out(&table.render(format));
     Ok(Exit::Done)
 }
 

@@ -5,7 +5,9 @@
 //! here, in one way. Data goes to standard output, words for people to
 //! standard error.
 
+mod causes;
 mod progress;
+mod streams;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 pub use progress::Progress;
+pub use streams::{out, printable, say};
 
 /// How a program ends. The numbers are a promise to schedulers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Exit {
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 audit mismatch, \
-75 stopped by a signal, or another process is at it; the work is kept (run it again)";
+75 stopped by a signal (TERM, INT, HUP, USR1, USR2), or another process is at it; the work is kept (run it again)";
 
 /// Flags of every stage.
 #[derive(Clone, Debug, clap::Args)]
@@ -64,23 +67,40 @@ pub struct RunArgs {
 
 /// Runs a program's body and turns its result into an exit code and, on an
 /// error, one message with its causes. `is_bad_input` tells for an error of
-/// the chain whether the input is to blame.
+/// the chain whether the input is to blame; a lock that another process holds
+/// ([`std::fs::TryLockError::WouldBlock`] in the chain) is [`Exit::Again`] in
+/// every program.
+///
+/// The body's verdict stands whatever becomes of its words: a reader that
+/// closes the pipe changes nothing, and a standard output that failed in
+/// another way turns success, and nothing else, into failure.
 pub fn run(is_bad_input: fn(&(dyn Error + 'static)) -> bool, body: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
     started();
     keep_freed_memory();
-    match body() {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => {
-            let broken_pipe = |e: &(dyn Error + 'static)| {
-                e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-            };
-            if error.chain().any(broken_pipe) {
-                return ExitCode::SUCCESS;
-            }
-            say(&format!("error: {error:#}"));
-            let exit = if error.chain().any(is_bad_input) { Exit::BadInput } else { Exit::Failed };
-            ExitCode::from(exit.code())
+    let result = body();
+    let lost = streams::lost();
+    let exit = match (result, lost) {
+        (Ok(Exit::Done), Some(error)) => {
+            say(&format!("error: standard output did not take everything: {error}"));
+            Exit::Failed
         }
+        (Ok(exit), _) => exit,
+        (Err(error), _) => {
+            say(&format!("error: {}", causes::message(error.chain())));
+            exit_of(&error, is_bad_input)
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+/// How an error ends the program.
+fn exit_of(error: &anyhow::Error, is_bad_input: fn(&(dyn Error + 'static)) -> bool) -> Exit {
+    if error.chain().any(causes::is_held) {
+        Exit::Again
+    } else if error.chain().any(is_bad_input) {
+        Exit::BadInput
+    } else {
+        Exit::Failed
     }
 }
 
@@ -97,28 +117,37 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// A line for people, on standard error.
-#[expect(clippy::print_stderr, reason = "the one place that speaks to people")]
-pub fn say(text: &str) {
-    eprintln!("{text}");
-}
-
-/// A flag that becomes true on SIGTERM, SIGINT or SIGUSR2 (which schedulers
-/// send ahead of a time limit; SIGUSR1 is left to NCCL). A second signal of
-/// the first two kinds ends the process at once.
+/// A flag that becomes true on SIGTERM, SIGINT, SIGHUP (a closed terminal, unless
+/// the program was started to outlive it, as by `nohup`), SIGUSR1 or SIGUSR2
+/// (which schedulers send ahead of a time limit). A second SIGTERM or SIGINT ends
+/// the process at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(signal, i32::from(Exit::Again.code()), flag.clone())?;
     }
-    for signal in [SIGTERM, SIGINT, SIGUSR2] {
+    for signal in [SIGTERM, SIGINT, SIGUSR1, SIGUSR2] {
         signal_hook::flag::register(signal, flag.clone())?;
     }
+    if !is_ignored(SIGHUP) {
+        signal_hook::flag::register(SIGHUP, flag.clone())?;
+    }
     Ok(flag)
+}
+
+/// Whether this process was started with a signal ignored.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: with no new action sigaction only fills in the old one, which is
+    // plain data for which zeroes are valid.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Whether a stop was asked for.

@@ -101,14 +101,14 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
 }
 
 /// A line for each part that is missing: task, part, answers, who makes it.
-#[expect(clippy::print_stdout, reason = "what was asked for")]
 fn list_missing(cli: &Cli, graph: &Graph<'_>, tasks: &[Task]) -> anyhow::Result<()> {
     for task in tasks {
         let missing = stage::missing(graph, task, cli.shard)?;
         let rows: usize = missing.iter().map(|part| part.rows).sum();
         say(&format!("samples/{}: {} parts missing, {rows} answers", task.recipe.name, missing.len()));
         for Missing { part, rows, holder } in missing {
-            println!("samples/{}\t{part}\t{rows}\t{}", task.recipe.name, holder.unwrap_or_default());
+            let holder = spin_cli::printable(&holder.unwrap_or_default());
+            spin_cli::out(&format!("samples/{}\t{part}\t{rows}\t{holder}\n", task.recipe.name));
         }
     }
     Ok(())

@@ -109,6 +109,9 @@ pub enum StoreError {
         path: PathBuf,
         /// What the holder wrote about itself.
         holder: String,
+        /// By this the programs know such an error, however it is wrapped: they
+        /// exit with 75.
+        source: std::fs::TryLockError,
     },
 }
 
@@ -117,6 +120,12 @@ impl StoreError {
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| StoreError::Io { action, path, source }
+    }
+
+    /// Work of another process.
+    pub fn locked(path: impl Into<PathBuf>, holder: impl Into<String>) -> Self {
+        let (path, holder) = (path.into(), holder.into());
+        StoreError::Locked { path, holder, source: std::fs::TryLockError::WouldBlock }
     }
 
     /// A damaged or foreign file.
@@ -143,8 +152,23 @@ impl StoreError {
     /// Whether the input is to blame, rather than the machine: exit code 3
     /// instead of 1.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, StoreError::Io { .. } | StoreError::Locked { .. })
-            || matches!(self, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+        match self {
+            StoreError::Io { action, source, .. } => is_bad_file(action, source),
+            StoreError::Locked { .. } => false,
+            _ => true,
+        }
+    }
+}
+
+/// Whether a failure of the system is one of the input: a file that is missing,
+/// is no file, may not be read or is no text. `action` is what was tried, as in
+/// [`StoreError::Io`]: what may not be written is another matter.
+pub fn is_bad_file(action: &str, source: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    match source.kind() {
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::InvalidData => true,
+        ErrorKind::PermissionDenied => action.starts_with("read") || action == "open",
+        _ => false,
     }
 }
 

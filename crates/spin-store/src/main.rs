@@ -1,7 +1,7 @@
 //! `spin-store`: bring data in, look at what is there, prove where it came
 //! from.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -146,7 +146,8 @@ fn open(at: &At) -> anyhow::Result<Store> {
 }
 
 fn out(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Into::into)
+    spin_cli::out(text);
+    Ok(())
 }
 
 /// What `import` was told.

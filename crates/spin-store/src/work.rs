@@ -228,7 +228,7 @@ impl WorkDir {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
                 let holder = if holder.is_empty() { "another process".into() } else { holder };
-                return Err(StoreError::Locked { path, holder });
+                return Err(StoreError::locked(path, holder));
             }
             Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),
         }

@@ -1,6 +1,5 @@
 //! `spin-bench compare`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -38,6 +37,6 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     } else {
         compare::table(&args.models[0], &found)
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    spin_cli::out(&text);
     Ok(Exit::Done)
 }

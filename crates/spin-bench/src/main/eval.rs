@@ -1,6 +1,5 @@
 //! `spin-bench eval`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -259,7 +258,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         false if report.0.is_empty() => results.table(),
         false => results.table() + "\n" + &report.0,
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    spin_cli::out(&text);
     if waiting.is_empty() {
         return Ok(Exit::Done);
     }
