@@ -50,7 +50,7 @@ pub fn check(repo: &str, path: &str, file: &Path) -> Result<bool, String> {
                 continue;
             }
             known = true;
-            let rows = dataset::read_rows(file).map_err(|e| format!("cannot be read: {e}"))?;
+            let (rows, _) = dataset::read_rows(file).map_err(|e| format!("cannot be read: {e}"))?;
             let read = |(i, row)| (task.read)(row).map_err(|problem| format!("has a row {i} that {problem}"));
             let docs: Vec<Doc> = rows.iter().enumerate().map(read).collect::<Result<_, _>>()?;
             let docs: Value = serde_json::to_value(&docs).expect("documents are plain data");
