@@ -25,7 +25,8 @@ demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
 
 # Run every stage of a run file that is not done yet, then print its table
 run FILE *FLAGS: build
-    bash -euo pipefail -c "$(spin-store plan {{ FILE }} {{ FLAGS }})"
+    @# A plan that fails ends here, with its exit code.
+    plan="$(spin-store plan {{ FILE }} {{ FLAGS }})" && bash -euo pipefail -c "$plan"
 
 # Print a run's table from its stored scores
 table FILE *FLAGS: build

@@ -60,8 +60,11 @@ mod tests {
         let error =
             texts.iter().rev().fold(None, |inner: Option<Box<dyn Error>>, text| Some(Box::new(Said(text, inner))));
         let error = error.expect("a text");
-        let chain = std::iter::successors(Some(&*error), |error| error.source());
-        message(chain)
+        let mut chain: Vec<&(dyn Error + 'static)> = vec![&*error];
+        while let Some(source) = chain.last().and_then(|error| error.source()) {
+            chain.push(source);
+        }
+        message(chain.into_iter())
     }
 
     #[test]
