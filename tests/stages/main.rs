@@ -15,6 +15,7 @@
 //! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
 //! - `imports`: what is a model, sources that move, many imports at once, looks
+//! - `streams`: full and closed streams, readers that leave, signals, odd names
 //! - `work_in_progress`: damaged and foreign parts are made again
 
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
@@ -33,5 +34,6 @@ mod project;
 mod run_files;
 mod sampling;
 mod shards;
+mod streams;
 mod tasks_wild;
 mod work_in_progress;

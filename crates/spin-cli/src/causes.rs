@@ -60,9 +60,11 @@ mod tests {
         let error =
             texts.iter().rev().fold(None, |inner: Option<Box<dyn Error>>, text| Some(Box::new(Said(text, inner))));
         let error = error.expect("a text");
-        let mut chain: Vec<&(dyn Error + 'static)> = vec![&*error];
-        while let Some(source) = chain.last().and_then(|error| error.source()) {
-            chain.push(source);
+        let mut chain: Vec<&(dyn Error + 'static)> = Vec::new();
+        let mut next: Option<&(dyn Error + 'static)> = Some(&*error);
+        while let Some(cause) = next {
+            chain.push(cause);
+            next = cause.source();
         }
         message(chain.into_iter())
     }
