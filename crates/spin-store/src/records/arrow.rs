@@ -17,6 +17,25 @@ use super::bytes::Input;
 use super::{Bad, Budget, Each, Record, json};
 use crate::error::{Result, StoreError};
 
+/// Memory that the values of a row take: runs and dictionaries can say
+/// millions of values in a few bytes.
+#[derive(Debug)]
+struct Meter {
+    used: Cell<u64>,
+    most: u64,
+}
+
+/// What an item of a list, or a key of an object, takes besides its text.
+const ITEM_COST: u64 = 96;
+
+impl Meter {
+    fn take(&self, bytes: u64) -> Result<(), Bad> {
+        self.used.set(self.used.get().saturating_add(bytes));
+        // The caller names the row and the limit.
+        if self.used.get() > self.most { Err(Bad::new("too long", "is too long")) } else { Ok(()) }
+    }
+}
+
 /// A row of a batch.
 #[derive(Debug)]
 pub struct TableRow<'a> {
@@ -24,8 +43,8 @@ pub struct TableRow<'a> {
     row: usize,
     /// All columns of the file, also those that were not read.
     schema: &'a Schema,
-    /// Bytes of text that were taken out.
-    taken: &'a Cell<u64>,
+    /// What was taken out of it.
+    taken: &'a Meter,
 }
 
 impl TableRow<'_> {
@@ -203,12 +222,12 @@ fn is_json(field: &Field) -> bool {
     field.metadata().get("ARROW:extension:name").is_some_and(|name| name == "arrow.json")
 }
 
-fn value_of(field: &Field, array: &dyn Array, row: usize, taken: &Cell<u64>) -> Result<Value, Bad> {
+fn value_of(field: &Field, array: &dyn Array, row: usize, taken: &Meter) -> Result<Value, Bad> {
     if is_null(array, row) {
         return Ok(Value::Null);
     }
     let text = |text: &str| {
-        taken.set(taken.get().saturating_add(text.len() as u64));
+        taken.take(text.len() as u64)?;
         if is_json(field) {
             json::value(text).map_err(|e| Bad::new("not JSON", format!("is not JSON ({e})")))
         } else {
@@ -259,6 +278,7 @@ fn value_of(field: &Field, array: &dyn Array, row: usize, taken: &Cell<u64>) -> 
         DataType::FixedSizeList(item, _) => items(item, &array.as_fixed_size_list().value(row), taken),
         DataType::Struct(fields) => {
             let columns = array.as_struct().columns();
+            taken.take(ITEM_COST * columns.len() as u64)?;
             let mut map = Map::new();
             for (field, column) in fields.iter().zip(columns) {
                 map.insert(field.name().clone(), value_of(field, column.as_ref(), row, taken)?);
@@ -269,12 +289,12 @@ fn value_of(field: &Field, array: &dyn Array, row: usize, taken: &Cell<u64>) -> 
     }
 }
 
-fn list<O: OffsetSizeTrait>(item: &Arc<Field>, array: &dyn Array, row: usize, taken: &Cell<u64>) -> Result<Value, Bad> {
+fn list<O: OffsetSizeTrait>(item: &Arc<Field>, array: &dyn Array, row: usize, taken: &Meter) -> Result<Value, Bad> {
     items(item, &array.as_list::<O>().value(row), taken)
 }
 
-fn items(item: &Arc<Field>, values: &ArrayRef, taken: &Cell<u64>) -> Result<Value, Bad> {
-    taken.set(taken.get().saturating_add(8 * values.len() as u64));
+fn items(item: &Arc<Field>, values: &ArrayRef, taken: &Meter) -> Result<Value, Bad> {
+    taken.take(ITEM_COST * values.len() as u64)?;
     (0..values.len()).map(|i| value_of(item, values.as_ref(), i, taken)).collect::<Result<_, _>>().map(Value::Array)
 }
 
@@ -300,15 +320,15 @@ pub(super) fn hand_out(
     budget: &mut Budget,
     each: &mut Each,
 ) -> Result<bool> {
-    let taken = Cell::new(0);
+    let taken = Meter { used: Cell::new(0), most: budget.row };
     for row in 0..batch.num_rows() {
-        taken.set(0);
+        taken.used.set(0);
         let record = TableRow { batch, row, schema, taken: &taken };
         let flow = each(first + row, Ok(Record::Table(record)))?;
-        if taken.get() > budget.row {
+        if taken.used.get() > budget.row {
             return Err(budget.row_too_long(&input.path, first + row));
         }
-        budget.spend(&input.path, taken.get())?;
+        budget.spend(&input.path, taken.used.get())?;
         if flow.is_break() {
             return Ok(false);
         }

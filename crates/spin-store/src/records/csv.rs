@@ -70,7 +70,7 @@ pub(super) fn read(text: &mut Text, separator: u8, budget: &mut Budget, each: &m
         if record.len() == 1 && &record[0] == end {
             return Ok(());
         }
-        if record.iter().any(|value| value.ends_with(end)) {
+        if record.iter().any(|value| value.trim_ascii_end().ends_with(end)) {
             return Err(StoreError::row(
                 &path,
                 row,

@@ -376,6 +376,20 @@ fn damaged_tables_are_told() {
     assert!(error.is_bad_input() && error.to_string().contains("cannot be read as Arrow"), "{error}");
 }
 
+#[test]
+fn one_row_is_bounded_too() {
+    let dir = Dir::new();
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let inner: ArrayRef = Arc::new(Int64Array::from(vec![7; 1 << 20]));
+    let list: ArrayRef = Arc::new(ListArray::new(item, OffsetBuffer::new(vec![0, 1 << 20].into()), inner, None));
+    let path = dir.file("t.parquet", "");
+    parquet(&path, vec![("a", list)], Compression::ZSTD(ZstdLevel::default()));
+    assert!(path.metadata().unwrap().len() < 2000);
+    let error = rows(&path).unwrap_err().to_string();
+    assert!(error.contains("row 0") && error.contains("max_row_bytes"), "{error}");
+    assert_eq!(rows_within(&path, &[], Some(1 << 30), None).unwrap().len(), 1);
+}
+
 /// A few bytes must not become gigabytes.
 #[test]
 fn what_unpacks_too_far_is_stopped() {
