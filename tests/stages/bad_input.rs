@@ -72,7 +72,7 @@ fn parquet_that_is_missing_truncated_or_of_another_type() {
         generated_ids: vec![],
     };
     Pair::write_part(&path, &[pair], "x", 0).unwrap();
-    project.fails(IMPORT, 3, &["train.parquet", "no answer to its first user turn"]);
+    project.fails(IMPORT, 3, &["train.parquet", "row 0: the conversation has no answer"]);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn a_program_that_is_to_outlive_its_terminal_does() {
 fn names_that_are_no_text_are_no_panic() {
     let project = Project::new();
     let odd = OsStr::from_bytes(b"caf\xe9");
-    // A project in such a directory is a project.
+    // A project in such a directory is a project, if its store is elsewhere.
     let dir = project.path("").join(odd);
     std::fs::create_dir(&dir).unwrap();
     for file in ["run.toml", "train.jsonl", "test.jsonl"] {
@@ -120,8 +120,13 @@ fn names_that_are_no_text_are_no_panic() {
         std::fs::copy(entry.path(), dir.join("model").join(entry.file_name())).unwrap();
     }
     std::fs::write(dir.join("model").join(odd), "beside the model").unwrap();
+    let import =
+        Command::new(programs().join("spin-store")).args(["import", "run.toml"]).current_dir(&dir).output().unwrap();
+    assert_eq!(import.status.code(), Some(3), "{}", both(&import));
+    assert!(both(&import).contains("is not UTF-8"), "{}", both(&import));
+    let elsewhere = format!("store={}", project.path("elsewhere").display());
     for line in plan(&project) {
-        let words: Vec<&str> = line.split(' ').collect();
+        let words: Vec<&str> = line.split(' ').chain(["--set", &elsewhere]).collect();
         let output = Command::new(programs().join(words[0])).args(&words[1..]).current_dir(&dir).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{line}: {}", both(&output));
     }

@@ -112,6 +112,18 @@ fn store_text() -> String {
     format!("{{\"layout\":{LAYOUT},\"made_by\":\"spin-store\"}}\n")
 }
 
+/// Polars, which joins the tables, opens no file below another path.
+fn check_root(root: &Path) -> Result<()> {
+    match root.to_str() {
+        Some(_) => Ok(()),
+        None => Err(StoreError::corrupt(
+            root,
+            "is not UTF-8, which the path of a store must be",
+            "give another directory, with `store` in the run file or --store",
+        )),
+    }
+}
+
 impl Store {
     /// A handle on the store at `root`, be there one or not: nothing is
     /// looked at and nothing made. For those who only want to know what a run
@@ -147,10 +159,12 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store> {
         let path = root.join(STORE_FILE);
         if !path.exists() {
+            check_root(&std::path::absolute(root).map_err(StoreError::io("open", root))?)?;
             fsutil::create_dir_all(root)?;
             fsutil::write_atomic(&path, store_text().as_bytes())?;
         }
         let root = root.canonicalize().map_err(StoreError::io("open", root))?;
+        check_root(&root)?;
         let store = Store { root };
         store.check_layout()?;
         Ok(store)
