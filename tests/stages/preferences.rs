@@ -110,7 +110,9 @@ fn equals_trl(set: &str, template: &str) {
     });
     let rows = project.metrics("dpo");
     assert_eq!(rows.len(), 20);
-    let series: [(&str, fn(&MetricsRow) -> f64, f64); 8] = [
+    // Key in the golden file, value of ours, how far they may be apart.
+    type Series = (&'static str, fn(&MetricsRow) -> f64, f64);
+    let series: [Series; 8] = [
         ("losses", |row| row.loss, 1e-4),
         ("rewards.chosen", |row| row.rewards_real.unwrap(), 1e-4),
         ("rewards.rejected", |row| row.rewards_generated.unwrap(), 1e-4),

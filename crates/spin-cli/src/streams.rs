@@ -11,7 +11,7 @@ static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 /// breaks and tabs are shown escaped: file names and messages of others must
 /// not speak to the terminal. A standard error that takes nothing is ignored.
 pub fn say(text: &str) {
-    let text: String = text.split('\n').map(|line| printable(line)).collect::<Vec<_>>().join("\n");
+    let text: String = text.split('\n').map(printable).collect::<Vec<_>>().join("\n");
     // One write, so that lines of several processes do not mix.
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }

@@ -21,7 +21,7 @@ pub enum Taken {
     /// Nothing: its artifact is there.
     Found(Box<Artifact>),
     /// All that is not in its work directory yet.
-    Held(Held),
+    Held(Box<Held>),
 }
 
 /// Looks for an artifact, and takes the lock on its work where there is none.
@@ -42,6 +42,6 @@ pub fn take(store: &Store, recipe: Recipe) -> Result<Taken> {
     // Another process may have finished between the look and the lock.
     match store.find(&recipe)? {
         Some(artifact) => found(artifact),
-        None => Ok(Taken::Held(Held { recipe, work, _lock: lock })),
+        None => Ok(Taken::Held(Box::new(Held { recipe, work, _lock: lock }))),
     }
 }

@@ -130,7 +130,7 @@ pub fn run(
             Taken::Held(held) => training = Some(held),
         }
     }
-    let Some(Held { recipe, work, .. }) = &training else { unreachable!("taken above") };
+    let Some(Held { recipe, work, .. }) = training.as_deref() else { unreachable!("taken above") };
 
     let examples = match (rows, &pairs) {
         (Rows::Pairs(rows, table), Some((artifact, of))) => {

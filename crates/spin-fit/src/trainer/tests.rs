@@ -292,7 +292,8 @@ fn a_damaged_file_is_said_and_the_result_is_the_same() {
         bytes[at] ^= 2;
         std::fs::write(path, bytes).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&Files)); 5] = [
+    type Damage<'a> = (&'static str, &'a dyn Fn(&Files));
+    let damages: [Damage<'_>; 5] = [
         ("c.safetensors", &|files| flip(&files.checkpoint)),
         ("b.safetensors", &|files| flip(&files.best)),
         ("b.safetensors", &|files| std::fs::remove_file(&files.best).unwrap()),

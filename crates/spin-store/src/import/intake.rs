@@ -32,6 +32,9 @@ pub(super) struct Taken<R> {
     pub(super) left_out: Vec<(&'static str, u64)>,
 }
 
+/// Makes rows of the table of one of a file's rows, by its number.
+pub(super) type Convert<'a, R> = dyn FnMut(&Path, usize, &mut Record<'_>) -> Result<Result<Taken<R>, Bad>> + 'a;
+
 /// The fact that counts the rows of the source; earlier releases had none.
 pub(super) const READ: &str = "read";
 /// Bad rows that a message names.
@@ -108,7 +111,7 @@ pub(super) fn run<R: Imported>(
     path: &Path,
     dir: &Path,
     columns: &[&str],
-    convert: &mut dyn FnMut(&Path, usize, &mut Record) -> Result<Result<Taken<R>, Bad>>,
+    convert: &mut Convert<'_, R>,
 ) -> Result<Map<String, Value>> {
     let files = records::files(path)?;
     let mut budget = Budget::new(&files, source.max_row_bytes, source.max_bytes);
@@ -162,7 +165,7 @@ impl<R: Imported> Intake<'_, R> {
         path: &Path,
         place: Place,
         record: &mut Record,
-        convert: &mut dyn FnMut(&Path, usize, &mut Record) -> Result<Result<Taken<R>, Bad>>,
+        convert: &mut Convert<'_, R>,
     ) -> Result<Result<(), Bad>> {
         let taken = match convert(path, place.row, record)? {
             Ok(taken) => taken,
