@@ -7,6 +7,7 @@
 //! - `killed`: kill -9 at random moments changes nothing
 //! - `checkpoints`: what is kept of an interrupted training is checked; equal trainings are equal bytes
 //! - `preferences`: a baseline on a preference set equals TRL's `DPOTrainer`
+//! - `preflight`: what can be refused before anything is computed; templates that cost too much
 //! - `bad_input`: what a user can get wrong, and what the programs say
 //! - `adapters`: LoRA and bf16 through the stages
 //! - `engines`: mistral.rs and our own engine against golden greedy text and each other
@@ -30,6 +31,7 @@ mod leaderboard;
 mod loop_runs;
 mod models;
 mod preferences;
+mod preflight;
 mod project;
 mod run_files;
 mod sampling;

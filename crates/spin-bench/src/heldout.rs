@@ -138,8 +138,8 @@ pub fn nll(
     let answers = rows
         .iter()
         .map(|row| {
-            let prompt = codec.prompt_ids(&row.prompt)?;
-            Ok(Answer { row_id: &row.row_id, prompt, response: codec.response_ids(&row.prompt, &row.response)? })
+            let (prompt, response) = codec.exchange_ids(&row.prompt, &row.response)?;
+            Ok(Answer { row_id: &row.row_id, prompt, response })
         })
         .collect::<Result<Vec<Answer<'_>>>>()?;
     let found = logps(model, NLL, &answers, batch_size, done)?;

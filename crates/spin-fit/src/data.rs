@@ -151,8 +151,7 @@ pub fn of_demonstrations(
     let mut dropped = 0;
     for row in rows {
         let in_row = |error: TextError| error.in_row(&row.row_id, table);
-        let prompt_ids = codec.prompt_ids(&row.prompt).map_err(in_row)?;
-        let real_ids = codec.response_ids(&row.prompt, &row.response).map_err(in_row)?;
+        let (prompt_ids, real_ids) = codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)?;
         let prompt_ids = match template.prompt(prompt_ids, context) {
             Prompt::Used(ids, _) => ids,
             Prompt::Dropped => {

@@ -42,7 +42,7 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     let mut overlong_prompts = 0u64;
     for row in &demonstrations {
         let in_row = |error: TextError| error.in_row(&row.row_id, &table);
-        let mut prompt_ids = codec.prompt_ids(&row.prompt).map_err(in_row)?;
+        let (mut prompt_ids, real_ids) = codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)?;
         match template.prompt(prompt_ids.clone(), context) {
             // What is cut was sampled from what is left of it.
             Prompt::Used(cut, _) => prompt_ids = cut,
@@ -50,7 +50,6 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
             // Such a row was refused when answers were sampled.
             Prompt::TooLong(..) => {}
         }
-        let real_ids = codec.response_ids(&row.prompt, &row.response).map_err(in_row)?;
         real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });
     }
     let joined = join::join(&real, &tables, codec.eos_ids(), template.max_length)?;

@@ -30,6 +30,16 @@ pub enum SampleError {
         /// What the user can do.
         remedy: String,
     },
+    /// Nothing of a table is left to answer, or to learn from.
+    #[error("{table}: {problem}; {remedy}")]
+    NoRows {
+        /// The table.
+        table: String,
+        /// What became of its rows.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
     /// mistral.rs could not load the model.
     #[error("mistral.rs cannot load {dir}: {problem}")]
     Load {

@@ -53,6 +53,8 @@ pub(crate) struct Rows {
     pub dropped: usize,
     /// Prompts that were cut.
     pub truncated: usize,
+    /// Rows whose human answer fits into `template.max_length` behind its prompt.
+    pub fitting: usize,
 }
 
 impl Prompts {
@@ -146,7 +148,11 @@ fn bad_row(table: &Artifact, row_id: &str, problem: impl Into<String>, remedy: &
 impl Shared<'_> {
     fn add(&self, row: Demonstration, rows: &mut Rows) -> Result<()> {
         let Shared { graph, table, config, codec, context, stop, stop_ids } = self;
-        let ids = codec.prompt_ids(&row.prompt).map_err(|error| error.in_row(&row.row_id, &table.reference()))?;
+        // The human answer is looked at, too: what later stages would refuse is refused before
+        // anything is generated.
+        let (ids, answer) = codec
+            .exchange_ids(&row.prompt, &row.response)
+            .map_err(|error| error.in_row(&row.row_id, &table.reference()))?;
         let (ids, cut) = match graph.run.template.prompt(ids, *context) {
             Prompt::Used(ids, cut) => (ids, cut),
             Prompt::Dropped => {
@@ -160,6 +166,7 @@ impl Shared<'_> {
             return Err(bad_row(table, &row.row_id, "its prompt gives no tokens", remedy));
         }
         rows.truncated += usize::from(cut);
+        rows.fitting += usize::from(ids.len() + answer.len() <= graph.run.template.max_length.min(*context));
         rows.rows.push(Row {
             row_id: row.row_id,
             decoding: Decoding {

@@ -138,9 +138,34 @@ fn prepare(graph: &Graph<'_>, task: &Task) -> Result<Prepared> {
     codec.check_vocab(shape.vocab_size)?;
     let prompts = &task.prompts;
     let rows = prompts.read(graph, &codec, shape)?;
+    rows.check(graph, task)?;
     let plan = parts::parts(0..rows.rows.len(), prompts.samples_per_prompt(), prompts.rows_per_part());
     let work = graph.store.work(&task.recipe.identity())?;
     Ok(Prepared { codec, rows, plan, work })
+}
+
+impl Rows {
+    /// Checks that something is left to answer, and of answers that are trained on that
+    /// there will be something to learn.
+    fn check(&self, graph: &Graph<'_>, task: &Task) -> Result<()> {
+        let Prompts::Demonstrations { table, .. } = &task.prompts else { return Ok(()) };
+        let table = table.reference();
+        let template = &graph.run.template;
+        if self.rows.is_empty() {
+            let problem = format!("no row is left, {} prompts are too long", self.dropped);
+            let remedy = format!("raise template.max_prompt_length (now {})", template.max_prompt_length);
+            return Err(SampleError::NoRows { table, problem, remedy });
+        }
+        if self.fitting == 0 && task.stream != "bench" {
+            let problem = format!(
+                "of {} rows none has prompt and human answer of at most template.max_length = {} tokens",
+                self.rows.len(),
+                template.max_length
+            );
+            return Err(SampleError::NoRows { table, problem, remedy: "raise template.max_length".into() });
+        }
+        Ok(())
+    }
 }
 
 impl Prepared {

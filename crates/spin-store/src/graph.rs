@@ -30,7 +30,7 @@ pub use pairs::PairsOf;
 /// same inputs.
 pub mod stage_version {
     /// `spin-sample`.
-    pub const SAMPLE: u32 = 2;
+    pub const SAMPLE: u32 = 3;
     /// `spin-pair`.
     pub const PAIR: u32 = 1;
     /// `spin-fit`.
@@ -38,7 +38,7 @@ pub mod stage_version {
     /// The reference pass of `spin-fit`.
     pub const REFERENCE: u32 = 3;
     /// `spin-bench`.
-    pub const BENCH: u32 = 1;
+    pub const BENCH: u32 = 2;
 }
 
 /// A model of the run.

@@ -28,7 +28,7 @@ const PREFIXES: [&str; 4] = ["\n", ":", "a", "0"];
 pub enum BosPolicy {
     /// The template: nothing is added.
     Template,
-    /// The codec, exactly once, unless the rendered prompt begins with it already. Chosen if
+    /// The codec, in front, unless the template writes the token anywhere itself. Chosen if
     /// `add_bos_token` in `tokenizer_config.json` is true or, where it is absent, if the tokenizer's
     /// post-processor adds the token.
     Prepend,
@@ -84,6 +84,7 @@ impl Codec {
             }
             TemplateChoice::Alpaca => Template::compile("alpaca", ALPACA_TEMPLATE)?,
             TemplateChoice::Custom(source) => Template::compile("custom", source)?,
+            TemplateChoice::File(path, source) => Template::compile(path.display().to_string(), source)?,
         };
         let adds_bos = match (files.bos, files.add_bos) {
             (None, _) => false,
@@ -146,6 +147,12 @@ impl Codec {
     /// equals the encoding of that text unless a token would reach across the boundary, which no
     /// generated answer can do either.
     pub fn response_ids(&self, prompt: &[Message], response: &str) -> Result<Vec<u32>> {
+        self.exchange_ids(prompt, response).map(|(_, ids)| ids)
+    }
+
+    /// The ids of a prompt and those of an answer to it: [`prompt_ids`](Self::prompt_ids) and
+    /// [`response_ids`](Self::response_ids) in one go.
+    pub fn exchange_ids(&self, prompt: &[Message], response: &str) -> Result<(Vec<u32>, Vec<u32>)> {
         let before = self.render(prompt, true)?;
         let mut conversation = prompt.to_vec();
         conversation.push(Message::assistant(response));
@@ -180,7 +187,7 @@ impl Codec {
             let (path, response) = (self.path.clone(), excerpt(response));
             return Err(TextError::Eos { path, response, count });
         }
-        Ok(ids)
+        Ok((prompt_ids, ids))
     }
 
     /// Encode the answer apart from a prompt with whose end it would merge: behind a short text whose
@@ -227,8 +234,11 @@ impl Codec {
 
     fn encode_with_bos(&self, rendered: &Rendered) -> Result<Vec<u32>> {
         let mut ids = self.guard.encode(rendered)?;
+        // A template that writes the token writes it where it belongs, also if a line break or a
+        // space comes before it: then the ids are those of transformers.
         if let (BosPolicy::Prepend, Some(bos)) = (self.bos_policy, self.bos)
             && ids.first() != Some(&bos)
+            && !rendered.own.iter().any(|own| own.id == bos)
         {
             ids.insert(0, bos);
         }
@@ -297,8 +307,13 @@ impl Codec {
         self.bos_policy
     }
 
-    /// The tokenizer behind this codec, for scoring rules that encode raw text. Chats go through
+    /// The ids of a text as it is, for scoring rules that know no template. Chats go through
     /// [`prompt_ids`](Self::prompt_ids).
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        self.guard.encode_text(text)
+    }
+
+    /// The tokenizer behind this codec.
     pub fn tokenizer(&self) -> &Tokenizer {
         self.guard.tokenizer()
     }

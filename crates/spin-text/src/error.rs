@@ -51,6 +51,19 @@ pub enum TextError {
         message: String,
     },
 
+    /// A key of a configuration asks for something that is done otherwise here.
+    #[error("{}: `{key}` is {value}, {why}", .path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value, shortened.
+        value: String,
+        /// Why that cannot be, with a remedy.
+        why: String,
+    },
+
     /// The directory has no chat template, and no other was chosen.
     #[error(
         "{} has no chat template (neither chat_template.jinja nor `chat_template` in \

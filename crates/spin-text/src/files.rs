@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::error::{Result, TextError};
+use crate::fields;
 
 /// The tokens that `tokenizer_config.json` can name; templates see them under the same names.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
@@ -91,9 +92,14 @@ impl Files {
         }
         let unknown = head.model.unk_token.as_ref().or(tokens.get("unk_token"));
         let unknown = unknown.and_then(|token| tokenizer.token_to_id(token)).or(head.model.unk_id);
-        declare_special(&mut tokenizer, &tokens, &config["additional_special_tokens"]);
-
         let template = read_template(dir, &config_path, &config["chat_template"])?;
+        if let Some(config) = config.as_object() {
+            fields::check_tokenizer(&config_path, config, &tokenizer, template.as_ref().map(|(_, source)| &**source))?;
+        }
+        let more = ["additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"];
+        let more: Vec<String> = more.iter().flat_map(|key| fields::special_tokens(&config[*key])).collect();
+        declare_special(&mut tokenizer, &tokens, &more);
+
         Ok(Files { path, tokenizer, tokens, template, bos, unknown, add_bos, eos_ids })
     }
 }
@@ -144,9 +150,8 @@ fn eos_ids(dir: &Path, own: Option<u32>) -> Result<Vec<u32>> {
 
 /// Make the tokens that the configuration names special, as `transformers` does on loading: some
 /// `tokenizer.json` hold their end-of-sequence token as an ordinary one.
-fn declare_special(tokenizer: &mut Tokenizer, tokens: &BTreeMap<String, String>, more: &Value) {
-    let more = more.as_array().into_iter().flatten().filter_map(plain_text);
-    for token in tokens.values().map(String::as_str).chain(more) {
+fn declare_special(tokenizer: &mut Tokenizer, tokens: &BTreeMap<String, String>, more: &[String]) {
+    for token in tokens.values().chain(more) {
         let Some(id) = tokenizer.token_to_id(token) else {
             continue;
         };
@@ -203,7 +208,7 @@ fn token_text(path: &Path, name: &str, value: &Value) -> Result<Option<String>> 
     }
 }
 
-fn plain_text(value: &Value) -> Option<&str> {
+pub(crate) fn plain_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
@@ -215,7 +220,7 @@ fn read_text(path: &Path) -> Result<Option<String>> {
     }
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read_text(path)? else {
         return Ok(None);
     };

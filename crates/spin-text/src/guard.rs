@@ -17,7 +17,7 @@
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Encoding, Tokenizer};
 
 use crate::error::{Result, TextError, excerpt};
 use crate::message::Message;
@@ -206,12 +206,25 @@ impl Guard {
     }
 
     fn run(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-        let encoding = tokenizer.encode_fast(text, false).map_err(|error| TextError::Tokenizer {
-            path: self.path.clone(),
-            excerpt: excerpt(text),
-            message: error.to_string(),
-        })?;
-        Ok(encoding.get_ids().to_vec())
+        self.caught(text, || tokenizer.encode_fast(text, false))
+    }
+
+    /// The ids of a text as it is, for scoring rules that know no template.
+    pub(crate) fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        self.run(&self.full, text)
+    }
+
+    /// What the library gives for `text`. The regular expressions of a tokenizer.json run in code that
+    /// panics where one takes too many steps. Nothing is left half done: a tokenizer is only read.
+    fn caught(&self, text: &str, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Vec<u32>> {
+        let message = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode)) {
+            Ok(Ok(encoding)) => return Ok(encoding.get_ids().to_vec()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "one of its regular expressions takes too many steps on this text; shorten the text, or take \
+                       another `pre_tokenizer` and `normalizer`"
+                .to_owned(),
+        };
+        Err(TextError::Tokenizer { path: self.path.clone(), excerpt: excerpt(text), message })
     }
 
     fn misread(&self, text: &str, token: &str) -> TextError {

@@ -35,9 +35,11 @@
 mod codec;
 mod date;
 mod error;
+mod fields;
 mod files;
 mod guard;
 mod json;
+pub mod limits;
 mod message;
 pub mod python;
 mod stage;

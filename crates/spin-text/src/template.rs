@@ -1,6 +1,7 @@
 //! Chat templates: Jinja sources, set up and rendered the way `transformers` does.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -9,6 +10,7 @@ use regex::Regex;
 use crate::date::strftime;
 use crate::error::{Result, TextError, excerpt};
 use crate::json::to_json;
+use crate::limits;
 use crate::message::{Message, to_value};
 use crate::python;
 
@@ -38,6 +40,8 @@ pub enum TemplateChoice {
     Alpaca,
     /// A Jinja source given by the caller.
     Custom(String),
+    /// A Jinja source with the file that it is from, for messages.
+    File(PathBuf, String),
 }
 
 /// A compiled chat template.
@@ -64,8 +68,10 @@ impl Template {
         env.add_filter("tojson", to_json);
         // `strftime_now` is left undefined until a day is set: templates that test for it fall back to
         // a fixed date, the others fail and are told why.
-        env.add_template_owned(NAME, without_generation_blocks(&source))
-            .map_err(|error| TextError::TemplateSyntax { origin: origin.clone(), message: flatten(&error) })?;
+        limits::apply(&mut env);
+        let failed = |message: String| TextError::TemplateSyntax { origin: origin.clone(), message };
+        limits::compile(&mut env, NAME, without_generation_blocks(&source)).map_err(|error| failed(flatten(&error)))?;
+        probe(&env).map_err(failed)?;
         Ok(Template { env, origin, source, day: None })
     }
 
@@ -99,17 +105,8 @@ impl Template {
         add_generation_prompt: bool,
         tokens: &BTreeMap<String, String>,
     ) -> Result<String> {
-        let values: Vec<Value> = messages.iter().map(to_value).collect();
-        // `tools` and `documents` are defined but none, as in `transformers`.
-        let context = context! {
-            messages => values,
-            add_generation_prompt,
-            tools => (),
-            documents => (),
-            ..Value::from_serialize(tokens)
-        };
-        let template = self.env.get_template(NAME).map_err(|error| self.failed(messages, &error))?;
-        template.render(context).map_err(|error| self.failed(messages, &error))
+        let context = context_of(messages, add_generation_prompt, Value::from_serialize(tokens));
+        limits::render(&self.env, NAME, &context).map_err(|error| self.failed(messages, &error))
     }
 
     fn failed(&self, messages: &[Message], error: &Error) -> TextError {
@@ -123,6 +120,27 @@ impl Template {
             message,
         }
     }
+}
+
+fn context_of(messages: &[Message], add_generation_prompt: bool, tokens: Value) -> Value {
+    let values: Vec<Value> = messages.iter().map(to_value).collect();
+    // `tools` and `documents` are defined but none, as in `transformers`.
+    context! { messages => values, add_generation_prompt, tools => (), documents => (), ..tokens }
+}
+
+/// Render short conversations and look only at what that takes: some templates want other roles, or
+/// tokens that are not here.
+fn probe(env: &Environment<'static>) -> Result<(), String> {
+    let env = env.clone();
+    limits::watched(move || {
+        let long = "a short text of some words, ".repeat(8);
+        let system = Message::system(&long);
+        let turns = [Message::user(&long), Message::assistant(&long), Message::user(&long)];
+        let tokens = context! { bos_token => "<s>", eos_token => "</s>", pad_token => "</s>", unk_token => "<unk>" };
+        for messages in [&[system, turns[0].clone()][..], &turns[..1], &turns] {
+            let _ = limits::render(&env, NAME, &context_of(messages, true, tokens.clone()));
+        }
+    })
 }
 
 /// Turn `{% generation %}` blocks, by which `transformers` finds the answers, into blocks without an

@@ -369,3 +369,19 @@ fn descriptions_do_not_depend_on_the_place() {
     assert_eq!(description["tokens"]["eos_token"], "<|im_end|>");
     assert!(description["template"].as_str().unwrap().contains("{% generation %}"));
 }
+
+/// A regular expression of a tokenizer.json that takes exponentially many steps is an error, not the
+/// end of the program.
+#[test]
+fn an_expression_without_end_is_an_error() {
+    let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
+    edit_tokenizer(&dir, |value| {
+        value["pre_tokenizer"] =
+            json!({"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated", "invert": false});
+    });
+    let codec = Codec::from_dir(dir.path()).unwrap();
+    let error = codec.prompt_ids(&[Message::user("a".repeat(5000))]).unwrap_err();
+    assert!(matches!(error, TextError::Tokenizer { .. }), "{error}");
+    assert_says(&error, &["tokenizer.json", "too many steps"]);
+    codec.prompt_ids(&[Message::user("b")]).unwrap();
+}

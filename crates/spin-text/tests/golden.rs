@@ -134,3 +134,80 @@ fn tokenizers_version_is_the_locked_one() {
     let version = format!("tokenizers {TOKENIZERS_VERSION}");
     assert!(only || line.contains(&version), "TOKENIZERS_VERSION is stale: {line}");
 }
+
+/// A template that writes the beginning-of-sequence token anywhere gets no second one, also from a
+/// tokenizer that puts one in front of every text.
+#[test]
+fn a_bos_that_the_template_writes_is_the_only_one() {
+    #[derive(serde::Deserialize)]
+    struct Form {
+        name: String,
+        template: String,
+        ids: Vec<u32>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Forms {
+        bos: u32,
+        content: String,
+        cases: Vec<Form>,
+    }
+    let text = root().join("tests/golden/text");
+    let forms: Forms = serde_json::from_str(&std::fs::read_to_string(text.join("bos.json")).unwrap()).unwrap();
+    assert!(forms.cases.len() >= 7);
+    for form in &forms.cases {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(text.join("chatml").join(file), dir.path().join(file)).unwrap();
+        }
+        let path = dir.path().join("tokenizer_config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        config["add_bos_token"] = true.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        std::fs::write(dir.path().join("chat_template.jinja"), &form.template).unwrap();
+        let codec = Codec::from_dir(dir.path()).unwrap();
+        assert_eq!((codec.bos_policy(), codec.bos_id()), (BosPolicy::Prepend, Some(forms.bos)));
+        let prompt = [Message::user(&forms.content)];
+        assert_eq!(codec.prompt_ids(&prompt).unwrap(), form.ids, "{}", form.name);
+        // The boundary is exact all the same.
+        let answer = codec.response_ids(&prompt, "Seven.").unwrap();
+        assert_eq!(answer.last(), Some(&codec.primary_eos()));
+        assert!(!answer.contains(&forms.bos), "{}", form.name);
+    }
+}
+
+/// Keys that transformers does not read change nothing; keys that change ids are refused.
+#[test]
+fn keys_of_the_tokenizer_are_inert_or_refused() {
+    let text = root().join("tests/golden/text/chatml");
+    let ids = |change: &dyn Fn(&mut serde_json::Value)| {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(text.join(file), dir.path().join(file)).unwrap();
+        }
+        let path = dir.path().join("tokenizer_config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut config);
+        std::fs::write(&path, config.to_string()).unwrap();
+        let codec = Codec::from_dir(dir.path()).map_err(|error| error.to_string())?;
+        codec.prompt_ids(&[Message::user("Hello, hello!")]).map_err(|error| error.to_string())
+    };
+    let plain = ids(&|_| ()).unwrap();
+    for key in ["some_future_key", "add_prefix_space", "legacy", "add_eos_token", "clean_up_tokenization_spaces"] {
+        assert_eq!(ids(&|config| config[key] = true.into()).unwrap(), plain, "{key}");
+    }
+    assert_eq!(ids(&|config| config["additional_special_tokens"] = serde_json::json!(["<never>"])).unwrap(), plain);
+    let error = ids(&|config| config["split_special_tokens"] = true.into()).unwrap_err();
+    assert!(error.contains("`split_special_tokens` is true"), "{error}");
+    let token = |content: &str| serde_json::json!({"content": content, "special": false});
+    let error = ids(&|config| config["added_tokens_decoder"] = serde_json::json!({"5": token("hello")})).unwrap_err();
+    assert!(error.contains("added_tokens_decoder.5") && error.contains("no such token"), "{error}");
+    let error =
+        ids(&|config| config["added_tokens_decoder"] = serde_json::json!({"5": token("<|im_end|>")})).unwrap_err();
+    assert!(error.contains("added_tokens_decoder.5") && error.contains("tokenizer.json has it as"), "{error}");
+    let writes = |config: &mut serde_json::Value| {
+        config["additional_special_tokens"] = serde_json::json!(["<turn>"]);
+        config["chat_template"] = "{{ '<turn>' }}{{ messages[0].content }}".into();
+    };
+    let error = ids(&writes).unwrap_err();
+    assert!(error.contains("<turn>") && error.contains("the vocabulary lacks"), "{error}");
+}

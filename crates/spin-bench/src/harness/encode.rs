@@ -50,21 +50,21 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .codec
-            .tokenizer()
-            .encode_fast(text, false)
-            .map_err(|e| BenchError::Tokenizer { text: text.chars().take(80).collect(), problem: e.to_string() })?;
-        let ids = encoding.get_ids();
-        Ok(match &self.bos {
-            Some((id, own)) if !text.starts_with(own.as_str()) => {
-                let mut all = Vec::with_capacity(ids.len() + 1);
-                all.push(*id);
-                all.extend_from_slice(ids);
-                all
-            }
-            _ => ids.to_vec(),
-        })
+        let mut ids = self.plain(text)?;
+        if let Some((id, own)) = &self.bos
+            && !text.starts_with(own.as_str())
+        {
+            ids.insert(0, *id);
+        }
+        Ok(ids)
+    }
+
+    fn plain(&self, text: &str) -> Result<Vec<u32>> {
+        let problem = |e: spin_text::TextError| BenchError::Tokenizer {
+            text: text.chars().take(80).collect(),
+            problem: e.to_string(),
+        };
+        self.codec.encode_text(text).map_err(problem)
     }
 
     /// Encodes continuations with their contexts; equal contexts that follow
@@ -99,14 +99,10 @@ impl<'a> Encoder<'a> {
     }
 
     fn behind_nothing(&self, continuation: &str) -> Result<Encoded> {
-        let encoding = self.codec.tokenizer().encode_fast(continuation, false).map_err(|e| BenchError::Tokenizer {
-            text: continuation.chars().take(80).collect(),
-            problem: e.to_string(),
-        })?;
-        let ids = encoding.get_ids();
+        let ids = self.plain(continuation)?;
         match ids.split_first() {
             Some((first, rest)) if *first == self.prefix => self.cut(&[*first], rest, false, continuation),
-            _ => self.cut(&[self.prefix], ids, false, continuation),
+            _ => self.cut(&[self.prefix], &ids, false, continuation),
         }
     }
 

@@ -1,0 +1,224 @@
+//! Bounds of what a template may cost: it comes with a model from somewhere, and must not hold a
+//! stage for ever, overflow its stack or fill its memory.
+
+use std::io::Write;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+/// Bytes of a template's source. The longest that are published have some tens of thousands.
+pub const SOURCE_BYTES: usize = 256 << 10;
+/// Instructions of one rendering, in about a second. A conversation of a thousand turns takes some
+/// hundred thousand.
+pub const FUEL: u64 = 5_000_000;
+/// Bytes of one rendering.
+pub const TEXT_BYTES: usize = 64 << 20;
+/// Columns that `indent` may add to a line.
+const INDENT: usize = 1000;
+
+/// Sources up to this length are compiled where we are.
+const SHORT: usize = 4 << 10;
+/// Stack for others: the parser and the code generator go down one level for each operator of an
+/// expression, and a source has at most half as many as bytes.
+const STACK: usize = 256 << 20;
+
+/// What a probe may take.
+const PROBE_MEMORY: u64 = 512 << 20;
+const PROBE_TIME: Duration = Duration::from_secs(10);
+const PROBE_STEP: Duration = Duration::from_millis(5);
+
+/// Set the limits that the engine keeps by itself.
+pub fn apply(env: &mut Environment<'_>) {
+    env.set_fuel(Some(FUEL));
+    env.add_filter("indent", indent);
+}
+
+fn refuse<T>(problem: String) -> Result<T, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, problem))
+}
+
+/// `indent`, of at most [`INDENT`] columns.
+fn indent(value: String, width: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let named: Option<Value> = kwargs.get("width")?;
+    let first: Option<bool> = kwargs.get("first")?;
+    let blank: Option<bool> = kwargs.get("blank")?;
+    kwargs.assert_all_used()?;
+    let by = match width.or(named) {
+        None => "    ".to_owned(),
+        Some(width) => match (width.as_str(), width.as_usize()) {
+            (Some(text), _) if text.len() <= INDENT => text.to_owned(),
+            (None, Some(columns)) if columns <= INDENT => " ".repeat(columns),
+            _ => return refuse(format!("indent: more than {INDENT} columns, or no number")),
+        },
+    };
+    let mut out = String::with_capacity(value.len());
+    for (i, line) in value.split('\n').enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let wanted = if i == 0 { first == Some(true) } else { !line.is_empty() || blank == Some(true) };
+        if wanted {
+            out.push_str(&by);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// Compile a template into `env` under `name`.
+///
+/// # Errors
+/// What the engine says, or that the source is too long.
+pub fn compile(env: &mut Environment<'static>, name: &'static str, source: String) -> Result<(), Error> {
+    if source.len() > SOURCE_BYTES {
+        return refuse(format!("it has {} bytes, and {SOURCE_BYTES} are the most", source.len()));
+    }
+    if source.len() <= SHORT {
+        return env.add_template_owned(name, source);
+    }
+    std::thread::scope(|scope| {
+        let compile = || env.add_template_owned(name, source);
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, compile);
+        match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(compiled)) => compiled,
+            Ok(Err(_)) => refuse("the template engine failed on it".into()),
+            Err(error) => refuse(format!("there is no memory to compile it ({error})")),
+        }
+    })
+}
+
+/// Render a template of `env`, of at most [`TEXT_BYTES`].
+///
+/// # Errors
+/// What the engine says, or which limit was reached.
+pub fn render(env: &Environment<'_>, name: &str, context: &Value) -> Result<String, Error> {
+    let mut out = Bounded { bytes: Vec::new() };
+    let result = env.get_template(name)?.render_captured_to(context, &mut out).map(drop);
+    if out.bytes.len() >= TEXT_BYTES {
+        return refuse(format!("it makes a text of more than {TEXT_BYTES} bytes"));
+    }
+    result.map_err(|error| match error.kind() {
+        ErrorKind::OutOfFuel => Error::new(
+            ErrorKind::OutOfFuel,
+            format!("it takes more than {FUEL} steps for one conversation; does it end?"),
+        ),
+        _ => error,
+    })?;
+    String::from_utf8(out.bytes).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// Takes text until there is too much of it.
+struct Bounded {
+    bytes: Vec<u8>,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = TEXT_BYTES - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if bytes.len() <= room { Ok(bytes.len()) } else { Err(std::io::ErrorKind::FileTooLarge.into()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Do something of which nobody knows what it takes, in a thread, and watch it. The engine counts
+/// steps, but one step can double a text. What does not stay within bounds is left behind: the caller
+/// has an error, and its program ends.
+///
+/// # Errors
+/// Which bound was exceeded.
+pub fn watched(probe: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let (done, end) = channel();
+    let before = resident();
+    let started = std::thread::Builder::new().spawn(move || {
+        probe();
+        // Nobody may be left to hear it.
+        let _ = done.send(());
+    });
+    if started.is_err() {
+        return Ok(());
+    }
+    let start = Instant::now();
+    loop {
+        match end.recv_timeout(PROBE_STEP) {
+            Ok(()) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return Err("the template engine fails on it".into()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let (Some(before), Some(now)) = (before, resident())
+            && now.saturating_sub(before) > PROBE_MEMORY
+        {
+            return Err(format!("it takes more than {} MiB of memory for a short conversation", PROBE_MEMORY >> 20));
+        }
+        if start.elapsed() > PROBE_TIME {
+            return Err(format!("it takes more than {} s for a short conversation", PROBE_TIME.as_secs()));
+        }
+    }
+}
+
+/// Resident memory of this process in bytes, where the system tells.
+fn resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(source: &str) -> Result<String, String> {
+        let mut env = Environment::new();
+        apply(&mut env);
+        compile(&mut env, "t", source.to_owned()).map_err(|error| error.to_string())?;
+        render(&env, "t", &minijinja::context! { text => "a\nb" }).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_has_no_end_is_ended() {
+        for (source, words) in [
+            ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
+            ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", "steps"),
+            ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+            ("{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "text of more than"),
+            ("{{ text | indent(10 ** 10) }}", "indent"),
+            ("{{ text | indent(width=100000) }}", "indent"),
+        ] {
+            let error = rendered(source).unwrap_err();
+            assert!(error.contains(words), "{source}: {error}");
+        }
+        let long = format!("{{{{ {} }}}}", vec!["1"; 50_000].join("+"));
+        assert_eq!(rendered(&long).unwrap(), "50000");
+        let deep = format!("{{{{ {}1{} }}}}", "(".repeat(60_000), ")".repeat(60_000));
+        assert!(rendered(&deep).is_err());
+        for prefix in ["not ", "-", "[", "{{ '"] {
+            let source = format!("{{{{ {}1 }}}}", prefix.repeat(40_000));
+            assert!(rendered(&source).is_err() || prefix == "not " || prefix == "-", "{prefix}");
+        }
+        let elif = format!("{{% if 0 %}}{}{{% endif %}}x", "{% elif 0 %}".repeat(15_000));
+        let _ = rendered(&elif);
+        assert!(rendered(&"x".repeat(SOURCE_BYTES + 1)).unwrap_err().contains("are the most"));
+    }
+
+    #[test]
+    fn indents_as_jinja_does() {
+        assert_eq!(rendered("{{ text | indent }}").unwrap(), "a\n    b");
+        assert_eq!(rendered("{{ text | indent(2, first=true) }}").unwrap(), "  a\n  b");
+        assert_eq!(
+            rendered("{{ 'a\n\nb' | indent(2) }}|{{ 'a\n\nb' | indent(2, blank=true) }}").unwrap(),
+            "a\n\n  b|a\n  \n  b"
+        );
+        assert_eq!(rendered("{{ text | indent('> ') }}").unwrap(), "a\n> b");
+    }
+
+    #[test]
+    fn a_probe_that_fails_is_told() {
+        assert!(watched(|| ()).is_ok());
+        assert!(watched(|| std::panic::resume_unwind(Box::new(()))).unwrap_err().contains("fails"));
+    }
+}

@@ -1,0 +1,76 @@
+//! What data, template and configuration alone can refuse is refused by the first stage, before
+//! weights are loaded or a token is generated; and templates that cost too much.
+
+use std::time::{Duration, Instant};
+
+use crate::project::Project;
+
+/// A project with a model that plays as it is, and a chat template. Its weights
+/// are missing, so that whatever is said is said before they are looked for.
+fn imported(template: &str, changes: &[&str]) -> Project {
+    let project = Project::new();
+    project.write("model/chat_template.jinja", template);
+    let set: Vec<String> = changes.iter().map(|change| format!("--set {change}")).collect();
+    project.run(&format!("spin-store import run.toml {}", set.join(" ")));
+    project.run(&format!("spin-fit --sft --set template.chat=alpaca {}", set.join(" ")));
+    project
+}
+
+const ANSWERS: &str =
+    "{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' else ':' }}{% endfor %}";
+
+#[test]
+fn answers_that_no_later_stage_could_use_are_refused_before_any_is_generated() {
+    for (template, words) in [
+        // The end of a turn is never written where an answer ends, but the marker of thinking is.
+        (
+            "{% for m in messages %}{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<think>{% endif %}",
+            "chat_template.jinja",
+        ),
+        (
+            "{{ raise_exception('no turns of the assistant') if messages[-1].role == 'assistant' }}{{ messages[0].content }}",
+            "no turns of the assistant",
+        ),
+    ] {
+        let project = imported(template, &[]);
+        project.fails(
+            "spin-sample --iteration 0 --set template.chat=model/chat_template.jinja",
+            3,
+            &["row", "train", words],
+        );
+        assert!(project.work_files("part-").is_empty());
+    }
+}
+
+#[test]
+fn rows_of_which_none_is_left_are_told_at_once() {
+    let project = imported(ANSWERS, &[]);
+    let sft = "--set template.chat=alpaca";
+    let long =
+        format!("{sft} --set template.max_prompt_length=2 --set template.max_length=110 --set template.overlong=drop");
+    project.run(&format!("spin-fit --sft {sft}"));
+    project.fails(&format!("spin-fit --sft {long}"), 3, &["template.max_length"]);
+    let all = "--set template.max_prompt_length=60 --set template.max_length=61";
+    project.fails(&format!("spin-fit --sft {sft} {all}"), 3, &["template.max_length"]);
+}
+
+#[test]
+fn templates_without_end_are_refused_in_time_and_memory() {
+    let doubling = "{% set ns = namespace(x='ab') %}{% for c in messages[0].content %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+    let loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}";
+    let deep = format!("{{{{ {}1 }}}}", "(".repeat(50_000));
+    let long = format!("{{{{ {} }}}}", vec!["messages"; 50_000].join("+"));
+    let project = Project::new();
+    project.run("spin-store import run.toml");
+    for (template, words) in [
+        (doubling, "MiB of memory"),
+        (loops, "steps"),
+        (deep.as_str(), "hostile.jinja"),
+        (long.as_str(), "are the most"),
+    ] {
+        project.write("hostile.jinja", template);
+        let start = Instant::now();
+        project.fails("spin-fit --sft --set template.chat=hostile.jinja", 3, &[words]);
+        assert!(start.elapsed() < Duration::from_secs(30), "{words}");
+    }
+}
