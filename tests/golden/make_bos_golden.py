@@ -24,7 +24,8 @@ TEMPLATES = {
     "after a space": " {{ bos_token }}" + BODY + PROMPT,
     "after a word": "Chat: {{ bos_token }}" + BODY + PROMPT,
     "twice": "{{ bos_token }}{{ bos_token }}" + BODY + PROMPT,
-    "every turn": "{% for m in messages %}\n{{ bos_token }}[{{ m.role }}] {{ m.content }}{% endfor %}" + PROMPT,
+    "every turn": "{% for m in messages %}{{ bos_token }}[{{ m.role }}] {{ m.content }}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }}[assistant]{% endif %}",
 }
 MESSAGES = [{"role": "user", "content": "How many apples?"}]
 

@@ -5,14 +5,21 @@ use std::time::{Duration, Instant};
 
 use crate::project::Project;
 
-/// A project with a model that plays as it is, and a chat template. Its weights
-/// are missing, so that whatever is said is said before they are looked for.
-fn imported(template: &str, changes: &[&str]) -> Project {
+/// A project whose model plays as it is, with a chat template of its own.
+fn imported(template: &str) -> Project {
+    let trained = Project::new();
+    trained.run("spin-store import run.toml");
+    trained.run("spin-fit --sft");
     let project = Project::new();
+    let weights = "model.safetensors";
+    std::fs::copy(trained.path("store/model/tiny/iter-0/v1").join(weights), project.path("model").join(weights))
+        .unwrap();
     project.write("model/chat_template.jinja", template);
-    let set: Vec<String> = changes.iter().map(|change| format!("--set {change}")).collect();
-    project.run(&format!("spin-store import run.toml {}", set.join(" ")));
-    project.run(&format!("spin-fit --sft --set template.chat=alpaca {}", set.join(" ")));
+    let run = std::fs::read_to_string(project.path("run.toml")).unwrap().replace("init = \"random\"", "");
+    let (before, rest) = run.split_once("[sft]").unwrap();
+    let (_, after) = rest.split_once("[sample]").unwrap();
+    project.write("run.toml", &format!("{before}[sample]{after}"));
+    project.run("spin-store import run.toml");
     project
 }
 
@@ -32,26 +39,30 @@ fn answers_that_no_later_stage_could_use_are_refused_before_any_is_generated() {
             "no turns of the assistant",
         ),
     ] {
-        let project = imported(template, &[]);
-        project.fails(
-            "spin-sample --iteration 0 --set template.chat=model/chat_template.jinja",
-            3,
-            &["row", "train", words],
-        );
+        let project = imported(template);
+        project.fails("spin-sample --iteration 0", 3, &["row", "train", words]);
         assert!(project.work_files("part-").is_empty());
     }
 }
 
 #[test]
 fn rows_of_which_none_is_left_are_told_at_once() {
-    let project = imported(ANSWERS, &[]);
-    let sft = "--set template.chat=alpaca";
-    let long =
-        format!("{sft} --set template.max_prompt_length=2 --set template.max_length=110 --set template.overlong=drop");
-    project.run(&format!("spin-fit --sft {sft}"));
-    project.fails(&format!("spin-fit --sft {long}"), 3, &["template.max_length"]);
-    let all = "--set template.max_prompt_length=60 --set template.max_length=61";
-    project.fails(&format!("spin-fit --sft {sft} {all}"), 3, &["template.max_length"]);
+    let project = imported(ANSWERS);
+    let drop = "--set template.overlong=drop --set template.max_prompt_length=2";
+    project.fails(
+        &format!("spin-sample --iteration 0 {drop}"),
+        3,
+        &["train", "no row is left", "template.max_prompt_length"],
+    );
+    let short = "--set template.max_prompt_length=60 --set template.max_length=61 --set template.overlong=drop";
+    project.write(
+        "train.jsonl",
+        &format!("{{\"question\":\"{}\",\"answer\":\"{}\"}}\n", "1 ".repeat(25), "2 ".repeat(20)),
+    );
+    project.run("spin-store import run.toml");
+    project.fails(&format!("spin-sample --iteration 0 {short}"), 3, &["train", "template.max_length = 61", "raise"]);
+    assert!(project.work_files("part-").is_empty());
+    project.run("spin-sample --iteration 0");
 }
 
 #[test]

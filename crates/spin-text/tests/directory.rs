@@ -380,7 +380,7 @@ fn an_expression_without_end_is_an_error() {
             json!({"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated", "invert": false});
     });
     let codec = Codec::from_dir(dir.path()).unwrap();
-    let error = codec.prompt_ids(&[Message::user("a".repeat(5000))]).unwrap_err();
+    let error = codec.prompt_ids(&[Message::user(format!("{}cb", "a".repeat(5000)))]).unwrap_err();
     assert!(matches!(error, TextError::Tokenizer { .. }), "{error}");
     assert_says(&error, &["tokenizer.json", "too many steps"]);
     codec.prompt_ids(&[Message::user("b")]).unwrap();
