@@ -20,6 +20,7 @@ const ROWS_PER_PART: usize = 65_536;
 /// # Errors
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
 pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Result<(Artifact, bool)> {
+    graph.run.check_iteration(t)?;
     let recipe = graph.pairs_recipe(t)?;
     if let Some(found) = graph.store.find(&recipe)? {
         return Ok((found, false));

@@ -8,12 +8,18 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
+use crate::limits;
+
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(crate) fn to_json(value: Value, args: Kwargs) -> Result<String, Error> {
     let failed = |what: &dyn std::fmt::Display| {
         Error::new(ErrorKind::InvalidOperation, format!("tojson cannot serialize this: {what}"))
     };
     let indent: Option<usize> = args.get("indent")?;
+    if indent.is_some_and(|columns| columns > limits::INDENT) {
+        let problem = format!("tojson: an indent of more than {} columns", limits::INDENT);
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+    }
     let separators: Option<Vec<String>> = args.get("separators")?;
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),

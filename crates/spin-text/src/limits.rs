@@ -15,8 +15,8 @@ pub const SOURCE_BYTES: usize = 256 << 10;
 pub const FUEL: u64 = 5_000_000;
 /// Bytes of one rendering.
 pub const TEXT_BYTES: usize = 64 << 20;
-/// Columns that `indent` may add to a line.
-const INDENT: usize = 1000;
+/// Columns that `indent`, or `tojson` at each level, may add to a line.
+pub(crate) const INDENT: usize = 1000;
 
 /// Sources up to this length are compiled where we are.
 const SHORT: usize = 4 << 10;
@@ -40,10 +40,16 @@ fn refuse<T>(problem: String) -> Result<T, Error> {
 }
 
 /// `indent`, of at most [`INDENT`] columns.
-fn indent(value: String, width: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
+fn indent(
+    value: String,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let named: Option<Value> = kwargs.get("width")?;
-    let first: Option<bool> = kwargs.get("first")?;
-    let blank: Option<bool> = kwargs.get("blank")?;
+    let first = first.or(kwargs.get("first")?);
+    let blank = blank.or(kwargs.get("blank")?);
     kwargs.assert_all_used()?;
     let by = match width.or(named) {
         None => "    ".to_owned(),
@@ -208,7 +214,7 @@ mod tests {
     #[test]
     fn indents_as_jinja_does() {
         assert_eq!(rendered("{{ text | indent }}").unwrap(), "a\n    b");
-        assert_eq!(rendered("{{ text | indent(2, first=true) }}").unwrap(), "  a\n  b");
+        assert_eq!(rendered("{{ text | indent(2, true) }}").unwrap(), "  a\n  b");
         assert_eq!(
             rendered("{{ 'a\n\nb' | indent(2) }}|{{ 'a\n\nb' | indent(2, blank=true) }}").unwrap(),
             "a\n\n  b|a\n  \n  b"
