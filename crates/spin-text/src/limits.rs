@@ -95,21 +95,20 @@ pub fn compile(env: &mut Environment<'static>, name: &'static str, source: Strin
     })
 }
 
-/// Render a template of `env`, of at most [`TEXT_BYTES`].
+/// Render a template of `env` into at most `most` bytes.
 ///
 /// # Errors
 /// What the engine says, or which limit was reached.
-pub fn render(env: &Environment<'_>, name: &str, context: &Value) -> Result<String, Error> {
-    let mut out = Bounded { bytes: Vec::new() };
+pub fn render(env: &Environment<'_>, name: &str, context: &Value, most: usize) -> Result<String, Error> {
+    let mut out = Bounded { bytes: Vec::new(), most };
     let result = env.get_template(name)?.render_captured_to(context, &mut out).map(drop);
-    if out.bytes.len() >= TEXT_BYTES {
-        return refuse(format!("it makes a text of more than {TEXT_BYTES} bytes"));
+    if out.bytes.len() >= most {
+        return refuse(format!("it makes a text of more than {most} bytes"));
     }
     result.map_err(|error| match error.kind() {
-        ErrorKind::OutOfFuel => Error::new(
-            ErrorKind::OutOfFuel,
-            format!("it takes more than {FUEL} steps for one conversation; does it end?"),
-        ),
+        ErrorKind::OutOfFuel => {
+            Error::new(ErrorKind::OutOfFuel, format!("it takes more than {FUEL} steps for one text; does it end?"))
+        }
         _ => error,
     })?;
     String::from_utf8(out.bytes).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
@@ -118,11 +117,12 @@ pub fn render(env: &Environment<'_>, name: &str, context: &Value) -> Result<Stri
 /// Takes text until there is too much of it.
 struct Bounded {
     bytes: Vec<u8>,
+    most: usize,
 }
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let room = TEXT_BYTES - self.bytes.len();
+        let room = self.most - self.bytes.len();
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if bytes.len() <= room { Ok(bytes.len()) } else { Err(std::io::ErrorKind::FileTooLarge.into()) }
     }
@@ -182,7 +182,7 @@ mod tests {
         let mut env = Environment::new();
         apply(&mut env);
         compile(&mut env, "t", source.to_owned()).map_err(|error| error.to_string())?;
-        render(&env, "t", &minijinja::context! { text => "a\nb" }).map_err(|error| error.to_string())
+        render(&env, "t", &minijinja::context! { text => "a\nb" }, TEXT_BYTES).map_err(|error| error.to_string())
     }
 
     #[test]

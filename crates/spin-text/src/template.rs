@@ -106,7 +106,7 @@ impl Template {
         tokens: &BTreeMap<String, String>,
     ) -> Result<String> {
         let context = context_of(messages, add_generation_prompt, Value::from_serialize(tokens));
-        limits::render(&self.env, NAME, &context).map_err(|error| self.failed(messages, &error))
+        limits::render(&self.env, NAME, &context, limits::TEXT_BYTES).map_err(|error| self.failed(messages, &error))
     }
 
     fn failed(&self, messages: &[Message], error: &Error) -> TextError {
@@ -138,7 +138,7 @@ fn probe(env: &Environment<'static>) -> Result<(), String> {
         let turns = [Message::user(&long), Message::assistant(&long), Message::user(&long)];
         let tokens = context! { bos_token => "<s>", eos_token => "</s>", pad_token => "</s>", unk_token => "<unk>" };
         for messages in [&[system, turns[0].clone()][..], &turns[..1], &turns] {
-            let _ = limits::render(&env, NAME, &context_of(messages, true, tokens.clone()));
+            let _ = limits::render(&env, NAME, &context_of(messages, true, tokens.clone()), limits::TEXT_BYTES);
         }
     })
 }

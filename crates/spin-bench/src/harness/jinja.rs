@@ -6,25 +6,16 @@
 //! what only expressions of tasks need: `list.index`, `'...' % value`, floats
 //! and lists as Python prints them, `regex_replace`.
 
-use std::cell::Cell;
 use std::fmt;
-use std::io::Write;
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, escape_formatter};
 use regex::Regex;
-use spin_text::python;
+use spin_text::{limits, python};
 
 /// Bytes that a template may make of a row: more is a mistake, or an attack.
 const LONGEST: usize = 4 << 20;
-
-/// Steps of `range` in one rendering.
-const STEPS: u64 = 1_000_000;
-
-thread_local! {
-    static STEPS_LEFT: Cell<u64> = const { Cell::new(STEPS) };
-}
 
 /// A row's value as templates see it: lists and mappings that print as in
 /// Python wherever they are printed, in `~` and `join` too.
@@ -89,11 +80,11 @@ impl Object for Mapping {
 pub fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     python::register(&mut env);
+    limits::apply(&mut env);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_keep_trailing_newline(true);
     env.set_unknown_method_callback(method);
     env.set_formatter(write);
-    env.add_function("range", range);
     env.add_filter("regex_replace", regex_replace);
     env.add_filter("string", |value: &Value| str_of(value));
     env.add_filter("tojson", to_json);
@@ -103,56 +94,12 @@ pub fn environment() -> Environment<'static> {
     env
 }
 
-/// A template's text of a row, of at most 4 MiB.
+/// A template's text of a row, of at most 4 MiB and in as many steps as a chat template may take.
 ///
 /// # Errors
 /// What the template engine says, or that the text has no end.
 pub fn render(env: &Environment<'_>, name: &str, row: &Value) -> Result<String, Error> {
-    STEPS_LEFT.set(STEPS);
-    let mut out = Bounded { bytes: Vec::new() };
-    let template = env.get_template(name)?;
-    let result = template.render_captured_to(row, &mut out).map(drop);
-    if out.bytes.len() >= LONGEST {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("it makes a text of more than {LONGEST} bytes")));
-    }
-    result?;
-    String::from_utf8(out.bytes).map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
-}
-
-/// Takes text until there is too much of it.
-struct Bounded {
-    bytes: Vec<u8>,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let room = LONGEST - self.bytes.len();
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        match bytes.len() <= room {
-            true => Ok(bytes.len()),
-            false => Err(std::io::ErrorKind::FileTooLarge.into()),
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn range(lower: i64, upper: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
-    let (from, to) = upper.map_or((0, lower), |upper| (lower, upper));
-    let step = step.unwrap_or(1);
-    let refuse = |problem: &'static str| Err(Error::new(ErrorKind::InvalidOperation, problem));
-    if step == 0 {
-        return refuse("range() arg 3 must not be zero");
-    }
-    let span = if step > 0 { i128::from(to) - i128::from(from) } else { i128::from(from) - i128::from(to) };
-    let count = u64::try_from((span.max(0) as u128).div_ceil(u128::from(step.unsigned_abs()))).unwrap_or(u64::MAX);
-    let Some(left) = STEPS_LEFT.get().checked_sub(count) else {
-        return refuse("range() has too many steps: a million for one row at most");
-    };
-    STEPS_LEFT.set(left);
-    Ok(Value::from_iter((0..count as i64).map(|i| from + i * step)))
+    limits::render(env, name, row, LONGEST)
 }
 
 /// `str` of a value: lists and mappings by their `repr`.
@@ -518,8 +465,9 @@ mod tests {
     #[test]
     fn endless_texts_end() {
         for (source, problem) in [
-            ("{{ range(10 ** 9)|list|length }}", "too many steps"),
-            ("{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}", "too many steps"),
+            ("{{ range(10 ** 9)|list|length }}", "too many elements"),
+            ("{% for i in range(5000) %}{% for j in range(5000) %}{% endfor %}{% endfor %}", "steps"),
+            ("{% for a in q * 9999 %}{% for b in q * 9999 %}{% endfor %}{% endfor %}", "steps"),
             ("{% for i in range(900) %}{{ q * 10000 }}{% endfor %}", "more than 4194304 bytes"),
         ] {
             let error = format!("{:#}", shown(source, r#"{"q": "x"}"#).unwrap_err());
