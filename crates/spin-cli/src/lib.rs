@@ -5,6 +5,7 @@
 //! here, in one way. Data goes to standard output, words for people to
 //! standard error.
 
+mod caught;
 mod causes;
 mod progress;
 mod streams;
@@ -19,6 +20,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+pub use caught::caught;
 pub use progress::Progress;
 pub use streams::{out, printable, say};
 
@@ -77,6 +79,7 @@ pub struct RunArgs {
 pub fn run(is_bad_input: fn(&(dyn Error + 'static)) -> bool, body: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
     started();
     keep_freed_memory();
+    caught::quiet_hook();
     let result = body();
     let lost = streams::lost();
     let exit = match (result, lost) {

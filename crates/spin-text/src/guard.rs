@@ -217,10 +217,10 @@ impl Guard {
     /// What the library gives for `text`. The regular expressions of a tokenizer.json run in code that
     /// panics where one takes too many steps. Nothing is left half done: a tokenizer is only read.
     fn caught(&self, text: &str, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Vec<u32>> {
-        let message = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode)) {
-            Ok(Ok(encoding)) => return Ok(encoding.get_ids().to_vec()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "one of its regular expressions takes too many steps on this text; shorten the text, or take \
+        let message = match spin_cli::caught(encode) {
+            Some(Ok(encoding)) => return Ok(encoding.get_ids().to_vec()),
+            Some(Err(error)) => error.to_string(),
+            None => "one of its regular expressions takes too many steps on this text; shorten the text, or take \
                        another `pre_tokenizer` and `normalizer`"
                 .to_owned(),
         };
