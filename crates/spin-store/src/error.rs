@@ -133,6 +133,22 @@ impl StoreError {
         StoreError::Corrupt { path: path.into(), problem: problem.into(), remedy: remedy.into() }
     }
 
+    /// A file of a table's format that a library cannot read: damaged, unless
+    /// the system says that it could not be read at all. The libraries keep
+    /// that as a word in their messages.
+    pub(crate) fn unreadable(path: &Path, format: &str, error: &dyn std::fmt::Display) -> Self {
+        let text = error.to_string();
+        let code = text.split("(os error ").nth(1).and_then(|rest| rest.split(')').next()?.parse().ok());
+        match code {
+            Some(code) => StoreError::io("read", path)(std::io::Error::from_raw_os_error(code)),
+            None => StoreError::corrupt(
+                path,
+                format!("cannot be read as {format} ({text})"),
+                "is it complete? copy or make it again",
+            ),
+        }
+    }
+
     /// A bad row.
     pub fn row(path: &Path, row: usize, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         StoreError::Row { path: path.into(), row, problem: problem.into(), remedy: remedy.into() }
@@ -167,6 +183,8 @@ pub fn is_bad_file(action: &str, source: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     match source.kind() {
         ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::InvalidData => true,
+        // A ring of links; its kind has no stable name.
+        _ if source.to_string().contains("symbolic links") => true,
         ErrorKind::PermissionDenied => action.starts_with("read") || action == "open",
         _ => false,
     }

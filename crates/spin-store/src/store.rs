@@ -176,7 +176,8 @@ impl Store {
     /// When it is unreadable, altered, or newer than this program.
     pub fn check_layout(&self) -> Result<()> {
         let path = self.root.join(STORE_FILE);
-        let text = fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let text = String::from_utf8_lossy(&bytes);
         let value: Option<Value> = serde_json::from_str(&text).ok();
         let layout = value.as_ref().and_then(|v| v["layout"].as_u64());
         match layout {

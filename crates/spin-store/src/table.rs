@@ -89,9 +89,7 @@ pub fn read_any(path: &Path) -> Result<RecordBatch> {
 
 /// The rows of a part, and what its metadata says.
 fn batch_of<T: ChunkReader + 'static>(path: &Path, input: T) -> Result<(RecordBatch, Vec<KeyValue>)> {
-    let damaged = |e: &dyn std::fmt::Display| {
-        StoreError::corrupt(path, format!("cannot be read as Parquet ({e})"), "is it complete? copy or make it again")
-    };
+    let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
     let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| damaged(&e))?;
     let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let schema = builder.schema().clone();

@@ -111,17 +111,32 @@ impl Reader {
                 StoreError::row(path, row, problem, remedy)
             })?;
         }
+        let beside = match self.format {
+            SourceFormat::Chat => record.peek("prompt").and_then(|prompt| prompt.as_str().map(str::to_owned)),
+            _ => None,
+        };
         Ok(layout::convert(record, self.format, self.turns).map(|(exchanges, later)| {
+            // Published sets repeat the first turn as `prompt`; another text is told.
+            let other = beside.as_ref().is_some_and(|prompt| {
+                let said = |message: &Message| message.content.trim() == prompt.trim();
+                !exchanges.iter().any(|exchange| exchange.prompt.iter().any(said))
+            });
             let rows = exchanges.into_iter().enumerate().map(|(i, exchange)| {
                 let suffix = (self.turns == Turns::All).then(|| (i + 1).to_string());
                 let row = Demonstration { row_id: String::new(), prompt: exchange.prompt, response: exchange.answer };
                 (suffix, row)
             });
-            let left_out = if later > 0 { vec![(LATER_TURNS, later as u64)] } else { Vec::new() };
+            let mut left_out = if later > 0 { vec![(LATER_TURNS, later as u64)] } else { Vec::new() };
+            if other {
+                left_out.push((OTHER_PROMPT, 1));
+            }
             Taken { rows: rows.collect(), left_out }
         }))
     }
 }
+
+/// What is counted for prompts beside messages that say something else.
+const OTHER_PROMPT: &str = "prompts that the messages do not say";
 
 /// What is counted for turns that are in no demonstration.
 pub const LATER_TURNS: &str = "later turns";

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{ROWS_PER_PART, file_parent, stage};
+use super::{ROWS_PER_PART, file_parent, layout, stage};
 use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::kind::Kind;
@@ -114,6 +114,7 @@ pub(super) fn run<R: Imported>(
     convert: &mut Convert<'_, R>,
 ) -> Result<Map<String, Value>> {
     let files = records::files(path)?;
+    let columns: Vec<&str> = columns.iter().chain(&layout::CONTEXT).copied().collect();
     let mut budget = Budget::new(&files, source.max_row_bytes, source.max_bytes);
     let mut intake = Intake::<R> {
         path,
@@ -141,7 +142,7 @@ pub(super) fn run<R: Imported>(
             break;
         }
         let place = |row| Place { file: u32::try_from(number).unwrap_or(u32::MAX), row };
-        let content = records::read(&file.path, columns, &mut budget, &mut |row, record| {
+        let content = records::read(&file.path, &columns, &mut budget, &mut |row, record| {
             let taken = match record {
                 Ok(mut record) => intake.take(&file.path, place(row), &mut record, convert)?,
                 Err(bad) => Err(bad),
@@ -171,6 +172,9 @@ impl<R: Imported> Intake<'_, R> {
             Ok(taken) => taken,
             Err(bad) => return Ok(Err(bad)),
         };
+        if let Err(bad) = layout::no_context(record) {
+            return Ok(Err(bad));
+        }
         let id = match record.take_id() {
             Ok(id) => id,
             Err(bad) => return Ok(Err(bad)),

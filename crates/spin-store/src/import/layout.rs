@@ -26,6 +26,39 @@ pub(super) const COLUMNS: [&str; 15] = [
     "id",
 ];
 
+/// Columns beside a layout's that say something to the model or to its template, which no layout
+/// reads.
+pub(super) const CONTEXT: [&str; 8] =
+    ["system", "system_prompt", "history", "tools", "functions", "documents", "chat_template_kwargs", "context"];
+
+/// Checks that nothing a model would have been told is left out without a word.
+///
+/// # Errors
+/// The first key of [`CONTEXT`] that says something.
+pub(super) fn no_context(record: &mut Record) -> Result<(), Bad> {
+    for key in CONTEXT {
+        if !record.has(key) {
+            continue;
+        }
+        let empty = match record.take(key) {
+            Ok(None | Some(Value::Null | Value::Bool(false))) => true,
+            Ok(Some(Value::String(text))) => text.trim().is_empty(),
+            Ok(Some(Value::Array(items))) => items.is_empty(),
+            Ok(Some(Value::Object(map))) => map.values().all(Value::is_null),
+            // A type that has no form here says something all the same.
+            Ok(Some(_)) | Err(_) => false,
+        };
+        if !empty {
+            let detail = format!(
+                "`{key}` stands beside the conversation and would be left out; write it into the messages, as a turn \
+                 of the system for instance, or remove it"
+            );
+            return Err(Bad::new("context beside the conversation", detail));
+        }
+    }
+    Ok(())
+}
+
 const CHAT_KEYS: [&str; 3] = ["messages", "conversations", "real"];
 const RESPONSE_KEYS: [&str; 2] = ["response", "completion"];
 
@@ -72,6 +105,12 @@ pub(super) fn convert(record: &mut Record, format: SourceFormat, which: Turns) -
         }
         SourceFormat::Prompt => {
             let key = *first_of(record, &RESPONSE_KEYS)?;
+            if RESPONSE_KEYS.iter().all(|key| record.has(key)) {
+                let [first, second] = RESPONSE_KEYS.map(|key| record.peek(key));
+                if first != second {
+                    return Err(Bad::new("two answers", "`response` and `completion` say different things"));
+                }
+            }
             let (prompt, response) = (needed(record, "prompt")?, needed(record, key)?);
             match (prompt, response) {
                 (Value::String(prompt), Value::String(response)) => one(prompt, response),

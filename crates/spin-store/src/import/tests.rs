@@ -454,3 +454,38 @@ fn equal_answers_prefer_nothing() {
     let error = bench.prefer(&path, |s| s.turns = Turns::All).unwrap_err();
     assert!(error.to_string().contains("only demonstrations have"), "{error}");
 }
+
+#[test]
+fn nothing_a_model_would_have_been_told_is_left_out_without_a_word() {
+    let chat = |more: &str| {
+        format!(r#"{{{more}"messages":[{{"role":"user","content":"q"}},{{"role":"assistant","content":"a"}}]}}"#)
+    };
+    for (key, value) in [
+        ("system", r#""You are a pirate.""#),
+        ("tools", r#"[{"name":"search"}]"#),
+        ("history", r#"[["q","a"]]"#),
+        ("chat_template_kwargs", r#"{"enable_thinking":true}"#),
+    ] {
+        let text = error_of("t.jsonl", &chat(&format!("\"{key}\":{value},")));
+        assert!(text.contains(&format!("`{key}` stands beside")) && text.contains("row 1"), "{text}");
+    }
+    for empty in ["null", "\"\"", "[]", "{}", "false"] {
+        assert_eq!(read_text("t.jsonl", &chat(&format!("\"system\":{empty},\"tools\":{empty},"))).unwrap().len(), 1);
+    }
+    let thinking =
+        r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","reasoning_content":"hm"}]}"#;
+    assert!(error_of("t.jsonl", thinking).contains("`reasoning_content` beside its content"));
+    assert_eq!(read_text("t.jsonl", &thinking.replace("hm", "")).unwrap().len(), 1);
+
+    let two = r#"{"prompt":"q","response":"x","completion":"y"}"#;
+    assert!(error_of("t.jsonl", two).contains("say different things"));
+    assert_eq!(read_text("t.jsonl", &two.replace('y', "x")).unwrap()[0].response, "x");
+
+    let bench = Bench::new();
+    let counted = |prompt: &str| {
+        let path = bench.file("t.jsonl", chat(&format!("\"prompt\":\"{prompt}\",")));
+        bench.import(&path, |_| {}).unwrap().manifest.facts.get("left_out").cloned()
+    };
+    assert_eq!(counted("q"), None);
+    assert_eq!(counted("other"), Some(json!({"prompts that the messages do not say": 1})));
+}

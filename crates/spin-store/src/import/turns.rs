@@ -102,6 +102,15 @@ fn text_of(content: Option<Value>, key: &str, turn: &Map<String, Value>, place: 
             return Err(Bad::new("tool call", format!("{place} has `{call}`, which is no text to learn")));
         }
     }
+    for thought in ["reasoning_content", "reasoning", "thinking"] {
+        if present(turn, thought) && turn.get(thought).is_some_and(|t| t.as_str().is_none_or(|t| !t.trim().is_empty()))
+        {
+            let detail = format!(
+                "{place} has `{thought}` beside its content, which would be left out; write it into the content or remove it"
+            );
+            return Err(Bad::new("reasoning beside the content", detail));
+        }
+    }
     match content {
         Some(Value::String(text)) => Ok(text),
         Some(Value::Array(parts)) => {

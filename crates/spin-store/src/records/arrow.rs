@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::io::{BufReader, Seek};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait, RecordBatch};
@@ -338,15 +337,13 @@ pub(super) fn hand_out(
 
 /// The next of something that a damaged file may make panic.
 pub(super) fn guarded<T>(next: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(next)).map_err(|_| "its reader gave up on it".to_owned())
+    spin_cli::caught(next).ok_or_else(|| "its reader gave up on it".to_owned())
 }
 
 /// Reads Arrow's IPC, as `datasets` saves it (a stream) or as a Feather file.
 pub(super) fn read_ipc(mut input: Input, wanted: &[&str], budget: &mut Budget, each: &mut Each) -> Result<String> {
     let path = input.path.clone();
-    let damaged = |e: &dyn std::fmt::Display| {
-        StoreError::corrupt(&path, format!("cannot be read as Arrow ({e})"), "is it complete? copy or make it again")
-    };
+    let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(&path, "Arrow", e);
     let mut head = [0; 6];
     let is_file = std::io::Read::read_exact(&mut input.file, &mut head).is_ok() && &head == b"ARROW1";
     input.file.rewind().map_err(StoreError::io("read", &path))?;
@@ -362,6 +359,8 @@ pub(super) fn read_ipc(mut input: Input, wanted: &[&str], budget: &mut Budget, e
         }
     };
     let (schema, mut batches) = guarded(open).map_err(|e| damaged(&e))?.map_err(|e| damaged(&e))?;
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    super::unique(&path, &names, wanted)?;
     let mut first = 0;
     while let Some(batch) = guarded(|| batches.next()).map_err(|e| damaged(&e))? {
         let mut batch = batch.map_err(|e| damaged(&e))?;

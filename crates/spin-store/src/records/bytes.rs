@@ -157,7 +157,8 @@ impl Text {
                 let unpacked = flate2::bufread::MultiGzDecoder::new(raw);
                 (Some("gzip"), Box::new(BufReader::with_capacity(BUFFER, unpacked)))
             }
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            // A frame, or one to be skipped before it.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let unpacked =
                     zstd::stream::read::Decoder::with_buffer(raw).map_err(StoreError::io("unpack", &path))?;
                 (Some("zstd"), Box::new(BufReader::with_capacity(BUFFER, unpacked)))

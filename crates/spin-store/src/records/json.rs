@@ -25,10 +25,11 @@ pub(super) fn read_lines(text: &mut Text, wanted: &[&str], budget: &mut Budget, 
             return Err(budget.row_too_long(&text.path, row));
         }
         let piece = line.trim_ascii();
+        // Blank lines are no rows, and not for nothing either.
+        budget.spend(&text.path, piece.len() as u64)?;
         if piece.is_empty() {
             continue;
         }
-        budget.spend(&text.path, piece.len() as u64)?;
         if each(row, object(piece, wanted))?.is_break() {
             break;
         }

@@ -84,6 +84,14 @@ impl Record<'_> {
         }
     }
 
+    /// A value, left where it is.
+    pub fn peek(&self, key: &str) -> Option<Value> {
+        match self {
+            Record::Json(map) => map.get(key).cloned(),
+            Record::Table(row) => row.value(key).ok().flatten(),
+        }
+    }
+
     /// The row's id, if it has one: `row_id` or `id`, text or a number.
     ///
     /// # Errors
@@ -191,6 +199,15 @@ pub fn read(path: &Path, wanted: &[&str], budget: &mut Budget, each: &mut Each) 
             }
             text.finish()
         }
+    }
+}
+
+/// Columns of one name: readers differ in which they take.
+pub(super) fn unique(path: &Path, names: &[&str], wanted: &[&str]) -> Result<()> {
+    let twice = |name: &&&str| names.iter().filter(|other| other == name).count() > 1;
+    match names.iter().filter(|name| wanted.is_empty() || wanted.contains(name)).find(twice) {
+        None => Ok(()),
+        Some(name) => Err(StoreError::corrupt(path, format!("has two columns {name:?}"), "rename or remove one")),
     }
 }
 

@@ -22,11 +22,7 @@ const DELTA_ROWS: usize = 16;
 const BATCH_BYTES: u64 = 64 << 20;
 
 fn damaged(input: &Input, e: &dyn std::fmt::Display) -> StoreError {
-    StoreError::corrupt(
-        &input.path,
-        format!("cannot be read as Parquet ({e})"),
-        "is it complete? copy or make it again",
-    )
+    StoreError::unreadable(&input.path, "Parquet", e)
 }
 
 fn file(input: &Input) -> Result<File> {
@@ -48,6 +44,8 @@ pub(super) fn read(input: Input, wanted: &[&str], budget: &mut Budget, each: &mu
         .map_err(|e| damaged(&input, &e))?
         .map_err(|e| damaged(&input, &e))?;
     let schema = builder.schema().clone();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    super::unique(&input.path, &names, wanted)?;
     let mask = if wanted.is_empty() {
         ProjectionMask::all()
     } else {

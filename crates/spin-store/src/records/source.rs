@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use walkdir::WalkDir;
 
 use crate::error::{Result, StoreError};
 
@@ -107,12 +108,25 @@ fn is_pattern(path: &Path) -> bool {
 fn matching(pattern: &Path) -> Result<Vec<SourceFile>> {
     let bad = |problem: String| StoreError::corrupt(pattern, problem, "correct the pattern");
     let text = pattern.to_str().ok_or_else(|| bad("is not UTF-8, which a pattern must be".into()))?;
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
-    let found = glob::glob_with(text, options).map_err(|e| bad(format!("is no pattern ({e})")))?;
+    let options =
+        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let fits = glob::Pattern::new(text).map_err(|e| bad(format!("is no pattern ({e})")))?;
+    let fixed: PathBuf = pattern.components().take_while(|c| !is_pattern(Path::new(c.as_os_str()))).collect();
+    let base = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
+    let depth = match text.contains("**") {
+        true => usize::MAX,
+        false => pattern.components().count() - fixed.components().count(),
+    };
     let mut paths = Vec::new();
-    for path in found {
-        let path = path.map_err(|e| StoreError::io("read", e.path().to_path_buf())(e.into()))?;
-        if !path.is_dir() {
+    // glob's own walk ends the program at a name that is not UTF-8.
+    for entry in WalkDir::new(base).follow_links(true).min_depth(1).max_depth(depth) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) if e.depth() == 0 && e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => break,
+            Err(e) => return Err(StoreError::io("read", base)(e.into())),
+        };
+        let path = fixed.join(entry.path().strip_prefix(base).unwrap_or(entry.path()));
+        if !entry.file_type().is_dir() && path.to_str().is_some_and(|path| fits.matches_with(path, options)) {
             paths.push(path);
         }
     }
@@ -120,7 +134,6 @@ fn matching(pattern: &Path) -> Result<Vec<SourceFile>> {
         return Err(bad("fits no file".into()));
     }
     paths.sort();
-    let fixed: PathBuf = pattern.components().take_while(|c| !is_pattern(Path::new(c.as_os_str()))).collect();
     described(paths, &fixed)
 }
 

@@ -495,3 +495,47 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
         assert!(error.unwrap_err().to_string().contains("changed while"), "{name}");
     }
 }
+
+#[test]
+fn names_that_are_not_utf8_and_columns_of_one_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = Dir::new();
+    let root = dir.0.path();
+    dir.file("d/a.jsonl", "{\"a\":1}");
+    std::fs::write(root.join("d").join(std::ffi::OsStr::from_bytes(b"n\xff.jsonl")), "{\"a\":2}").unwrap();
+    assert_eq!(good(&root.join("d/a*.jsonl")), [json!({"a": 1})]);
+    assert!(files(&root.join("d/b*.jsonl")).unwrap_err().to_string().contains("fits no file"));
+    assert!(files(&root.join("nothing/*.jsonl")).unwrap_err().to_string().contains("fits no file"));
+    dir.file("d/e/f/c.jsonl", "{\"a\":3}");
+    assert_eq!(good(&root.join("d/**/c.jsonl")), [json!({"a": 3})]);
+
+    let path = dir.file("t.parquet", "");
+    parquet(&path, vec![("a", texts(&["x"])), ("a", texts(&["y"])), ("b", texts(&["z"]))], Compression::SNAPPY);
+    let error = rows_within(&path, &["a"], None, None).unwrap_err().to_string();
+    assert!(error.contains("two columns \"a\""), "{error}");
+    assert_eq!(rows_within(&path, &["b"], None, None).unwrap().len(), 1);
+}
+
+#[test]
+fn frames_to_be_skipped_and_packed_arrow_are_read() {
+    let dir = Dir::new();
+    let frame = zstd::encode_all(&b"{\"a\":1}\n"[..], 1).unwrap();
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"abcd", &frame].concat();
+    assert_eq!(good(&dir.file("t.jsonl.zst", skipped)), [json!({"a": 1})]);
+
+    let blank = dir.file("b.jsonl.gz", gzip(&vec![b'\n'; 1 << 20]));
+    let error = rows_within(&blank, &[], None, Some(1 << 20)).unwrap_err().to_string();
+    assert!(error.contains("max_bytes"), "{error}");
+
+    for kind in [arrow::ipc::CompressionType::ZSTD, arrow::ipc::CompressionType::LZ4_FRAME] {
+        let batch = RecordBatch::try_from_iter([("a", texts(&vec!["text"; 100]))]).unwrap();
+        let options = arrow::ipc::writer::IpcWriteOptions::default().try_with_compression(Some(kind)).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer =
+            arrow::ipc::writer::StreamWriter::try_new_with_options(&mut bytes, &batch.schema(), options).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        assert_eq!(good(&dir.file("t.arrow", bytes)).len(), 100);
+    }
+}
