@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device};
 use spin_model::{Batch, CausalLm};
-use spin_store::graph::ModelId;
-use spin_store::schema::{Pair, ReferenceRow, Row};
+use spin_run::graph::ModelId;
+use spin_run::schema::{Pair, ReferenceRow, Row};
 
 use crate::project::{Project, both};
 

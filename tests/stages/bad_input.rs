@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use spin_store::schema::{Demonstration, Message, Pair, Row};
+use spin_run::schema::{Demonstration, Message, Pair, Row};
 
 use crate::project::{Project, both, programs};
 

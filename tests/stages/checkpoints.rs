@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use spin_store::graph::{ModelId, PairsOf};
-use spin_store::schema::{ReferenceRow, Row};
+use spin_run::graph::{ModelId, PairsOf};
+use spin_run::schema::{ReferenceRow, Row};
 
 use crate::project::{Project, both, shipped};
 

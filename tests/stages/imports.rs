@@ -239,7 +239,7 @@ fn two_run_files_of_one_name_keep_their_sources_apart() {
     assert!(said.contains("imported demonstrations/tiny/train@v2 (119 rows)"), "{said}");
     assert!(said.contains("already there: model/tiny/base@v1"), "{said}");
     project.with_graph(|graph| {
-        let train = graph.demonstrations(spin_store::graph::Split::Train).unwrap();
+        let train = graph.demonstrations(spin_run::graph::Split::Train).unwrap();
         assert_eq!((train.manifest.kind, train.manifest.version), (Kind::Demonstrations, 1));
     });
 }

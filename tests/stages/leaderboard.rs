@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
+use spin_run::schema::{EvaluationRow, Judgment, Row};
 use spin_store::Store;
-use spin_store::schema::{EvaluationRow, Judgment, Row};
 
 use crate::project::{both, programs, shared, shipped};
 

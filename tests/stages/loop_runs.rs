@@ -1,9 +1,9 @@
 //! The whole loop on a tiny model.
 
+use spin_run::graph::{ModelId, Split};
+use spin_run::run::FitDtype;
+use spin_run::schema::{Demonstration, Pair, ReferenceRow, Row, Sample};
 use spin_store::Artifact;
-use spin_store::graph::{ModelId, Split};
-use spin_store::run::FitDtype;
-use spin_store::schema::{Demonstration, Pair, ReferenceRow, Row, Sample};
 
 use crate::project::Project;
 

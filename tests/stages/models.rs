@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use spin_model::{CausalLm, LoraConfig, ModelConfig, SUPPORTED_ARCHITECTURES};
-use spin_store::ModelShape;
+use spin_run::ModelShape;
 
 use crate::project::{both, programs};
 

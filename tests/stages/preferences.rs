@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
+use spin_run::graph::{ModelId, PairsOf};
+use spin_run::schema::{MetricsRow, Pair, ReferenceRow, Row};
 use spin_store::Kind;
-use spin_store::graph::{ModelId, PairsOf};
-use spin_store::schema::{MetricsRow, Pair, ReferenceRow, Row};
 
 use crate::project::{Project, shipped};
 

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use spin_run::graph::Graph;
+use spin_run::run::RunFile;
+use spin_run::schema::{MetricsRow, Row};
 use spin_store::Store;
-use spin_store::graph::Graph;
-use spin_store::run::RunFile;
-use spin_store::schema::{MetricsRow, Row};
 
 /// The directory of the programs. `cargo test` builds no program of another
 /// package, so the test command builds them first.

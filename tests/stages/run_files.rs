@@ -1,6 +1,6 @@
 //! The run files that ship.
 
-use spin_store::run::RunFile;
+use spin_run::run::RunFile;
 
 use crate::project::shipped;
 

@@ -1,6 +1,6 @@
 //! What `[sample]` and `[template]` ask for, and what rows can get wrong.
 
-use spin_store::schema::{Pair, Row, Sample};
+use spin_run::schema::{Pair, Row, Sample};
 
 use crate::project::Project;
 

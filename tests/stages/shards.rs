@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use spin_store::schema::{Row, Sample};
+use spin_run::schema::{Row, Sample};
 use spin_store::{Artifact, Kind, table};
 
 use crate::project::Project;

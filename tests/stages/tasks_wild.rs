@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use spin_store::schema::{EvaluationRow, Row, ScoreRow};
+use spin_run::schema::{EvaluationRow, Row, ScoreRow};
 use spin_store::{Artifact, Store};
 
 use crate::project::{Project, both, programs, shared};

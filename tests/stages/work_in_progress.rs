@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use spin_store::schema::{Row, Sample};
+use spin_run::schema::{Row, Sample};
 
 use crate::project::{Project, both};
 

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use spin_run::schema::{EvaluationRow, Row, ScoreRow};
 use spin_store::kind::Kind;
-use spin_store::schema::{EvaluationRow, Row, ScoreRow};
 use spin_store::{Artifact, Store};
 
 use crate::error::{BenchError, Result};

@@ -53,7 +53,7 @@ pub fn flexible(text: &str) -> Option<String> {
 
 /// The answer of a demonstration: what stands behind its last `####`, without spaces around it.
 pub fn gold(answer: &str) -> Option<&str> {
-    spin_store::run::final_answer(answer)
+    spin_run::run::final_answer(answer)
 }
 
 /// A prediction or reference as it is compared: without commas and dollar signs, without everything up

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use spin_model::{Batch, CausalLm};
-use spin_store::graph::Decoding;
-use spin_store::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE};
-use spin_store::schema::{Demonstration, Sample, ScoreRow};
+use spin_run::graph::Decoding;
+use spin_run::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE};
+use spin_run::schema::{Demonstration, Sample, ScoreRow};
 use spin_text::Codec;
 
 use crate::error::{BenchError, Result};
@@ -202,7 +202,7 @@ pub fn preference<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spin_store::schema::Message;
+    use spin_run::schema::Message;
 
     fn row(row_id: &str, response: &str) -> Demonstration {
         Demonstration { row_id: row_id.into(), prompt: vec![Message::new("user", "q")], response: response.into() }
@@ -240,12 +240,12 @@ mod tests {
     fn whole_answers_are_compared_after_normalisation() {
         let rows = [row("a", "Paris."), row("b", "the Seine"), row("c", "1889"), row("d", "iron")];
         let samples = [sample("a", " paris\n"), sample("b", "Seine"), sample("c", "1889!")];
-        let values = |config: spin_store::run::ExactMatch| {
+        let values = |config: spin_run::run::ExactMatch| {
             let scores = exact_match(&rows, &samples, Decoding::Sampled, &config.compile().unwrap());
             assert!(scores.iter().all(|s| s.task == "exact_match" && s.metric == "exact_match,none,sampled"));
             scores.into_iter().map(|s| s.value).collect::<Vec<_>>()
         };
-        let mut config = spin_store::run::ExactMatch::default();
+        let mut config = spin_run::run::ExactMatch::default();
         assert_eq!(values(config.clone()), [0.0, 0.0, 0.0, 0.0]);
         (config.ignore_case, config.ignore_punctuation) = (true, true);
         assert_eq!(values(config.clone()), [1.0, 0.0, 1.0, 0.0]);

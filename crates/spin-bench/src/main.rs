@@ -15,9 +15,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use spin_bench::error::is_bad_input;
 use spin_bench::{report, stage};
 use spin_cli::{Exit, Progress, RunArgs, say};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::run::RunFile;
 use spin_store::Store;
-use spin_store::graph::{Graph, ModelId};
-use spin_store::run::RunFile;
 
 #[derive(Parser)]
 #[command(

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
-use spin_store::graph::{Decoding, Graph, ModelId};
-use spin_store::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
-use spin_store::schema::{Row, ScoreRow};
+use spin_run::graph::{Decoding, Graph, ModelId};
+use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
+use spin_run::schema::{Row, ScoreRow};
 use spin_store::{Artifact, StoreError};
 
 use crate::error::Result;

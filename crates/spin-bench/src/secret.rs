@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use spin_store::url;
+use spin_run::url;
 
 /// What stands in place of a secret.
 const HIDDEN: &str = "***";

@@ -3,10 +3,11 @@
 use candle_core::{DType, Device};
 use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
-use spin_store::graph::{Decoding, Graph, ModelId, Split};
-use spin_store::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
-use spin_store::schema::{Demonstration, Row, Sample, ScoreRow};
+use spin_run::graph::{Decoding, Graph, ModelId, Split};
+use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
+use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
 use spin_store::{Artifact, StoreError, table};
+use spin_text::Codec;
 
 use crate::error::Result;
 use crate::heldout;
@@ -48,7 +49,7 @@ pub fn run(
     if wants(NLL) || wants(PREFERENCE) {
         let model_artifact = graph.model(id)?;
         model_artifact.verify()?;
-        let codec = spin_text::codec_of(graph, &model_artifact.dir)?;
+        let codec = Codec::of_run(&model_artifact.dir, graph.chat()?)?;
         let model = CausalLm::load(&model_artifact.dir, &Device::Cpu, DType::F32)?;
         codec.check_vocab(model.config().vocab_size)?;
         let generated = match wants(PREFERENCE) {

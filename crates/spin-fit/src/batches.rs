@@ -1,6 +1,6 @@
 //! How the rows of an update are cut into forward passes.
 
-use spin_store::run::FitConfig;
+use spin_run::run::FitConfig;
 
 use crate::data::Example;
 

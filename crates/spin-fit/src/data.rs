@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use spin_store::run::{Prompt, TemplateConfig};
-use spin_store::schema::{Demonstration, Pair, ReferenceRow};
+use spin_run::run::{Prompt, TemplateConfig};
+use spin_run::schema::{Demonstration, Pair, ReferenceRow};
 use spin_text::{Codec, TextError};
 
 use crate::error::{FitError, Result};

@@ -2,7 +2,7 @@
 //! the optimiser's step. No files, no schedule, no order of rows.
 
 use spin_model::{Batch, CausalLm, Gradients};
-use spin_store::run::{FitConfig, OptimizerKind};
+use spin_run::run::{FitConfig, OptimizerKind};
 
 use crate::batches::Limit;
 use crate::data::{Example, mix};

@@ -12,8 +12,8 @@ use spin_fit::error::{FitError, is_bad_input};
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::stage::{self, Options, Outcome};
-use spin_store::graph::{Graph, ModelId};
-use spin_store::run::RunFile;
+use spin_run::graph::{Graph, ModelId};
+use spin_run::run::RunFile;
 use spin_store::{Store, StoreError};
 
 #[derive(Parser)]

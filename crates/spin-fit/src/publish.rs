@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, LoraConfig};
-use spin_store::graph::Graph;
-use spin_store::schema::{MetricsRow, Row};
+use spin_run::graph::Graph;
+use spin_run::schema::{MetricsRow, Row};
 use spin_store::{Artifact, Recipe, StoreError, fsutil, table};
 
 use crate::error::Result;
@@ -16,7 +16,7 @@ use crate::trainer::{EarlyStop, Summary};
 pub const ADAPTER_DIR: &str = "adapter";
 
 /// The run file's settings of an adapter as the model takes them.
-pub fn peft(lora: &spin_store::run::LoraConfig) -> LoraConfig {
+pub fn peft(lora: &spin_run::run::LoraConfig) -> LoraConfig {
     LoraConfig {
         r: lora.r,
         lora_alpha: lora.lora_alpha,

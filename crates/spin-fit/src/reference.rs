@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 use spin_model::{Batch, CausalLm};
-use spin_store::run::FitDtype;
-use spin_store::schema::{Pair, ReferenceRow, Row};
+use spin_run::run::FitDtype;
+use spin_run::schema::{Pair, ReferenceRow, Row};
 use spin_store::work::Found;
 use spin_store::{Artifact, Store, table};
 

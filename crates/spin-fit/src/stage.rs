@@ -7,10 +7,11 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, ModelConfig};
-use spin_store::graph::{Graph, ModelId, Split};
-use spin_store::run::{FitConfig, FitDtype, Init, Objective};
-use spin_store::schema::{Demonstration, Pair, Row};
+use spin_run::graph::{Graph, ModelId, Split};
+use spin_run::run::{FitConfig, FitDtype, Init, Objective};
+use spin_run::schema::{Demonstration, Pair, Row};
 use spin_store::{Artifact, Recipe, StoreError};
+use spin_text::Codec;
 
 use crate::batches::Limit;
 use crate::checkpoint::Settings;
@@ -295,7 +296,7 @@ fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>> {
 fn demonstrations(graph: &Graph<'_>, start: &Artifact, facts: &mut Map<String, Value>) -> Result<Rows> {
     let artifact = graph.demonstrations(Split::Train)?;
     let config = ModelConfig::load(&start.dir)?;
-    let codec = spin_text::codec_of(graph, &start.dir)?;
+    let codec = Codec::of_run(&start.dir, graph.chat()?)?;
     codec.check_vocab(config.vocab_size)?;
     let template = &graph.run.template;
     let context = config.max_position_embeddings;

@@ -14,7 +14,7 @@ use spin_fit::data::{Example, Opponent};
 use spin_fit::learner::Learner;
 use spin_fit::schedule::{Decay, Schedule};
 use spin_model::CausalLm;
-use spin_store::run::FitConfig;
+use spin_run::run::FitConfig;
 
 /// Steps of a curve.
 const STEPS: usize = 20;

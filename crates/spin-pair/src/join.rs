@@ -178,7 +178,7 @@ fn read_back(frame: &DataFrame, demonstrations: &[RealAnswer], tables: &[SampleT
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spin_store::schema::{Row, Sample};
+    use spin_run::schema::{Row, Sample};
 
     const EOS: u32 = 2;
 

@@ -6,9 +6,9 @@ use clap::Parser;
 use spin_cli::{Exit, say};
 use spin_pair::error::is_bad_input;
 use spin_pair::{preferences, stage};
+use spin_run::graph::Graph;
+use spin_run::run::RunFile;
 use spin_store::Store;
-use spin_store::graph::Graph;
-use spin_store::run::RunFile;
 
 #[derive(Parser)]
 #[command(version, about = "Pair human answers with the opponent's, or chosen with rejected ones", after_help = spin_cli::EXIT_CODES)]

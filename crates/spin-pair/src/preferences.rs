@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use spin_store::graph::{Graph, PairsOf};
-use spin_store::run::{Prompt, TemplateConfig};
-use spin_store::schema::{Message, Pair, Preference, Row};
-use spin_store::{Artifact, ModelShape};
+use spin_run::ModelShape;
+use spin_run::graph::{Graph, PairsOf};
+use spin_run::run::{Prompt, TemplateConfig};
+use spin_run::schema::{Message, Pair, Preference, Row};
+use spin_store::Artifact;
 use spin_text::{Codec, TextError};
 
 use crate::error::{PairError, Result};
@@ -39,7 +40,7 @@ pub fn run(graph: &Graph<'_>, baseline: &str, environment: Map<String, Value>) -
         return Ok((found, false));
     }
     let model = graph.opponent(&of)?;
-    let codec = spin_text::codec_of(graph, &model.dir)?;
+    let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let shape = ModelShape::read(&model.dir)?;
     codec.check_vocab(shape.vocab_size)?;
     let artifact = graph.preferences(baseline)?;
@@ -124,7 +125,7 @@ impl Tokenised {
 mod tests {
     use std::path::Path;
 
-    use spin_store::run::Overlong;
+    use spin_run::run::Overlong;
 
     use super::*;
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use spin_store::graph::{Graph, ModelId, Split};
-use spin_store::run::Prompt;
-use spin_store::schema::{Demonstration, Message, Pair, Row};
-use spin_store::{Artifact, ModelShape, Recipe, table};
-use spin_text::TextError;
+use spin_run::ModelShape;
+use spin_run::graph::{Graph, ModelId, Split};
+use spin_run::run::Prompt;
+use spin_run::schema::{Demonstration, Message, Pair, Row};
+use spin_store::{Artifact, Recipe, table};
+use spin_text::{Codec, TextError};
 
 use crate::error::{PairError, Result};
 use crate::join::{self, Joined, RealAnswer, SampleTable};
@@ -26,7 +27,7 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
         return Ok((found, false));
     }
     let model = graph.model(&ModelId::Iteration(t))?;
-    let codec = spin_text::codec_of(graph, &model.dir)?;
+    let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let context = ModelShape::read(&model.dir)?.context;
     let demonstrations = graph.demonstrations(Split::Train)?;
     let table = demonstrations.reference();

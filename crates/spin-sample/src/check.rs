@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use spin_model::{CausalLm, ModelConfig, ScoreOptions, ScoreRequest};
-use spin_store::schema::Sample;
+use spin_run::schema::Sample;
 
 use crate::answer::Wanted;
 use crate::engine::{self, Engine};

@@ -10,11 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use clap::Parser;
 use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_run::graph::{Decoding, Graph, ModelId};
+use spin_run::import::Importer;
 use spin_sample::error::is_bad_input;
 use spin_sample::stage::{self, Missing, Outcome, PartDone, Task, Watch};
 use spin_store::Store;
-use spin_store::graph::{Decoding, Graph, ModelId};
-use spin_store::import::Importer;
 
 use crate::cli::Cli;
 

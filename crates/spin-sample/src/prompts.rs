@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use spin_store::graph::Graph;
-use spin_store::run::{Prompt, SampleConfig};
-use spin_store::schema::{Demonstration, RequestRow, Row as _};
-use spin_store::{Artifact, ModelShape};
+use spin_run::ModelShape;
+use spin_run::graph::Graph;
+use spin_run::run::{Prompt, SampleConfig};
+use spin_run::schema::{Demonstration, RequestRow, Row as _};
+use spin_store::Artifact;
 use spin_text::Codec;
 
 use crate::choose::Decoding;

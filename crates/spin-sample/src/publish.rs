@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use spin_store::graph::Graph;
-use spin_store::schema::{Row as _, Sample};
+use spin_run::graph::Graph;
+use spin_run::schema::{Row as _, Sample};
 use spin_store::work::Found;
 use spin_store::{StoreError, table};
 

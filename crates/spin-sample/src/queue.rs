@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spin_store::schema::Sample;
+use spin_run::schema::Sample;
 use spin_store::work::{Found, WorkDir, WorkLock, WorkPart};
 use spin_store::{StoreError, table};
 use spin_text::Codec;

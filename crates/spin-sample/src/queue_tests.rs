@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use spin_run::schema::Row as _;
 use spin_store::Store;
-use spin_store::schema::Row as _;
 use spin_text::TemplateChoice;
 
 use super::*;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
-use spin_store::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
+use spin_run::ModelShape;
+use spin_run::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
 use spin_store::work::{Found, WorkDir};
-use spin_store::{Artifact, ModelShape, Recipe, StoreError};
+use spin_store::{Artifact, Recipe, StoreError};
 use spin_text::Codec;
 use tempfile::TempDir;
 
@@ -130,9 +131,9 @@ pub(crate) struct Prepared {
 
 fn prepare(graph: &Graph<'_>, task: &Task) -> Result<Prepared> {
     let codec = Arc::new(match &task.prompts {
-        Prompts::Demonstrations { .. } => spin_text::codec_of(graph, &task.model.dir)?,
+        Prompts::Demonstrations { .. } => Codec::of_run(&task.model.dir, graph.chat()?)?,
         // Already in tokens; a base model may have no template.
-        Prompts::Requests { .. } => spin_text::tokenizer_of(&task.model.dir)?,
+        Prompts::Requests { .. } => Codec::plain(&task.model.dir)?,
     });
     let shape = ModelShape::read(&task.model.dir)?;
     codec.check_vocab(shape.vocab_size)?;

@@ -8,12 +8,13 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::import;
+use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
+use spin_run::schema::{RequestRow, Row, Sample};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::stage::{self, Options, Outcome, Task};
-use spin_store::graph::{Graph, ModelId};
-use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
-use spin_store::schema::{RequestRow, Row, Sample};
-use spin_store::{Artifact, Kind, Recipe, StageId, Store, import, table};
+use spin_store::{Artifact, Kind, Recipe, StageId, Store, table};
 use spin_text::Codec;
 
 const MODEL: ModelId = ModelId::Iteration(0);

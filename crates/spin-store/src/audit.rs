@@ -28,8 +28,6 @@ pub fn verify(store: &Store) -> Result<(usize, Vec<Finding>)> {
     if let Err(error) = store.check_layout() {
         findings.push(Finding { artifact: "store".into(), error });
     }
-    let notes = crate::import::problems(store).into_iter();
-    findings.extend(notes.map(|error| Finding { artifact: "store".into(), error }));
     let listed = store.list()?;
     for entry in &listed {
         let name = format!("{}/{}@v{}", entry.0, entry.1, entry.2);

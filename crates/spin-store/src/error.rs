@@ -136,7 +136,7 @@ impl StoreError {
     /// A file of a table's format that a library cannot read: damaged, unless
     /// the system says that it could not be read at all. The libraries keep
     /// that as a word in their messages.
-    pub(crate) fn unreadable(path: &Path, format: &str, error: &dyn std::fmt::Display) -> Self {
+    pub fn unreadable(path: &Path, format: &str, error: &dyn std::fmt::Display) -> Self {
         let text = error.to_string();
         let code = text.split("(os error ").nth(1).and_then(|rest| rest.split(')').next()?.parse().ok());
         match code {

@@ -212,22 +212,17 @@ mod tests {
 
     use super::*;
     use crate::StageId;
-    use crate::schema::{Judgment, ReferenceRow, Row as _};
+    use crate::row::Row as _;
+    use crate::row::numbers::Number;
 
     fn recipe(kind: Kind, of: &str) -> Recipe {
         let stage = StageId { name: "test".into(), version: 1 };
         Recipe { kind, name: "run/x".into(), stage, params: json!({"of": of}), parents: Vec::new() }
     }
 
-    fn rows() -> Vec<ReferenceRow> {
-        let row =
-            ReferenceRow { row_id: "a".into(), iteration: 0, sample_index: 0, real_logps: 0.0, generated_logps: 0.0 };
-        vec![row]
-    }
-
     fn publish(store: &Store, of: &str) -> Result<Artifact> {
         let staged = store.staging()?;
-        ReferenceRow::write_part(&staged.path().join(table::part_name(0)), &rows(), "id", 0)?;
+        Number::write_part(&staged.path().join(table::part_name(0)), &[Number(1)], "id", 0)?;
         store.publish(staged, &recipe(Kind::Reference, of), Map::new(), Map::new())
     }
 
@@ -266,13 +261,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let staged = store.staging().unwrap();
-        ReferenceRow::write_part(&staged.path().join(table::part_name(0)), &[], "id", 0).unwrap();
+        Number::write_part(&staged.path().join(table::part_name(0)), &[], "id", 0).unwrap();
         let recipe_of = |kind| recipe(kind, "nothing");
         let error = store.publish(staged, &recipe_of(Kind::Reference), Map::new(), Map::new()).unwrap_err();
         assert!(error.is_bad_input() && error.to_string().contains("reference/run/x would be a table without rows"));
         assert_eq!(store.list().unwrap(), []);
         let staged = store.staging().unwrap();
-        Judgment::write_part(&staged.path().join(table::part_name(0)), &[], "id", 0).unwrap();
+        Number::write_part(&staged.path().join(table::part_name(0)), &[], "id", 0).unwrap();
         store.publish(staged, &recipe_of(Kind::Judgments), Map::new(), Map::new()).unwrap();
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::fsutil;
-use crate::schema::Row;
+use crate::row::Row;
 use crate::table;
 
 /// Between two tries to get a lock.
@@ -305,25 +305,18 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::schema::ReferenceRow;
+    use crate::row::numbers::Number;
 
     fn work(dir: &Path, identity: &str) -> WorkDir {
         WorkDir::open(&dir.join(identity), identity).unwrap()
     }
 
-    fn rows(seed: u32) -> Vec<ReferenceRow> {
-        let row = |i: u32| ReferenceRow {
-            row_id: i.to_string(),
-            iteration: 0,
-            sample_index: seed,
-            real_logps: -1.5,
-            generated_logps: -f64::from(seed),
-        };
-        (0..3).map(row).collect()
+    fn rows(seed: u32) -> Vec<Number> {
+        (0..3).map(|i| Number(3 * seed + i)).collect()
     }
 
     fn why(work: &WorkDir, name: &str, index: usize) -> String {
-        match work.read_part::<ReferenceRow>(name, index).unwrap() {
+        match work.read_part::<Number>(name, index).unwrap() {
             Found::Unusable(why) => why,
             other => panic!("{other:?}"),
         }
@@ -387,13 +380,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let work = work(dir.path(), "a");
         let name = table::part_name(2);
-        assert_eq!(work.read_part::<ReferenceRow>(&name, 2).unwrap(), Found::Absent);
+        assert_eq!(work.read_part::<Number>(&name, 2).unwrap(), Found::Absent);
         assert_eq!(work.copy_part(&name, &dir.path().join("copy")).unwrap(), Found::Absent);
         work.write_part(&name, 2, &rows(1), &json!({"engine": "e"})).unwrap();
-        let part = work.read_part::<ReferenceRow>(&name, 2).unwrap().whole().unwrap();
+        let part = work.read_part::<Number>(&name, 2).unwrap().whole().unwrap();
         assert_eq!(part, WorkPart { rows: rows(1), facts: json!({"engine": "e"}) });
         // Published parts are what they were without records.
-        ReferenceRow::write_part(&dir.path().join("plain"), &rows(1), "a", 2).unwrap();
+        Number::write_part(&dir.path().join("plain"), &rows(1), "a", 2).unwrap();
         work.copy_part(&name, &dir.path().join("copy")).unwrap().whole().unwrap();
         assert_eq!(std::fs::read(dir.path().join("plain")).unwrap(), std::fs::read(dir.path().join("copy")).unwrap());
     }
@@ -404,7 +397,7 @@ mod tests {
         let work = work(dir.path(), "a");
         let name = table::part_name(0);
         work.write_part(&name, 0, &rows(1), &json!({"engine": "e"})).unwrap();
-        let expected = work.read_part::<ReferenceRow>(&name, 0).unwrap();
+        let expected = work.read_part::<Number>(&name, 0).unwrap();
         for file in [name.clone(), record_name(&name)] {
             let path = work.path(&file);
             let good = std::fs::read(&path).unwrap();
@@ -412,7 +405,7 @@ mod tests {
                 let mut bad = good.clone();
                 bad[byte] ^= 1 << (byte % 8);
                 std::fs::write(&path, &bad).unwrap();
-                let found = work.read_part::<ReferenceRow>(&name, 0).unwrap();
+                let found = work.read_part::<Number>(&name, 0).unwrap();
                 // White space after the record is no part of it.
                 let harmless = file != name && byte + 1 == good.len() && found == expected;
                 assert!(matches!(found, Found::Unusable(_)) || harmless, "byte {byte} of {file}: {found:?}");
@@ -422,7 +415,7 @@ mod tests {
             }
             std::fs::write(&path, &good).unwrap();
         }
-        assert_eq!(work.read_part::<ReferenceRow>(&name, 0).unwrap(), expected);
+        assert_eq!(work.read_part::<Number>(&name, 0).unwrap(), expected);
     }
 
     #[test]
@@ -443,7 +436,7 @@ mod tests {
         std::fs::write(ours.path(&record_name(&first)), r#"{"engine": "of an earlier release"}"#).unwrap();
         assert!(why(&ours, &first, 0).contains("earlier release"));
         // A record that fits a file whose own label does not.
-        let bytes = ReferenceRow::encode_part(&ours.path(&first), &rows(1), "theirs", 0).unwrap();
+        let bytes = Number::encode_part(&ours.path(&first), &rows(1), "theirs", 0).unwrap();
         std::fs::write(ours.path(&first), &bytes).unwrap();
         std::fs::write(ours.path(&record_name(&first)), record(&first, "ours", &bytes, &Value::Null)).unwrap();
         assert!(why(&ours, &first, 0).contains("says spin.identity = theirs"));
@@ -455,7 +448,7 @@ mod tests {
         let work = work(dir.path(), "a");
         // Reading a directory fails with EISDIR, whoever we are.
         std::fs::create_dir(work.path("part-00000.parquet")).unwrap();
-        let error = work.read_part::<ReferenceRow>("part-00000.parquet", 0).unwrap_err();
+        let error = work.read_part::<Number>("part-00000.parquet", 0).unwrap_err();
         assert!(matches!(error, StoreError::Io { .. }), "{error}");
     }
 }

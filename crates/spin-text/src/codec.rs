@@ -7,11 +7,13 @@ use chrono::NaiveDate;
 use serde_json::json;
 use tokenizers::Tokenizer;
 
+use crate::chat::{Chat, TemplateChoice};
 use crate::error::{Result, TextError, excerpt};
+use crate::fields;
 use crate::files::Files;
 use crate::guard::{Guard, Rendered};
 use crate::message::Message;
-use crate::template::{ALPACA_TEMPLATE, Template, TemplateChoice};
+use crate::template::{ALPACA_TEMPLATE, Template};
 
 /// The version of the `tokenizers` library that made the ids, for manifests.
 pub const TOKENIZERS_VERSION: &str = "0.22.2";
@@ -103,6 +105,28 @@ impl Codec {
             eos_ids: files.eos_ids,
             max_id,
         })
+    }
+
+    /// The codec that every stage of a run uses with the model in `dir`.
+    ///
+    /// # Errors
+    /// When the tokenizer or the template cannot be used, or `generation_config.json` asks for
+    /// answers other than those that a run file describes.
+    pub fn of_run(dir: &Path, chat: Chat) -> Result<Codec> {
+        fields::check_generation(dir)?;
+        let codec = Self::from_dir_with(dir, chat.template)?;
+        Ok(match chat.date {
+            Some(day) => codec.with_date(day),
+            None => codec,
+        })
+    }
+
+    /// The tokenizer of the model in `dir`, for text that no template writes; base models have none.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be read.
+    pub fn plain(dir: &Path) -> Result<Codec> {
+        Self::from_dir_with(dir, TemplateChoice::Alpaca)
     }
 
     /// Give templates a `strftime_now`, which writes midnight of `day` whenever it is called. Without

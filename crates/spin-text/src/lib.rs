@@ -1,6 +1,6 @@
 //! From messages to token ids and back, in one place.
 //!
-//! Everything that turns text into tokens goes through [`Codec`]: the stage that imports
+//! Everything that turns text into tokens goes through `Codec`: the stage that imports
 //! demonstrations, the one that samples answers, the one that trains and the one that scores. What
 //! is rendered once is never rendered differently elsewhere, and the tokens that were sampled are the
 //! tokens trained on.
@@ -18,35 +18,56 @@
 //! - **Nothing depends on the day.** A template that asks for today's date is refused, unless the day
 //!   is fixed by [`Codec::with_date`].
 //!
+//! Without the feature `codec` only [`Message`] and [`Chat`] are there, for crates that name
+//! conversations and never read one: neither a tokenizer nor a template engine is linked then.
+//!
 //! This crate never prints, reads no environment variables and knows nothing about tensors.
 //!
 //! ```no_run
+//! # #[cfg(feature = "codec")]
+//! # fn main() -> Result<(), spin_text::TextError> {
 //! use spin_text::{Codec, Message};
 //!
-//! # fn main() -> Result<(), spin_text::TextError> {
 //! let codec = Codec::from_dir("models/zephyr".as_ref())?;
 //! let prompt = [Message::user("What is the capital of France?")];
 //! let mut ids = codec.prompt_ids(&prompt)?;
 //! ids.extend(codec.response_ids(&prompt, "Paris.")?);
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "codec"))]
+//! # fn main() {}
 //! ```
 
-mod codec;
-mod date;
-mod error;
-mod fields;
-mod files;
-mod guard;
-mod json;
-pub mod limits;
+mod chat;
 mod message;
+
+#[cfg(feature = "codec")]
+mod codec;
+#[cfg(feature = "codec")]
+mod date;
+#[cfg(feature = "codec")]
+mod error;
+#[cfg(feature = "codec")]
+mod fields;
+#[cfg(feature = "codec")]
+mod files;
+#[cfg(feature = "codec")]
+mod guard;
+#[cfg(feature = "codec")]
+mod json;
+#[cfg(feature = "codec")]
+pub mod limits;
+#[cfg(feature = "codec")]
 pub mod python;
-mod stage;
+#[cfg(feature = "codec")]
 mod template;
 
-pub use codec::{BosPolicy, Codec, TOKENIZERS_VERSION};
-pub use error::{Result, TextError};
+pub use chat::{Chat, TemplateChoice};
 pub use message::Message;
-pub use stage::{codec_of, tokenizer_of};
-pub use template::{ALPACA_TEMPLATE, TemplateChoice};
+
+#[cfg(feature = "codec")]
+pub use codec::{BosPolicy, Codec, TOKENIZERS_VERSION};
+#[cfg(feature = "codec")]
+pub use error::{Result, TextError};
+#[cfg(feature = "codec")]
+pub use template::ALPACA_TEMPLATE;

@@ -1,7 +1,6 @@
 //! Chat templates: Jinja sources, set up and rendered the way `transformers` does.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -11,7 +10,7 @@ use crate::date::strftime;
 use crate::error::{Result, TextError, excerpt};
 use crate::json::to_json;
 use crate::limits;
-use crate::message::{Message, to_value};
+use crate::message::Message;
 use crate::python;
 
 /// The prompt of SPIN's paper (appendix B.1) and of its generation scripts, as a chat template:
@@ -28,21 +27,6 @@ pub const ALPACA_TEMPLATE: &str = "\
         {{- raise_exception('the alpaca template knows the roles user and assistant, not ' + message['role']) }}
     {%- endif %}
 {%- endfor %}";
-
-/// Which chat template a [`Codec`](crate::Codec) uses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TemplateChoice {
-    /// The one in the model directory.
-    #[default]
-    Model,
-    /// [`ALPACA_TEMPLATE`].
-    Alpaca,
-    /// A Jinja source given by the caller.
-    Custom(String),
-    /// A Jinja source with the file that it is from, for messages.
-    File(PathBuf, String),
-}
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -123,7 +107,7 @@ impl Template {
 }
 
 fn context_of(messages: &[Message], add_generation_prompt: bool, tokens: Value) -> Value {
-    let values: Vec<Value> = messages.iter().map(to_value).collect();
+    let values: Vec<Value> = messages.iter().map(Value::from_serialize).collect();
     // `tools` and `documents` are defined but none, as in `transformers`.
     context! { messages => values, add_generation_prompt, tools => (), documents => (), ..tokens }
 }

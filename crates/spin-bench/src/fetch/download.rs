@@ -14,7 +14,8 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use spin_store::{StoreError, url};
+use spin_run::url;
+use spin_store::StoreError;
 
 use super::{Endpoints, FetchError, Result, check};
 use crate::mt_bench::client::{is_permanent, reason};

@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use spin_store::{StoreError, fsutil, url};
+use spin_run::url;
+use spin_store::{StoreError, fsutil};
 
 use crate::secret::Secret;
 

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use spin_store::schema::{Row, ScoreRow};
+use spin_run::schema::{Row, ScoreRow};
 
 use super::*;
 use crate::testing::{Reply, Sent, Server, reply};

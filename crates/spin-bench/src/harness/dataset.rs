@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use spin_run::records::{self, Budget};
 use spin_store::StoreError;
 use spin_store::digest;
-use spin_store::records::{self, Budget};
 
 use super::{Doc, RawRow, Task};
 use crate::error::{BenchError, Result};

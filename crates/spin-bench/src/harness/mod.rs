@@ -28,7 +28,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use spin_store::run::Profile;
+pub use spin_run::run::Profile;
 
 use dataset::Source;
 use filter::Extract;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use spin_run::schema::{EvaluationRow, Row};
 use spin_store::Artifact;
-use spin_store::schema::{EvaluationRow, Row};
 
 use super::registry::{BBH, LEADERBOARD, MMLU};
 use super::{Profile, tasks::mmlu};

@@ -13,11 +13,11 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use spin_model::{CausalLm, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
-use spin_store::graph::{Graph, ModelId};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::run::{EvalConfig, SoftmaxDtype, as_params};
+use spin_run::schema::{EvaluationRow, RequestRow, Row, Sample};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::run::{EvalConfig, SoftmaxDtype, as_params};
-use spin_store::schema::{EvaluationRow, RequestRow, Row, Sample};
 use spin_store::work::WorkDir;
 use spin_store::{Artifact, Recipe, StoreError, digest, table};
 use spin_text::Codec;
@@ -127,8 +127,8 @@ impl<'a> Evaluator<'a> {
         let model = graph.model(id)?;
         model.verify()?;
         let codec = match graph.run.eval.apply_chat_template {
-            true => spin_text::codec_of(graph, &model.dir)?,
-            false => spin_text::tokenizer_of(&model.dir)?,
+            true => Codec::of_run(&model.dir, graph.chat()?)?,
+            false => Codec::plain(&model.dir)?,
         };
         let config = spin_model::ModelConfig::load(&model.dir)?;
         codec.check_vocab(config.vocab_size)?;

@@ -14,9 +14,9 @@ use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
 use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry, Summary};
 use spin_bench::secret::Secret;
 use spin_cli::{Exit, Progress, say, stop_flag};
-use spin_store::graph::{Graph, ModelId};
-use spin_store::import::Importer;
-use spin_store::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::import::Importer;
+use spin_run::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
 use spin_store::{Artifact, Store, digest};
 
 /// Flags of `eval`.

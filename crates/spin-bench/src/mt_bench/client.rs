@@ -5,8 +5,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spin_store::schema::Message;
-use spin_store::url;
+use spin_run::schema::Message;
+use spin_run::url;
 
 use super::judge::{Judge, JudgeError};
 use super::retry::{POLL, Stop};

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use spin_run::schema::{Judgment, Message};
 use spin_store::StoreError;
-use spin_store::schema::{Judgment, Message};
 
 use super::retry::{Retry, Stop};
 use super::{Answers, ERROR_OUTPUT, JUDGE_MAX_TOKENS, Prompts, Question, Request, rating};

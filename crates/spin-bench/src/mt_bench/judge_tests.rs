@@ -260,7 +260,7 @@ fn a_server_that_sends_the_key_back_tells_nobody() {
     // As it stands on the disk, whatever happens to the run.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("j.parquet");
-    spin_store::schema::Row::write_part(&path, &kept, "id", 0).unwrap();
+    spin_run::schema::Row::write_part(&path, &kept, "id", 0).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"sk-k3y"));
 }

@@ -1,7 +1,7 @@
 //! The judge's prompts: filled as `gen_judgment.py` of FastChat fills them.
 
 use serde::Deserialize;
-use spin_store::schema::Message;
+use spin_run::schema::Message;
 
 use super::{Question, needs_reference};
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
-use spin_store::schema::Judgment;
+use spin_run::schema::Judgment;
 
 use crate::stats::{self, Estimate, Part};
 

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use spin_store::graph::{Graph, ModelId};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::schema::{Judgment, RequestRow, Row, Sample};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::schema::{Judgment, RequestRow, Row, Sample};
 use spin_store::{Artifact, Recipe, table};
 use spin_text::{Codec, Message};
 
@@ -68,7 +68,7 @@ impl<'a> Conversations<'a> {
         }
         let model = graph.model(id)?;
         model.verify()?;
-        let codec = spin_text::codec_of(graph, &model.dir)?;
+        let codec = Codec::of_run(&model.dir, graph.chat()?)?;
         let parent = |(name, content): &(String, String)| Parent {
             role: format!("data {NAME}"),
             reference: format!("file:{name}"),
@@ -197,7 +197,7 @@ impl<'a> Conversations<'a> {
             // The same name may be another model elsewhere.
             params: json!({
                 "judge": judge.name(),
-                "base_url": config.map(|config| spin_store::url::public(&config.base_url)),
+                "base_url": config.map(|config| spin_run::url::public(&config.base_url)),
             }),
             parents,
         };

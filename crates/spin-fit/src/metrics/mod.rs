@@ -6,7 +6,7 @@ pub mod flops;
 mod real;
 
 use serde::{Deserialize, Serialize};
-use spin_store::schema::MetricsRow;
+use spin_run::schema::MetricsRow;
 
 pub use real::{RealWatch, TOLERANCE_NATS, WINDOW};
 

@@ -10,7 +10,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-use spin_store::run::{self, FitConfig, Loss};
+use spin_run::run::{self, FitConfig, Loss};
 
 pub use margin::{Slope, correlation, exponential, hinge, logistic};
 pub use metrics::PairMetrics;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use spin_store::run::{FitConfig, SchedulerKind};
+use spin_run::run::{FitConfig, SchedulerKind};
 
 use crate::data::{Epochs, Example};
 use crate::metrics::LogLine;

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::Tensor;
 use spin_model::CausalLm;
-use spin_store::run::{Keep, NonFinite};
+use spin_run::run::{Keep, NonFinite};
 use spin_store::{digest, fsutil};
 
 use crate::checkpoint::{self, Progress, Settings};

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use spin_store::run::FitConfig;
+use spin_run::run::FitConfig;
 
 /// Seconds since some moment.
 type Clock = Box<dyn Fn() -> f64>;

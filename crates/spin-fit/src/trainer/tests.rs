@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Tensor};
-use spin_store::run::{FitConfig, Keep, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
+use spin_run::run::{FitConfig, Keep, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
 
 use crate::checkpoint::Settings;
 use crate::data::Example;

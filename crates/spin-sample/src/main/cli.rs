@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
+use spin_run::graph::ModelId;
+use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::parts::Shard;
 use spin_sample::stage::Options;
-use spin_store::graph::ModelId;
-use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
 
 /// Answers of the opponent, or of any model to other prompts.
 #[derive(Parser)]

@@ -12,7 +12,7 @@ use spin_fit::data::{Example, Opponent};
 use spin_fit::learner::Learner;
 use spin_fit::{metrics::flops, reference};
 use spin_model::{CausalLm, ModelConfig};
-use spin_store::run::FitConfig;
+use spin_run::run::FitConfig;
 use spin_tests::measure::memory;
 
 use crate::plan::Spec;

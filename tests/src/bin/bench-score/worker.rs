@@ -11,9 +11,10 @@ use spin_bench::harness::registry::Registry;
 use spin_bench::harness::results::Results;
 use spin_bench::harness::stage::{Evaluator, Outcome};
 use spin_fit::metrics::flops;
-use spin_store::graph::{Graph, ModelId};
-use spin_store::run::{EvalConfig, Init, ModelConfig, RunFile};
-use spin_store::{Store, import};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::import;
+use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
+use spin_store::Store;
 use spin_tests::measure::memory;
 
 use crate::plan::Spec;
@@ -81,7 +82,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 fn stats_requests(artifact: &spin_store::Artifact) -> anyhow::Result<usize> {
-    use spin_store::schema::{EvaluationRow, Row};
+    use spin_run::schema::{EvaluationRow, Row};
     let rows = EvaluationRow::read_all(artifact).context("just written")?;
     Ok(rows.iter().map(|row| row.logps.len()).sum())
 }

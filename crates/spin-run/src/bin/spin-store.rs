@@ -1,0 +1,424 @@
+//! `spin-store`: bring data in, look at what is there, prove where it came
+//! from.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+use spin_cli::{Exit, say};
+use spin_run::graph::{Graph, Split};
+use spin_run::import::{self, Importer};
+use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
+use spin_run::schema::{Demonstration, Row};
+use spin_store::audit::{self, Finding};
+use spin_store::{Artifact, Kind, Manifest, Reference, Store, StoreError};
+
+#[derive(Parser)]
+#[command(version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Import a run's data and model, a file of demonstrations, or a model directory
+    Import {
+        /// A run file (.toml), a data file (.jsonl, .json, .csv, .parquet, .arrow; also .gz, .zst), a directory or
+        /// pattern of them, or a Hugging Face model directory
+        source: PathBuf,
+        /// Override a key of the run file
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Name in the store (needed unless the source is a run file)
+        #[arg(long)]
+        name: Option<String>,
+        /// Use the first rows only; 0 for all
+        #[arg(long)]
+        limit: Option<usize>,
+        #[command(flatten)]
+        rows: RowArgs,
+        /// Read all weights again, though the file system says that they are those imported before
+        #[arg(long)]
+        rehash: bool,
+        /// The store's directory, unless the source is a run file, which names it [default: data]
+        #[arg(long, value_name = "DIR")]
+        store: Option<PathBuf>,
+    },
+    /// List artifacts
+    Ls {
+        /// Only those whose kind/name starts with this
+        prefix: Option<String>,
+        #[command(flatten)]
+        at: At,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Print an artifact's manifest
+    Show {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        reference: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Print what an artifact was made from, down to files and seeds
+    Lineage {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        reference: String,
+        #[command(flatten)]
+        at: At,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Check every manifest, file and parent; exits 4 when something differs, 1 when something cannot be read
+    Verify {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Print the commands of a whole run, one a line, in order
+    Plan {
+        #[command(flatten)]
+        run: spin_cli::RunArgs,
+    },
+}
+
+#[derive(clap::Args)]
+struct At {
+    /// The store's directory
+    #[arg(long, default_value = "data", value_name = "DIR")]
+    store: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// How the rows of a data file are read; a run file has keys for it.
+#[derive(clap::Args)]
+struct RowArgs {
+    /// Which answers of a conversation are used: first, last or all
+    #[arg(long, value_parser = named::<Turns>)]
+    turns: Option<Turns>,
+    /// What to do with rows that cannot be used: error or drop
+    #[arg(long, value_parser = named::<BadRows>)]
+    on_bad_row: Option<BadRows>,
+    /// The source is a preference set (prompt, chosen, rejected)
+    #[arg(long)]
+    preferences: bool,
+}
+
+/// A value of the run file's by its name there.
+fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(json!(name)).map_err(|e| e.to_string())
+}
+
+fn main() -> ExitCode {
+    spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
+        Command::Import { source, set, name, limit, rows, rehash, store } => {
+            match import_any(&ImportArgs { source, set, name, limit, rows, rehash, store }) {
+                Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => {
+                    say(&format!("{error:#}"));
+                    Ok(Exit::Again)
+                }
+                result => result,
+            }
+        }
+        Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
+        Command::Show { reference, at } => show(&open(&at)?, &reference),
+        Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
+        Command::Verify { at } => verify(&open(&at)?),
+        Command::Plan { run } => plan(&run),
+    })
+}
+
+/// Opens a store that must be there: a look must not create one.
+fn open(at: &At) -> anyhow::Result<Store> {
+    Ok(Store::open_existing(&at.store)?)
+}
+
+fn out(text: &str) -> anyhow::Result<()> {
+    spin_cli::out(text);
+    Ok(())
+}
+
+/// What `import` was told.
+struct ImportArgs {
+    source: PathBuf,
+    set: Vec<String>,
+    name: Option<String>,
+    limit: Option<usize>,
+    rows: RowArgs,
+    rehash: bool,
+    store: Option<PathBuf>,
+}
+
+impl ImportArgs {
+    /// Ends the program where a flag would be ignored.
+    fn refuse(&self, flags: &[(&str, bool)], why: &str) {
+        for (flag, given) in flags {
+            if *given {
+                let text = format!("{flag} cannot be used with {}: {why}", self.source.display());
+                Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
+            }
+        }
+    }
+}
+
+fn report((artifact, made): &(Artifact, bool)) {
+    let m = &artifact.manifest;
+    let size = if m.rows() > 0 { format!("{} rows", m.rows()) } else { format!("{} bytes", m.bytes()) };
+    say(&format!("{} {} ({size})", if *made { "imported" } else { "already there:" }, m.reference()));
+    for (reason, n) in m.facts.get("left_out").and_then(|v| v.as_object()).into_iter().flatten() {
+        let hint = if reason == import::LATER_TURNS { "; turns = \"last\" or \"all\" uses them" } else { "" };
+        say(&format!("left out: {n} {reason}{hint}"));
+    }
+    if let Some(n) = m.facts.get("repeated_rows").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
+        say(&format!("warning: {n} rows repeat another row, prompt and answer"));
+    }
+    if let Some(n) = m.facts.get("repeated_prompts").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
+        say(&format!("warning: {n} rows repeat the prompt of another row"));
+    }
+    let left_out =
+        m.facts.get("left_out_files").and_then(|found| Some((found["count"].as_u64()?, found["names"].as_array()?)));
+    if let Some((count, names)) = left_out {
+        let mut names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(shown)).collect();
+        if (names.len() as u64) < count {
+            names.push("…".into());
+        }
+        say(&format!("left out, because they are no part of a model: {count} ({})", names.join(", ")));
+    }
+}
+
+fn importer<'a>(store: &'a Store, rehash: bool) -> Importer<'a> {
+    Importer { rehash, ..Importer::new(store, spin_cli::environment(), spin_cli::whoami(), &say) }
+}
+
+fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
+    let source = args.source.as_path();
+    let rows = &args.rows;
+    let row_flags = [
+        ("--limit", args.limit.is_some()),
+        ("--turns", rows.turns.is_some()),
+        ("--on-bad-row", rows.on_bad_row.is_some()),
+        ("--preferences", rows.preferences),
+    ];
+    if source.extension().is_some_and(|e| e == "toml") {
+        let why = "a run file says it itself; use --set KEY=VALUE";
+        args.refuse(&row_flags, why);
+        args.refuse(&[("--name", args.name.is_some()), ("--store", args.store.is_some())], why);
+        return import_run(&RunFile::load(source, &args.set)?, args.rehash);
+    }
+    args.refuse(&[("--set", !args.set.is_empty())], "it overrides keys of a run file");
+    let is_model = is_model(source);
+    if is_model {
+        args.refuse(&row_flags, "a model has no rows");
+    } else {
+        args.refuse(&[("--rehash", args.rehash)], "files of rows are always read");
+    }
+    let name = args.name.clone().context("give the artifact a name with --name")?;
+    if !spin_store::store::is_name(&name) {
+        bail!("{name:?} is not a name; use letters, digits, `-`, `_`, `.` and `/`");
+    }
+    let store = Store::open(args.store.as_deref().unwrap_or(Path::new("data")))?;
+    let importer = importer(&store, args.rehash);
+    let made = if is_model {
+        let _lock = importer.lock(Kind::Model, &name)?;
+        let recipe = import::model_recipe_of(&store, &name, source, args.rehash)?;
+        import::model(&store, &recipe, source, spin_cli::environment())?
+    } else {
+        let config = SourceConfig {
+            limit: args.limit.unwrap_or_default(),
+            turns: rows.turns.unwrap_or_default(),
+            on_bad_row: rows.on_bad_row.unwrap_or_default(),
+            ..SourceConfig::new(source)
+        };
+        if rows.preferences {
+            let _lock = importer.lock(Kind::Preferences, &name)?;
+            let recipe = import::preferences_recipe(&name, &config, source)?;
+            import::preferences(&store, &recipe, &config, source, spin_cli::environment())?
+        } else {
+            let _lock = importer.lock(Kind::Demonstrations, &name)?;
+            let recipe = import::demonstrations_recipe(&name, &config, source)?;
+            import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
+        }
+    };
+    report(&made);
+    Ok(Exit::Done)
+}
+
+/// Whether a path is a model's directory, rather than one of rows or a file.
+fn is_model(source: &Path) -> bool {
+    let is_adapter = |name: &str| source.join(name).exists();
+    ["adapter_config.json", "adapter_model.safetensors"].into_iter().any(is_adapter)
+        || (source.is_dir() && !import::is_data_dir(source))
+}
+
+fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
+    let store = Store::open(&run.store_dir())?;
+    let importer = importer(&store, rehash);
+    let mut prompts = Vec::new();
+    let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
+    for &split in splits {
+        let made = importer.demonstrations(run, split)?;
+        report(&made);
+        let rows = Demonstration::read_all(&made.0)?;
+        prompts.push(rows.iter().map(|r| format!("{:?}", r.prompt)).collect::<std::collections::BTreeSet<_>>());
+    }
+    let shared = match prompts.as_slice() {
+        [train, test] => train.intersection(test).count(),
+        _ => 0,
+    };
+    if shared > 0 {
+        say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
+    }
+    for baseline in run.baseline.iter().filter(|b| b.preferences.is_some()) {
+        report(&importer.preferences(run, &baseline.name)?);
+    }
+    if run.data.is_some() {
+        // What the test rows cannot serve ends here, not after the last training.
+        let graph = Graph::new(run, &store);
+        let tasks = graph.bench_tasks()?.join(", ");
+        let why = if run.bench.tasks.is_some() { "" } else { ", as the test rows allow" };
+        say(&format!("bench.tasks: {tasks}{why}"));
+    }
+    report(&importer.base(run)?);
+    Ok(Exit::Done)
+}
+
+/// Text of a store for a terminal: names of files may hold what moves the
+/// cursor, changes colours or turns writing around.
+fn shown(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(c),
+            c if c.is_control() || turns(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn ls(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
+    let (mut rows, mut exit) = (Vec::new(), Exit::Done);
+    for entry in store.list()? {
+        let name = format!("{}/{}", entry.0, entry.1);
+        if !name.starts_with(prefix) {
+            continue;
+        }
+        match store.load_listed(&entry) {
+            Ok(Artifact { manifest: m, .. }) => {
+                rows.push((m.reference(), m.content[..12].to_owned(), m.rows(), m.bytes(), finished(&m)));
+            }
+            Err(error) => {
+                say(&shown(&format!("{name}@v{} cannot be listed: {error}", entry.2)));
+                if exit != Exit::AuditMismatch {
+                    exit = if error.is_difference() { Exit::AuditMismatch } else { Exit::Failed };
+                }
+            }
+        }
+    }
+    if format == Format::Json {
+        let list: Vec<_> = rows
+            .iter()
+            .map(|(r, c, n, b, t)| json!({"reference": r, "content": c, "rows": n, "bytes": b, "finished_at": t}))
+            .collect();
+        out(&format!("{}\n", serde_json::to_string_pretty(&list)?))?;
+        return Ok(exit);
+    }
+    let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
+    for (reference, content, count, bytes, time) in rows {
+        let count = if count > 0 { count.to_string() } else { "-".into() };
+        out(&shown(&format!("{reference:width$}  {content}  {count:>8} rows  {bytes:>10} bytes  {time}\n")))?;
+    }
+    Ok(exit)
+}
+
+fn finished(m: &Manifest) -> String {
+    m.environment.get("finished_at").and_then(|v| v.as_str()).unwrap_or("").to_owned()
+}
+
+fn show(store: &Store, reference: &str) -> anyhow::Result<Exit> {
+    let artifact = store.get(&reference.parse::<Reference>()?)?;
+    let text = artifact.manifest.to_text();
+    if std::io::stdout().is_terminal() {
+        say(&shown(&artifact.dir.display().to_string()));
+        // Within JSON's strings, which are the only place for them.
+        out(&shown(&text))?;
+    } else {
+        out(&text)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn lineage(store: &Store, reference: &str, format: Format) -> anyhow::Result<Exit> {
+    let tree = audit::lineage(store, &store.get(&reference.parse::<Reference>()?)?)?;
+    match format {
+        Format::Text => out(&shown(&tree.to_text()))?,
+        Format::Json => out(&format!("{}\n", serde_json::to_string_pretty(&tree)?))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn verify(store: &Store) -> anyhow::Result<Exit> {
+    let (count, mut findings) = audit::verify(store)?;
+    let notes = import::problems(store).into_iter();
+    findings.extend(notes.map(|error| Finding { artifact: "store".into(), error }));
+    let differences = findings.iter().filter(|finding| finding.error.is_difference()).count();
+    let unread = findings.len() - differences;
+    for finding in &findings {
+        let unread = if finding.error.is_difference() { "" } else { "could not be checked: " };
+        say(&shown(&format!("{}: {unread}{}", finding.artifact, finding.error)));
+    }
+    let verdict = match (differences, unread) {
+        (0, 0) => "all as recorded".to_owned(),
+        (problems, 0) => format!("{problems} problems"),
+        (problems, unread) => format!("{problems} problems, {unread} could not be checked"),
+    };
+    match out(&format!("{count} artifacts, {verdict}\n")) {
+        // Who does not read the verdict still gets it as the exit code.
+        Err(error) if !is_broken_pipe(&error) => return Err(error),
+        _ => {}
+    }
+    Ok(match (differences, unread) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Failed,
+        _ => Exit::AuditMismatch,
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn plan(args: &spin_cli::RunArgs) -> anyhow::Result<Exit> {
+    let run = RunFile::load(&args.run, &args.set)?;
+    // The plan follows from the run file: there may be no store yet.
+    let store = Store::handle(&run.store_dir());
+    for mut words in Graph::new(&run, &store).plan() {
+        for assignment in &args.set {
+            words.push("--set".into());
+            words.push(assignment.clone());
+        }
+        let line: Vec<String> = words.iter().map(|w| quoted(w)).collect();
+        out(&format!("{}\n", line.join(" ")))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// A word for a POSIX shell.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}

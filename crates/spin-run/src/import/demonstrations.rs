@@ -1,0 +1,142 @@
+//! Importing demonstrations.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::intake::{self, Imported, Taken};
+use super::layout;
+use crate::records::{self, Bad, Budget, Record};
+use crate::run::{SourceConfig, SourceFormat, Turns};
+use crate::schema::{Demonstration, Message};
+use spin_store::error::{Result, StoreError};
+use spin_store::kind::Kind;
+use spin_store::store::{Artifact, Recipe, Store};
+
+/// The recipe of demonstrations imported from a source; hashes its files.
+///
+/// # Errors
+/// When there is no such source, or a file cannot be read.
+pub fn demonstrations_recipe(name: &str, source: &SourceConfig, path: &Path) -> Result<Recipe> {
+    intake::recipe(Kind::Demonstrations, name, source, path, &layout::COLUMNS)
+}
+
+/// Imports demonstrations unless the store has them. The flag says whether
+/// something was made. The artifact's facts count the rows read and kept, the
+/// prompts and rows that stand more than once, and what was left out, by
+/// reason.
+///
+/// # Errors
+/// Bad rows, with file and row; no rows; a source that changed after the
+/// recipe was made; a full disk.
+pub fn demonstrations(
+    store: &Store,
+    recipe: &Recipe,
+    source: &SourceConfig,
+    path: &Path,
+    environment: Map<String, Value>,
+) -> Result<(Artifact, bool)> {
+    if let Some(found) = store.find(recipe)? {
+        if !found.manifest.facts.contains_key(intake::READ) {
+            check_earlier(&found, source, path)?;
+        }
+        return Ok((found, false));
+    }
+    let staged = store.staging()?;
+    let mut reader = Reader { format: source.format, turns: source.turns };
+    let facts = intake::run(recipe, source, path, staged.path(), &layout::COLUMNS, &mut |path, row, record| {
+        reader.convert(path, row, record)
+    })?;
+    Ok((store.publish(staged, recipe, facts, environment)?, true))
+}
+
+/// Earlier releases took the first turn of a completion for the answer,
+/// whoever spoke. What they made of other rows is what is made now and keeps
+/// its identity, so these are looked for where such an import is found.
+fn check_earlier(found: &Artifact, source: &SourceConfig, path: &Path) -> Result<()> {
+    if !matches!(source.format, SourceFormat::Auto | SourceFormat::Prompt) {
+        return Ok(());
+    }
+    let files = records::files(path)?;
+    let mut budget = Budget::new(&files, source.max_row_bytes, source.max_bytes);
+    for file in &files {
+        records::read(&file.path, &layout::COLUMNS, &mut budget, &mut |row, record| {
+            let Ok(mut record) = record else { return Ok(ControlFlow::Continue(())) };
+            if !layout::detect(&record).is_ok_and(|format| format == SourceFormat::Prompt) {
+                return Ok(ControlFlow::Break(()));
+            }
+            if let Some((key, role)) = layout::other_speaker(&mut record) {
+                let problem = format!(
+                    "`{key}` begins with a turn of role {role:?}, which an earlier release took for the answer in {}",
+                    found.reference()
+                );
+                let remedy = "correct or remove the row, or set on_bad_row = \"drop\" for its source";
+                return Err(StoreError::row(&file.path, row, problem, remedy));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(())
+}
+
+impl Imported for Demonstration {
+    fn row_id(&mut self) -> &mut String {
+        &mut self.row_id
+    }
+
+    fn prompt(&self) -> &[Message] {
+        &self.prompt
+    }
+
+    fn answers(&self) -> Vec<&str> {
+        vec![&self.response]
+    }
+}
+
+struct Reader {
+    format: SourceFormat,
+    turns: Turns,
+}
+
+impl Reader {
+    fn convert(&mut self, path: &Path, row: usize, record: &mut Record) -> Result<Result<Taken<Demonstration>, Bad>> {
+        if self.format == SourceFormat::Auto {
+            self.format = layout::detect(record).map_err(|problem| {
+                let remedy = if problem.contains("preference") {
+                    "name it as `preferences` of a [[baseline]], or import it with --preferences"
+                } else {
+                    "use messages, prompt/response, question/answer or instruction/input/output, or set `format`"
+                };
+                StoreError::row(path, row, problem, remedy)
+            })?;
+        }
+        let beside = match self.format {
+            SourceFormat::Chat => record.peek("prompt").and_then(|prompt| prompt.as_str().map(str::to_owned)),
+            _ => None,
+        };
+        Ok(layout::convert(record, self.format, self.turns).map(|(exchanges, later)| {
+            // Published sets repeat the first turn as `prompt`; another text is told.
+            let other = beside.as_ref().is_some_and(|prompt| {
+                let said = |message: &Message| message.content.trim() == prompt.trim();
+                !exchanges.iter().any(|exchange| exchange.prompt.iter().any(said))
+            });
+            let rows = exchanges.into_iter().enumerate().map(|(i, exchange)| {
+                let suffix = (self.turns == Turns::All).then(|| (i + 1).to_string());
+                let row = Demonstration { row_id: String::new(), prompt: exchange.prompt, response: exchange.answer };
+                (suffix, row)
+            });
+            let mut left_out = if later > 0 { vec![(LATER_TURNS, later as u64)] } else { Vec::new() };
+            if other {
+                left_out.push((OTHER_PROMPT, 1));
+            }
+            Taken { rows: rows.collect(), left_out }
+        }))
+    }
+}
+
+/// What is counted for prompts beside messages that say something else.
+const OTHER_PROMPT: &str = "prompts that the messages do not say";
+
+/// What is counted for turns that are in no demonstration.
+pub const LATER_TURNS: &str = "later turns";

@@ -1,0 +1,55 @@
+//! Bringing demonstrations and models into the store.
+//!
+//! An imported artifact is a copy: what the run used cannot change under it.
+//! The identity is the digest of the source, so importing the same file again
+//! does nothing. Stages find the copy by what the run file says ([`recall`]),
+//! and look at the source no more.
+
+mod demonstrations;
+mod intake;
+mod layout;
+mod model;
+mod model_files;
+mod preferences;
+mod recall;
+mod run;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use std::path::Path;
+
+use spin_store::kind::Kind;
+use spin_store::manifest::{Parent, StageId};
+
+pub use crate::records::is_data_dir;
+pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
+pub use model::{model, model_recipe, model_recipe_of};
+pub use preferences::{IDENTICAL, preferences, preferences_recipe};
+pub use recall::problems;
+pub use recall::{Source, recall, remember};
+pub use run::Importer;
+
+/// Rows per part of imported demonstrations.
+const ROWS_PER_PART: usize = 65_536;
+
+/// The behaviour version of imports of rows.
+const VERSION: u32 = 1;
+
+fn stage() -> StageId {
+    StageId { name: "spin-store import".into(), version: VERSION }
+}
+
+/// The stage that makes imports of a kind now.
+fn stage_of(kind: Kind) -> StageId {
+    match kind {
+        Kind::Model => model::stage(),
+        _ => stage(),
+    }
+}
+
+fn file_parent(role: &str, path: &Path, content: String) -> Parent {
+    let name = path.to_string_lossy();
+    Parent { role: role.into(), reference: format!("file:{name}"), content }
+}

@@ -1,0 +1,18 @@
+//! A run: the file that describes it, the artifacts that the file stands for,
+//! and how data and models get into a store.
+//!
+//! - [`run`] is the run file, [`graph`] the artifacts that follow from it;
+//! - [`schema`] has the rows of every kind of table;
+//! - [`records`] reads the files that people have, [`import`] brings
+//!   demonstrations, preferences and models in;
+//! - [`url`] shows addresses without what is secret in them.
+
+pub mod graph;
+pub mod import;
+pub mod records;
+pub mod run;
+pub mod schema;
+mod shape;
+pub mod url;
+
+pub use shape::ModelShape;

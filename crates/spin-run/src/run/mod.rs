@@ -1,0 +1,380 @@
+//! The run file: the complete configuration of a run, read by every stage.
+//!
+//! `[sample]`, `[pair]` and `[fit]` hold for every iteration; the tables of
+//! `[[iteration]]` override single keys of them, which is how the paper's
+//! ladder of learning rate and beta is written. Relative paths are relative
+//! to the run file. Unknown keys are errors that name the nearest valid key.
+
+mod bench;
+mod data;
+mod eval;
+mod fit;
+mod parse;
+mod sample;
+
+use std::path::{Path, PathBuf};
+
+use chrono::{Datelike, NaiveDate};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use spin_store::error::{Result, StoreError};
+
+pub use bench::{
+    BenchConfig, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, PREFERENCE, default_tasks, final_answer, tasks_for,
+};
+pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
+pub use eval::{EvalConfig, JudgeConfig, Profile, SoftmaxDtype};
+pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
+pub use sample::SampleConfig;
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// Name of the run: the first part of the name of each artifact it makes.
+    pub run: String,
+    /// Seed of everything random in the run.
+    pub seed: u64,
+    /// The store's directory.
+    #[serde(default = "default_store")]
+    pub store: PathBuf,
+    /// The model that θ0 is made from.
+    pub model: ModelConfig,
+    /// Demonstrations to train on and to score on; a run that only evaluates
+    /// needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataConfig>,
+    /// From messages to token ids.
+    #[serde(default)]
+    pub template: TemplateConfig,
+    /// Supervised training of θ0; without it θ0 is the model as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sft: Option<FitConfig>,
+    /// Generation of the opponent's answers.
+    #[serde(default)]
+    pub sample: SampleConfig,
+    /// Pairing.
+    #[serde(default)]
+    pub pair: PairConfig,
+    /// Training of the main player.
+    #[serde(default)]
+    pub fit: FitConfig,
+    /// Scoring on the run's own held-out rows.
+    #[serde(default)]
+    pub bench: BenchConfig,
+    /// Scoring on leaderboard tasks.
+    #[serde(default)]
+    pub eval: EvalConfig,
+    /// One table per round of self-play, with what differs from the above.
+    #[serde(default)]
+    pub iteration: Vec<IterationConfig>,
+    /// Models trained for comparison.
+    #[serde(default)]
+    pub baseline: Vec<BaselineConfig>,
+    /// Where it was read from; not a key.
+    #[serde(skip)]
+    pub path: PathBuf,
+}
+
+/// `[model]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A Hugging Face directory.
+    pub path: PathBuf,
+    /// Whether its weights are used, or drawn at random from the run's seed.
+    #[serde(default)]
+    pub init: Init,
+}
+
+/// Where the first weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// The weights in the directory.
+    #[default]
+    Pretrained,
+    /// Drawn from the seed, of the shape in its `config.json`.
+    Random,
+}
+
+/// `[template]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TemplateConfig {
+    /// `model` for the chat template in the model's directory, `alpaca` for
+    /// the paper's `### Instruction: … ### Response: `, or a path to a Jinja
+    /// file.
+    pub chat: String,
+    /// The day, as `2024-02-29`, that `strftime_now` is in templates; without
+    /// it, templates that insist on one are refused.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parse::day")]
+    pub date: Option<String>,
+    /// Longest prompt in tokens; longer rows are refused or dropped, see
+    /// `overlong`.
+    pub max_prompt_length: usize,
+    /// Longest prompt and response together, in tokens.
+    pub max_length: usize,
+    /// What to do with a row whose prompt is too long.
+    pub overlong: Overlong,
+}
+
+impl Default for TemplateConfig {
+    fn default() -> Self {
+        TemplateConfig {
+            chat: "model".into(),
+            date: None,
+            max_prompt_length: 512,
+            max_length: 1024,
+            overlong: Overlong::Error,
+        }
+    }
+}
+
+impl TemplateConfig {
+    /// `date`, where it is one: from the year 1000 on, so that every year has
+    /// the four digits that Python writes.
+    pub fn day(&self) -> Option<NaiveDate> {
+        let text = self.date.as_deref()?;
+        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        (text == day.format("%Y-%m-%d").to_string() && (1000..=9999).contains(&day.year())).then_some(day)
+    }
+}
+
+/// What to do with a row whose prompt exceeds `max_prompt_length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// Stop and name the row.
+    #[default]
+    Error,
+    /// Leave it out and count it.
+    Drop,
+    /// Keep the last `max_prompt_length` tokens, as TRL does, and count it.
+    Truncate,
+}
+
+/// What becomes of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// It is used: its tokens, and whether some were cut away.
+    Used(Vec<u32>, bool),
+    /// It is left out.
+    Dropped,
+    /// It is an error, for this reason and with this remedy.
+    TooLong(String, &'static str),
+}
+
+impl TemplateConfig {
+    /// What becomes of a prompt of a model that reads `context` tokens: at
+    /// least one is left for the answer.
+    pub fn prompt(&self, mut ids: Vec<u32>, context: usize) -> Prompt {
+        let limit = self.max_prompt_length.min(context - 1);
+        if ids.len() <= limit {
+            return Prompt::Used(ids, false);
+        }
+        match self.overlong {
+            Overlong::Drop => Prompt::Dropped,
+            Overlong::Truncate => Prompt::Used(ids.split_off(ids.len() - limit), true),
+            Overlong::Error => Prompt::TooLong(
+                format!(
+                    "its prompt has {} tokens, more than template.max_prompt_length = {} or the model's context of {context} allow",
+                    ids.len(),
+                    self.max_prompt_length
+                ),
+                "raise the length, remove the row, or set template.overlong = \"drop\" or \"truncate\"",
+            ),
+        }
+    }
+}
+
+/// `[pair]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairConfig {
+    /// How many iterations' samples are mixed: 2 in the paper (this one's and
+    /// the previous one's).
+    pub window: u32,
+}
+
+impl Default for PairConfig {
+    fn default() -> Self {
+        PairConfig { window: 2 }
+    }
+}
+
+/// `[[iteration]]`: overrides of single keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IterationConfig {
+    /// Keys of `[sample]`.
+    pub sample: toml::Table,
+    /// Keys of `[pair]`.
+    pub pair: toml::Table,
+    /// Keys of `[fit]`.
+    pub fit: toml::Table,
+}
+
+/// `[[baseline]]`: a model trained for comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineConfig {
+    /// Its name in tables and in the store.
+    pub name: String,
+    /// The iteration whose entering model it starts from.
+    #[serde(default)]
+    pub from: usize,
+    /// Train for exactly as many updates as these iterations of self-play
+    /// made together; 0 to go by epochs.
+    #[serde(default)]
+    pub match_iterations: usize,
+    /// A preference set to train on, as pairs, instead of the run's
+    /// demonstrations: somebody's chosen and rejected answers. Needs
+    /// `fit.objective`, `dpo` or `spin`; the reference is that of the model
+    /// it starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<SourceConfig>,
+    /// Keys that differ from `[fit]`; `objective` is `sft` unless given, and
+    /// `loss`, `label_smoothing`, `nll_weight` and `stop_margin` are not taken
+    /// over from there.
+    #[serde(default)]
+    pub fit: toml::Table,
+}
+
+fn default_store() -> PathBuf {
+    PathBuf::from("../data")
+}
+
+impl RunFile {
+    /// Reads a run file and applies `--set key=value` overrides in order.
+    ///
+    /// # Errors
+    /// Unknown keys, wrong types, bad overrides, impossible values.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<RunFile> {
+        parse::load(path, overrides)
+    }
+
+    /// A run that only evaluates a model, without a file.
+    pub fn for_model(name: &str, model: ModelConfig, store: PathBuf, eval: EvalConfig) -> RunFile {
+        RunFile {
+            run: name.into(),
+            seed: 0,
+            store,
+            model,
+            data: None,
+            template: TemplateConfig::default(),
+            sft: None,
+            sample: SampleConfig::default(),
+            pair: PairConfig::default(),
+            fit: FitConfig::default(),
+            bench: BenchConfig::default(),
+            eval,
+            iteration: Vec::new(),
+            baseline: Vec::new(),
+            path: PathBuf::new(),
+        }
+    }
+
+    /// A path in the file, seen from the process.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let base = self.path.parent().unwrap_or(Path::new("."));
+        base.join(path)
+    }
+
+    /// The store's directory.
+    pub fn store_dir(&self) -> PathBuf {
+        self.resolve(&self.store)
+    }
+
+    /// Number of rounds of self-play.
+    pub fn rounds(&self) -> usize {
+        self.iteration.len()
+    }
+
+    /// Checks that there is an iteration `t` to work on.
+    ///
+    /// # Errors
+    /// When the file has fewer.
+    pub fn check_iteration(&self, t: usize) -> Result<()> {
+        if t < self.rounds() {
+            return Ok(());
+        }
+        Err(StoreError::run(
+            &self.path,
+            format!(
+                "has {} [[iteration]] tables, so no iteration {t}; add a table or give a smaller number",
+                self.rounds()
+            ),
+        ))
+    }
+
+    /// `[sample]` with the overrides of iteration `t`.
+    ///
+    /// # Errors
+    /// When the iteration does not exist or its overrides do not fit.
+    pub fn sample_at(&self, t: usize) -> Result<SampleConfig> {
+        self.check_iteration(t)?;
+        parse::merged(self, &self.sample, &self.iteration[t].sample, &format!("iteration.{t}.sample"))
+    }
+
+    /// `[pair]` with the overrides of iteration `t`.
+    ///
+    /// # Errors
+    /// As [`RunFile::sample_at`].
+    pub fn pair_at(&self, t: usize) -> Result<PairConfig> {
+        self.check_iteration(t)?;
+        parse::merged(self, &self.pair, &self.iteration[t].pair, &format!("iteration.{t}.pair"))
+    }
+
+    /// `[fit]` with the overrides of iteration `t`.
+    ///
+    /// # Errors
+    /// As [`RunFile::sample_at`].
+    pub fn fit_at(&self, t: usize) -> Result<FitConfig> {
+        self.check_iteration(t)?;
+        parse::merged(self, &self.fit, &self.iteration[t].fit, &format!("iteration.{t}.fit"))
+    }
+
+    /// The training configuration of a baseline.
+    ///
+    /// # Errors
+    /// When its overrides do not fit.
+    pub fn baseline_fit(&self, baseline: &BaselineConfig) -> Result<FitConfig> {
+        let base = self.fit.as_baseline();
+        parse::merged(self, &base, &baseline.fit, &format!("baseline.{}.fit", baseline.name))
+    }
+
+    /// The baseline of a name.
+    ///
+    /// # Errors
+    /// When there is none; the message lists those there are.
+    pub fn baseline_named(&self, name: &str) -> Result<&BaselineConfig> {
+        self.baseline.iter().find(|b| b.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.baseline.iter().map(|b| b.name.as_str()).collect();
+            StoreError::run(&self.path, format!("has no [[baseline]] {name:?}; it has: {}", names.join(", ")))
+        })
+    }
+
+    /// How bench generations are made: `[sample]` of the run with one answer
+    /// per prompt, at temperature 1 or greedy and unfiltered, of `[bench]`'s
+    /// length, none of which may fail.
+    pub fn bench_sample(&self, greedy: bool) -> SampleConfig {
+        SampleConfig {
+            temperature: if greedy { 0.0 } else { 1.0 },
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            max_new_tokens: self.bench.max_new_tokens,
+            samples_per_prompt: 1,
+            max_failed: 0.0,
+            ..self.sample.clone()
+        }
+    }
+}
+
+/// A configuration as JSON, for a manifest.
+pub fn as_params<T: Serialize>(config: &T) -> Value {
+    serde_json::to_value(config).expect("configurations are plain data")
+}
