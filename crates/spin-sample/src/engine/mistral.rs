@@ -51,6 +51,9 @@ struct Instance {
     model: Model,
 }
 
+/// How often a load that panics is tried.
+const LOADS: usize = 5;
+
 impl Instance {
     fn load(dir: &Path, dtype: &str, batch_size: usize, options: &EngineOptions) -> Result<Instance> {
         let failed = |problem: String| SampleError::Load { dir: dir.into(), problem };
@@ -64,21 +67,27 @@ impl Instance {
             "f16" => ModelDType::F16,
             _ => ModelDType::F32,
         };
-        let mut builder = TextModelBuilder::new(dir.display())
-            .with_dtype(dtype)
-            .with_max_num_seqs(batch_size)
-            // A cached prefix would make a row's numbers depend on earlier rows.
-            .with_prefix_cache_n(None);
-        builder = match options.device {
-            Device::Cpu => builder.with_force_cpu(),
-            Device::Cuda => builder.with_paged_attn(
-                PagedAttentionMetaBuilder::default()
-                    .with_gpu_memory(MemoryGpuConfig::Utilization(options.gpu_memory_utilization))
-                    .build()
-                    .map_err(|e| failed(format!("{e:#}")))?,
-            ),
+        let build = || {
+            let builder = TextModelBuilder::new(dir.display())
+                .with_dtype(dtype)
+                .with_max_num_seqs(batch_size)
+                // A cached prefix would make a row's numbers depend on earlier rows.
+                .with_prefix_cache_n(None);
+            let builder = match options.device {
+                Device::Cpu => builder.with_force_cpu(),
+                Device::Cuda => builder.with_paged_attn(
+                    PagedAttentionMetaBuilder::default()
+                        .with_gpu_memory(MemoryGpuConfig::Utilization(options.gpu_memory_utilization))
+                        .build()
+                        .map_err(|e| failed(format!("{e:#}")))?,
+                ),
+            };
+            runtime.block_on(builder.build()).map_err(|e| failed(format!("{e:#}")))
         };
-        let model = runtime.block_on(builder.build()).map_err(|e| failed(format!("{e:#}")))?;
+        // mistral.rs 0.8.1 looks at the model (`MistralRs::new`, a `try_lock`) while the thread that it
+        // has just started may do so, too, and panics then: seen on a busy machine, and never twice.
+        let model = (0..LOADS).find_map(|_| spin_cli::caught(build));
+        let model = model.unwrap_or_else(|| Err(failed(format!("it panicked {LOADS} times"))))?;
         Ok(Instance { runtime, model })
     }
 
