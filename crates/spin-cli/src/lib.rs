@@ -9,6 +9,7 @@ mod caught;
 mod causes;
 mod progress;
 mod streams;
+mod watchdog;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use serde_json::{Map, Value, json};
 pub use caught::caught;
 pub use progress::Progress;
 pub use streams::{out, printable, say};
+pub use watchdog::bounded;
 
 /// How a program ends. The numbers are a promise to schedulers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,7 @@ pub fn run(is_bad_input: fn(&(dyn Error + 'static)) -> bool, body: impl FnOnce()
     started();
     keep_freed_memory();
     caught::quiet_hook();
+    watchdog::start();
     let result = body();
     let lost = streams::lost();
     let exit = match (result, lost) {
