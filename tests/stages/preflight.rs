@@ -73,8 +73,13 @@ fn templates_without_end_are_refused_in_time_and_memory() {
     let long = format!("{{{{ {} }}}}", vec!["messages"; 50_000].join("+"));
     let project = Project::new();
     project.run("spin-store import run.toml");
+    // One that the trial at the start does not see; 30 times make 10 GB of ten bytes.
+    let hidden = "{% set ns = namespace(x='0123456789') %}{% if messages[0].content | length < 150 and \
+                  messages[0].content != 'short' %}{% for i in range(30) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}\
+                  {% endif %}{{ messages[0].content }}{{ ns.x | length }}";
     for (template, words) in [
         (doubling, "MiB of memory"),
+        (hidden, "GiB of memory for one text"),
         (loops, "steps"),
         (deep.as_str(), "hostile.jinja"),
         (long.as_str(), "are the most"),

@@ -148,6 +148,8 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(BenchError::Store(e)) => e.is_bad_input(),
         Some(BenchError::MtBench(e)) => e.is_bad_input(),
         Some(BenchError::Fetch(e)) => e.is_bad_input(),
+        Some(BenchError::Text(e)) => e.is_bad_input(),
+        Some(BenchError::Model(e)) => e.is_bad_input(),
         Some(BenchError::Stopped) => false,
         Some(_) => true,
         None => spin_store::error::is_bad_input(error),

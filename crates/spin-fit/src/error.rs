@@ -167,9 +167,9 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<FitError>() {
         Some(FitError::Store(e)) => e.is_bad_input(),
         Some(FitError::Model(e)) => e.is_bad_input(),
+        Some(FitError::Text(e)) => e.is_bad_input(),
         Some(
-            FitError::Text(_)
-            | FitError::Row { .. }
+            FitError::Row { .. }
             | FitError::NoRows { .. }
             | FitError::OtherReference { .. }
             | FitError::OtherAdapter { .. }

@@ -5,14 +5,22 @@ use std::path::PathBuf;
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What somebody needs to know whose directory is another one.
+const LAYOUT: &str = "; a model directory holds config.json and model.safetensors, or shards listed in \
+    model.safetensors.index.json; an adapter's adapter_config.json and adapter_model.safetensors";
+
+/// Whether a file could not be read because it is not there, is none, may not be read or holds no
+/// text, rather than because of the machine.
+fn is_of_the_file(source: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(source.kind(), NotFound | NotADirectory | IsADirectory | PermissionDenied | InvalidData)
+}
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
-    #[error(
-        "cannot read {path}; a model directory holds config.json and model.safetensors, or shards listed in \
-         model.safetensors.index.json; an adapter's adapter_config.json and adapter_model.safetensors"
-    )]
+    #[error("cannot read {path}{}", if is_of_the_file(.source) { LAYOUT } else { "" })]
     Read {
         /// The file.
         path: PathBuf,
@@ -84,7 +92,8 @@ impl Error {
     /// Whether what was given is to blame, rather than the machine.
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Config { .. } | Self::WeightsFile { .. } => true,
+            Self::Read { source, .. } => is_of_the_file(source),
+            Self::Config { .. } | Self::WeightsFile { .. } => true,
             Self::Tensor { .. } | Self::Batch { .. } => true,
             Self::Write { .. } | Self::Gradient { .. } | Self::Memory { .. } | Self::Candle(_) => false,
         }

@@ -54,6 +54,7 @@ pub enum PairError {
 pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<PairError>() {
         Some(PairError::Store(e)) => e.is_bad_input(),
+        Some(PairError::Text(e)) => e.is_bad_input(),
         Some(PairError::Polars(_)) => false,
         Some(_) => true,
         None => spin_store::error::is_bad_input(error),

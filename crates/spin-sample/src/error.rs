@@ -142,6 +142,7 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<SampleError>() {
         Some(SampleError::Store(e)) => e.is_bad_input(),
         Some(SampleError::Model { source, .. }) => source.is_bad_input(),
+        Some(SampleError::Text(e)) => e.is_bad_input(),
         Some(
             SampleError::Engine(_)
             | SampleError::Failed { .. }
@@ -150,6 +151,6 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
             | SampleError::NotReplayed { .. },
         ) => false,
         Some(_) => true,
-        None => spin_store::error::is_bad_input(error) || error.downcast_ref::<TextError>().is_some(),
+        None => spin_store::error::is_bad_input(error) || error.downcast_ref().is_some_and(TextError::is_bad_input),
     }
 }

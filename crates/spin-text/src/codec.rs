@@ -76,6 +76,14 @@ impl Codec {
     /// does not name a token), `chat_template.jinja` (which wins over the configuration's
     /// `chat_template`), and `generation_config.json` and `config.json` for the ids that end a sequence.
     pub fn from_dir_with(dir: &Path, choice: TemplateChoice) -> Result<Codec> {
+        let path = dir.join("tokenizer.json");
+        // The tokenizers library panics on settings that it cannot use.
+        strangers(&path, || Self::read(dir, choice)).unwrap_or_else(|| {
+            Err(TextError::parse(&path, "the tokenizers library fails on it, so it has a setting that cannot be used"))
+        })
+    }
+
+    fn read(dir: &Path, choice: TemplateChoice) -> Result<Codec> {
         let files = Files::read(dir)?;
         let template = match choice {
             TemplateChoice::Model => {
@@ -281,10 +289,12 @@ impl Codec {
     }
 
     fn decode_as(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.guard.tokenizer().decode(ids, skip_special).map_err(|error| TextError::Tokenizer {
+        let decode = || self.guard.tokenizer().decode(ids, skip_special).map_err(|error| error.to_string());
+        let decoded = strangers(&self.path, decode).unwrap_or_else(|| Err("its `decoder` cannot be used".into()));
+        decoded.map_err(|message| TextError::Tokenizer {
             path: self.path.clone(),
             excerpt: format!("{:?}", &ids[..ids.len().min(16)]),
-            message: error.to_string(),
+            message,
         })
     }
 
@@ -370,6 +380,13 @@ impl Codec {
         }
         description
     }
+}
+
+/// What the tokenizers library gives with a tokenizer that is from anywhere; `None` where it panics.
+/// Nothing is left half done: a tokenizer is only read.
+pub(crate) fn strangers<T>(path: &Path, f: impl FnOnce() -> T) -> Option<T> {
+    let what = || format!("the tokenizer in {}", path.display());
+    spin_cli::bounded(&what, || spin_cli::caught(f))
 }
 
 impl std::fmt::Debug for Codec {

@@ -271,6 +271,17 @@ pub enum TextError {
 }
 
 impl TextError {
+    /// Whether the input is to blame, rather than the machine.
+    pub fn is_bad_input(&self) -> bool {
+        use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        match self {
+            TextError::Read { source, .. } => {
+                matches!(source.kind(), NotFound | NotADirectory | IsADirectory | PermissionDenied | InvalidData)
+            }
+            _ => true,
+        }
+    }
+
     /// The error with the row that it is about.
     #[must_use]
     pub fn in_row(self, row_id: &str, table: &str) -> TextError {

@@ -46,6 +46,12 @@ impl Files {
         tokenizer.with_padding(None);
 
         let head: Head = serde_json::from_str(&text).map_err(|error| TextError::parse(&path, error))?;
+        // Other ids each time: the library's own noise, with no seed to give.
+        if let Some(dropout) = head.model.dropout.filter(|dropout| *dropout != 0.0) {
+            let key = "model.dropout";
+            let why = "the ids of a text would be others each time; set it to null";
+            return Err(TextError::Field { path, key: key.into(), value: dropout.to_string(), why: why.into() });
+        }
 
         let config_path = dir.join("tokenizer_config.json");
         let config = read_json(&config_path)?.unwrap_or_default();
@@ -116,6 +122,8 @@ struct ModelHead {
     unk_token: Option<String>,
     #[serde(default)]
     unk_id: Option<u32>,
+    #[serde(default)]
+    dropout: Option<f64>,
 }
 
 /// The union of the tokenizer's end-of-sequence id and those in `generation_config.json` (or, where

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use tokenizers::{AddedToken, Encoding, Tokenizer};
 
+use crate::codec::strangers;
 use crate::error::{Result, TextError, excerpt};
 use crate::message::Message;
 
@@ -215,13 +216,14 @@ impl Guard {
     }
 
     /// What the library gives for `text`. The regular expressions of a tokenizer.json run in code that
-    /// panics where one takes too many steps. Nothing is left half done: a tokenizer is only read.
+    /// panics where one takes too many steps.
     fn caught(&self, text: &str, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Vec<u32>> {
-        let message = match spin_cli::caught(encode) {
+        let message = match strangers(&self.path, encode) {
             Some(Ok(encoding)) => return Ok(encoding.get_ids().to_vec()),
             Some(Err(error)) => error.to_string(),
-            None => "one of its regular expressions takes too many steps on this text; shorten the text, or take \
-                       another `pre_tokenizer` and `normalizer`"
+            None => "the tokenizers library fails on this text: an expression that takes too many steps, or a \
+                       setting that it cannot use; shorten the text, or take another `normalizer`, `pre_tokenizer` \
+                       and `post_processor`"
                 .to_owned(),
         };
         Err(TextError::Tokenizer { path: self.path.clone(), excerpt: excerpt(text), message })

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::value::{Kwargs, Rest};
+use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
+
+use crate::error::excerpt;
 
 /// Bytes of a template's source. The longest that are published have some tens of thousands.
 pub const SOURCE_BYTES: usize = 256 << 10;
@@ -17,6 +19,10 @@ pub const FUEL: u64 = 5_000_000;
 pub const TEXT_BYTES: usize = 64 << 20;
 /// Columns that `indent`, or `tojson` at each level, may add to a line.
 pub(crate) const INDENT: usize = 1000;
+/// Groups that `batch` and `slice` may make, or elements that they may make room for.
+const GROUPS: usize = 100_000;
+/// Digits of a width or a precision of `format`.
+const DIGITS: usize = 3;
 
 /// Sources up to this length are compiled where we are.
 const SHORT: usize = 4 << 10;
@@ -33,6 +39,45 @@ const PROBE_STEP: Duration = Duration::from_millis(5);
 pub fn apply(env: &mut Environment<'_>) {
     env.set_fuel(Some(FUEL));
     env.add_filter("indent", indent);
+    env.add_filter("batch", |state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+        few("batch", count)?;
+        filters::batch(state, value, count, fill)
+    });
+    env.add_filter("slice", |state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+        few("slice", count)?;
+        filters::slice(state, value, count, fill)
+    });
+    env.add_filter("format", |state: &State<'_, '_>, text: &Value, values: Rest<Value>| {
+        narrow(text.as_str().unwrap_or_default(), &values)?;
+        filters::format(state, text, values)
+    });
+}
+
+fn few(filter: &str, count: usize) -> Result<(), Error> {
+    if count <= GROUPS { Ok(()) } else { refuse(format!("{filter}: more than {GROUPS}")) }
+}
+
+/// Checks that no width or precision of a format makes a text of its own: those that are written out,
+/// and with `*` those that are values.
+fn narrow(format: &str, values: &[Value]) -> Result<(), Error> {
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        rest = &rest[at + 1..];
+        let options =
+            &rest[..rest.find(|c: char| !(c.is_ascii_digit() || "-+ #0.*".contains(c))).unwrap_or(rest.len())];
+        let wide = |number: &str| number.trim_start_matches('0').len() > DIGITS;
+        if options.split(|c: char| !c.is_ascii_digit()).any(wide) {
+            return refuse(format!("format: a width or precision of more than {DIGITS} digits"));
+        }
+        if options.contains('*')
+            && values.iter().any(|v| v.as_i64().is_none_or(|v| v.unsigned_abs() >= 1000) && v.is_number())
+        {
+            return refuse(format!("format: a width or precision of more than {DIGITS} digits"));
+        }
+        // `%%` is a sign, and `%(name)s` has its options behind the name.
+        rest = rest[options.len()..].strip_prefix('%').unwrap_or(&rest[options.len()..]);
+    }
+    Ok(())
 }
 
 fn refuse<T>(problem: String) -> Result<T, Error> {
@@ -101,7 +146,9 @@ pub fn compile(env: &mut Environment<'static>, name: &'static str, source: Strin
 /// What the engine says, or which limit was reached.
 pub fn render(env: &Environment<'_>, name: &str, context: &Value, most: usize) -> Result<String, Error> {
     let mut out = Bounded { bytes: Vec::new(), most };
-    let result = env.get_template(name)?.render_captured_to(context, &mut out).map(drop);
+    let template = env.get_template(name)?;
+    let what = || format!("the template that begins {:?}", excerpt(template.source()));
+    let result = spin_cli::bounded(&what, || template.render_captured_to(context, &mut out).map(drop));
     if out.bytes.len() >= most {
         return refuse(format!("it makes a text of more than {most} bytes"));
     }
@@ -194,10 +241,18 @@ mod tests {
             ("{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "text of more than"),
             ("{{ text | indent(10 ** 10) }}", "indent"),
             ("{{ text | indent(width=100000) }}", "indent"),
+            ("{{ [1] | batch(10000000000, 0) | list | length }}", "batch"),
+            ("{{ [1] | slice(10000000000) | list | length }}", "slice"),
+            ("{{ '%10000000000d' | format(3) }}", "format"),
+            ("{{ '%.2000000000f' | format(3.0) }}", "format"),
+            ("{{ '%%%s %-0000012345d' | format('a', 3) }}", "format"),
+            ("{{ '%*d' | format(2000000000, 3) }}", "format"),
         ] {
             let error = rendered(source).unwrap_err();
             assert!(error.contains(words), "{source}: {error}");
         }
+        assert_eq!(rendered("{{ '%05.1f|%3d|%%|%s' | format(1.25, 2, 'a') }}").unwrap(), "001.2|  2|%|a");
+        assert_eq!(rendered("{{ [1, 2, 3] | batch(2, 0) | list }}").unwrap(), "[[1, 2], [3, 0]]");
         let long = format!("{{{{ {} }}}}", vec!["1"; 50_000].join("+"));
         assert_eq!(rendered(&long).unwrap(), "50000");
         let deep = format!("{{{{ {}1{} }}}}", "(".repeat(60_000), ")".repeat(60_000));

@@ -119,10 +119,12 @@ fn probe(env: &Environment<'static>) -> Result<(), String> {
     limits::watched(move || {
         let long = "a short text of some words, ".repeat(8);
         let system = Message::system(&long);
-        let turns = [Message::user(&long), Message::assistant(&long), Message::user(&long)];
+        let turns = [Message::user(&long), Message::assistant("short"), Message::user(&long)];
         let tokens = context! { bos_token => "<s>", eos_token => "</s>", pad_token => "</s>", unk_token => "<unk>" };
-        for messages in [&[system, turns[0].clone()][..], &turns[..1], &turns] {
-            let _ = limits::render(&env, NAME, &context_of(messages, true, tokens.clone()), limits::TEXT_BYTES);
+        for messages in [&[system, turns[0].clone()][..], &turns[..1], &turns[1..], &turns] {
+            for asks in [true, false] {
+                let _ = limits::render(&env, NAME, &context_of(messages, asks, tokens.clone()), limits::TEXT_BYTES);
+            }
         }
     })
 }

@@ -385,3 +385,45 @@ fn an_expression_without_end_is_an_error() {
     assert_says(&error, &["tokenizer.json", "too many steps"]);
     codec.prompt_ids(&[Message::user("b")]).unwrap();
 }
+
+/// Settings under which the tokenizers library panics are errors that name the file.
+#[test]
+fn settings_that_the_library_cannot_use_are_errors() {
+    let mut errors = 0;
+    for (key, value) in [
+        ("normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "aa"})),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
+        (
+            "post_processor",
+            json!({"type": "TemplateProcessing", "special_tokens": {},
+                   "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                   "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]}),
+        ),
+        ("decoder", json!({"type": "Strip", "content": "a", "start": 999_999_999, "stop": 0})),
+    ] {
+        let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
+        edit_tokenizer(&dir, |tokenizer| tokenizer[key] = value.clone());
+        let used = || {
+            let codec = Codec::from_dir(dir.path())?;
+            codec.decode(&codec.prompt_ids(&[Message::user("ab, ba")])?)
+        };
+        // Where the library does not fail on this text, it gives one.
+        if let Err(error) = used() {
+            assert_says(&error, &["tokenizer.json"]);
+            errors += 1;
+        }
+    }
+    assert!(errors >= 1, "no setting was one that the library cannot use");
+}
+
+/// A tokenizer that gives other ids each time is refused by name.
+#[test]
+fn dropout_is_refused() {
+    let dir = directory(json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
+    edit_tokenizer(&dir, |tokenizer| tokenizer["model"]["dropout"] = json!(0.1));
+    assert_says(&Codec::from_dir(dir.path()).unwrap_err(), &["tokenizer.json", "model.dropout", "0.1", "null"]);
+    for harmless in [json!(null), json!(0.0)] {
+        edit_tokenizer(&dir, |tokenizer| tokenizer["model"]["dropout"] = harmless.clone());
+        assert!(Codec::from_dir(dir.path()).is_ok(), "{harmless}");
+    }
+}
