@@ -202,6 +202,17 @@ fn what_cannot_be_read_is_no_difference() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("could not be checked: failed to read") && !said.contains("delete"), "{said}");
     assert!(said.contains("0 problems, 1 could not be checked"), "{said}");
+    // So does whoever may not read it.
+    fs::remove_file(&file).unwrap();
+    fs::copy(&aside, &file).unwrap();
+    let closed = |mode| fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    closed(0o000);
+    if fs::read(&file).is_err() {
+        project.fails("spin-store verify --store store", 1, &["could not be checked", "Permission denied"]);
+    }
+    closed(0o644);
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", &file).unwrap();
     // A difference elsewhere counts for more.
     let other = project.path("store/model/tiny/base/v1/config.json");
     fs::remove_file(&other).unwrap();

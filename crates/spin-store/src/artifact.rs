@@ -17,6 +17,11 @@ pub struct Artifact {
     pub manifest: Manifest,
 }
 
+/// Whether there is nothing under a name, for all that the system says.
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
 impl Artifact {
     /// Checks every file against the manifest: present, same size, same
     /// digest, and nothing besides. Readers call it before they trust one.
@@ -63,7 +68,9 @@ impl Artifact {
             Some(StoreError::corrupt(&path, problem, remedy))
         };
         match digest::of_file(&path) {
-            Err(error) if error.is_bad_input() => differs("is missing".into()),
+            Err(StoreError::Io { .. }) if matches!(path.symlink_metadata(), Err(e) if is_gone(&e)) => {
+                differs("is missing".into())
+            }
             Err(StoreError::Io { .. }) if path.is_dir() => differs("is a directory".into()),
             // A disk or a permission is no difference: nothing is known of the
             // file, and it may be as good as ever.

@@ -162,7 +162,11 @@ impl StoreError {
     /// Whether something in a store is not as it should be, rather than not
     /// known because it could not be read.
     pub fn is_difference(&self) -> bool {
-        self.is_bad_input()
+        match self {
+            // Who may not read a file knows nothing of it.
+            StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => false,
+            _ => self.is_bad_input(),
+        }
     }
 
     /// Whether the input is to blame, rather than the machine: exit code 3

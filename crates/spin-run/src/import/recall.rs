@@ -102,7 +102,12 @@ fn notes(path: &Path) -> Option<Vec<Value>> {
 
 /// Notes of a store that are damaged.
 pub fn problems(store: &Store) -> Vec<StoreError> {
-    let Ok(entries) = std::fs::read_dir(store.root().join(DIR)) else { return Vec::new() };
+    let dir = store.root().join(DIR);
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(e) => return vec![StoreError::io("read", dir)(e)],
+    };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     // What a killed writer left is no note.
     paths.retain(|path| path.extension().is_some_and(|end| end == "json"));

@@ -162,7 +162,7 @@ impl Normaliser {
     /// The form of a text.
     ///
     /// ```
-    /// use spin_store::run::ExactMatch;
+    /// use spin_run::run::ExactMatch;
     ///
     /// let squad = ExactMatch {
     ///     ignore_case: true,
