@@ -73,11 +73,12 @@ fn two_rounds_from_import_to_table() {
         // pairs, in the same type.
         let (model, pairs) = (|t| graph.model(&ModelId::Iteration(t)).unwrap(), |t| graph.pairs(t).unwrap());
         let own = graph.reference(1).unwrap();
-        let refused = |model: &Artifact, pairs: &Artifact, dtype| {
-            spin_fit::reference::read(&own, model, pairs, dtype).unwrap_err().to_string()
+        let refused_on = |device: &str, model: &Artifact, pairs: &Artifact, dtype| {
+            spin_fit::reference::read(&own, model, pairs, dtype, device).unwrap_err().to_string()
         };
+        let refused = |model: &Artifact, pairs: &Artifact, dtype| refused_on("cpu", model, pairs, dtype);
         assert_eq!(
-            spin_fit::reference::read(&own, &model(1), &pairs(1), FitDtype::F32).unwrap().len(),
+            spin_fit::reference::read(&own, &model(1), &pairs(1), FitDtype::F32, "cpu").unwrap().len(),
             pairs(1).manifest.rows() as usize
         );
         let weights = refused(&model(0), &pairs(1), FitDtype::F32);
@@ -86,6 +87,11 @@ fn two_rounds_from_import_to_table() {
         assert!(other.contains("reference/tiny/iter-1@v1") && other.contains("other pairs"), "{other}");
         let dtype = refused(&model(1), &pairs(1), FitDtype::Bf16);
         assert!(dtype.contains("made with f32, this training needs bf16"), "{dtype}");
+        let device = refused_on("cuda:1", &model(1), &pairs(1), FitDtype::F32);
+        assert!(
+            device.contains("other device") && device.contains("made with cpu, this training needs cuda:1"),
+            "{device}"
+        );
         assert_eq!(Demonstration::read_all(&graph.demonstrations(Split::Test).unwrap()).unwrap().len(), 40);
     });
 }

@@ -126,9 +126,6 @@ pub enum BenchError {
         /// The document or row, in words.
         doc: String,
     },
-    /// A stop was asked for; the work so far is kept.
-    #[error("stopped; run it again")]
-    Stopped,
     /// Flags or settings that no evaluation can be made of.
     #[error("{0}")]
     Settings(String),
@@ -150,7 +147,6 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
         Some(BenchError::Fetch(e)) => e.is_bad_input(),
         Some(BenchError::Text(e)) => e.is_bad_input(),
         Some(BenchError::Model(e)) => e.is_bad_input(),
-        Some(BenchError::Stopped) => false,
         Some(_) => true,
         None => spin_store::error::is_bad_input(error),
     }

@@ -6,18 +6,22 @@ mod compare;
 mod eval;
 #[path = "main/fetch.rs"]
 mod fetch;
+#[path = "main/screen.rs"]
+mod screen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use spin_bench::error::is_bad_input;
 use spin_bench::{report, stage};
-use spin_cli::{Exit, Progress, RunArgs, say};
+use spin_cli::{Exit, RunArgs, say};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
-use spin_store::Store;
+use spin_store::{Context, Store};
+
+use crate::screen::Screen;
 
 #[derive(Parser)]
 #[command(
@@ -104,14 +108,14 @@ fn score(args: &Cli) -> anyhow::Result<Exit> {
         (Some(name), _) => ModelId::Baseline(name.clone()),
         (None, t) => ModelId::Iteration(t.unwrap_or(0)),
     };
-    let mut bar: Option<Progress> = None;
-    let result = stage::run(&Graph::new(&run, &store), &id, spin_cli::environment(), &mut |done, total| {
-        bar.get_or_insert_with(|| Progress::new(format!("scores/{}/{id}", run.run), "rows", 0, total)).set(done, "");
-    });
-    if let Some(bar) = bar {
-        bar.finish();
-    }
-    let (artifact, made) = result?;
+    let screen = Screen::new(format!("scores/{}/{id}", run.run), "rows");
+    let holder = spin_cli::whoami();
+    let context =
+        Context { environment: &spin_cli::environment, holder: &holder, watch: &screen, ..Context::silent(&store) };
+    let outcome = stage::run(&Graph::new(&run, &store), &id, &context);
+    screen.finish();
+    // Nothing stops a scoring half way.
+    let Some((artifact, made)) = outcome?.artifact() else { return Ok(Exit::Again) };
     let headline = report::headline(&artifact.manifest.facts["results"]);
     let cost = if made { format!(", {}", spin_cli::cost()) } else { String::new() };
     say(&format!("{} {}: {headline}{cost}", if made { "made" } else { "already there:" }, artifact.reference()));

@@ -1,32 +1,27 @@
 //! The stage: score one model of the run on the tasks of `[bench]`.
 
 use candle_core::{DType, Device};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use spin_model::CausalLm;
 use spin_run::graph::{Decoding, Graph, ModelId, Split};
 use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
-use spin_store::{Artifact, StoreError, table};
+use spin_store::{Context, Making, Outcome, Staged, Step, StoreError, table};
 use spin_text::Codec;
 
 use crate::error::Result;
 use crate::heldout;
 use crate::report;
 
-/// Scores a model; the flag is false when the scores were there.
+/// Scores a model.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be scored, a full disk.
-pub fn run(
-    graph: &Graph<'_>,
-    id: &ModelId,
-    environment: Map<String, Value>,
-    on_progress: &mut dyn FnMut(u64, u64),
-) -> Result<(Artifact, bool)> {
-    let recipe = graph.scores_recipe(id)?;
-    if let Some(found) = graph.store.find(&recipe)? {
-        return Ok((found, false));
-    }
+pub fn run(graph: &Graph<'_>, id: &ModelId, context: &Context<'_>) -> Result<Outcome> {
+    context.make(&graph.scores_recipe(id)?, |making| assemble(graph, id, making))
+}
+
+fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Step> {
     let bench = &graph.run.bench;
     let tasks = graph.bench_tasks()?;
     let wants = |task: &str| tasks.iter().any(|t| t == task);
@@ -59,7 +54,7 @@ pub fn run(
         let (mut done, total) = (0, (rows.len() + generated.len()) as u64);
         let mut advance = |n: u64| {
             done += n;
-            on_progress(done, total);
+            making.context.watch.progress(done, total);
         };
         let (nll, real) = heldout::nll(&model, &codec, &rows, bench.batch_size, &mut advance)?;
         if wants(NLL) {
@@ -67,8 +62,8 @@ pub fn run(
         }
         scores.extend(heldout::preference(&model, &real, &generated, bench.batch_size, &mut advance)?);
     }
-    let staged = graph.store.staging()?;
-    ScoreRow::write_part(&staged.path().join(table::part_name(0)), &scores, &recipe.identity(), 0)?;
+    let staged = making.staging()?;
+    ScoreRow::write_part(&staged.path().join(table::part_name(0)), &scores, &making.recipe.identity(), 0)?;
     let results = report::summarise(&scores);
     let path = staged.path().join("results.json");
     let text = serde_json::to_string_pretty(&json!({"model": id.to_string(), "results": results}))
@@ -76,5 +71,5 @@ pub fn run(
     std::fs::write(&path, text + "\n").map_err(StoreError::io("write", &path))?;
     let mut facts = Map::new();
     facts.insert("results".into(), results);
-    Ok((graph.store.publish(staged, &recipe, facts, environment)?, true))
+    Ok(Step::Publish(Staged::new(staged, facts)))
 }

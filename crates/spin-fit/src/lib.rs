@@ -17,7 +17,6 @@ pub mod batches;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
-mod held;
 pub mod learner;
 pub mod merge;
 pub mod metrics;

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use candle_core::DType;
 use clap::{Parser, ValueEnum};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::Watch;
 use spin_fit::error::{FitError, is_bad_input};
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
-use spin_fit::stage::{self, Options, Outcome};
+use spin_fit::stage::{self, Options};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
-use spin_store::{Store, StoreError};
+use spin_store::{Context, Left, Outcome, Store, StoreError};
 
 #[derive(Parser)]
 #[command(version, about = "Train the main player", after_help = after_help())]
@@ -128,10 +128,6 @@ impl Watch for Screen {
         }
     }
 
-    fn environment(&self) -> Map<String, Value> {
-        spin_cli::environment()
-    }
-
     fn resident_mib(&self) -> Option<f64> {
         spin_cli::resident_memory_mib()
     }
@@ -178,7 +174,15 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
     let options = Options { device: stage::device(&cli.device)?, peak_gflops: cli.peak_gflops };
     let stop = stop_flag()?;
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
-    let outcome = stage::run(&graph, &id, &options, &stop, &mut screen);
+    let holder = spin_cli::whoami();
+    let context = Context {
+        environment: &spin_cli::environment,
+        holder: &holder,
+        device: &cli.device,
+        stop: &stop,
+        ..Context::silent(&store)
+    };
+    let outcome = stage::run(&graph, &id, &options, &context, &mut screen);
     if let Some(bar) = screen.bar.take() {
         bar.finish();
     }
@@ -204,7 +208,7 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
             };
             say(&format!("made {}: {updates} updates{skipped}{best}, {cost}", artifact.reference()));
         }
-        Outcome::Stopped(place) => {
+        Outcome::Left(Left::Stopped(place) | Left::Held(place) | Left::Partial(place)) => {
             say(&format!("{}: stopped {place}; run it again", screen.label));
             return Ok(Exit::Again);
         }

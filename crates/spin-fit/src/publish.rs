@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, LoraConfig};
 use spin_run::graph::Graph;
 use spin_run::schema::{MetricsRow, Row};
-use spin_store::{Artifact, Recipe, StoreError, fsutil, table};
+use spin_store::{Artifact, Making, Recipe, Staged, Step, StoreError, fsutil, table};
 
 use crate::error::Result;
 use crate::metrics::{LogLine, events, json_lines};
@@ -56,43 +56,35 @@ pub fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize)
     }
 }
 
-/// Publishes the metrics, unless a run that was killed right afterwards did.
+/// Publishes the metrics of the model that is made, unless a run that was
+/// killed right afterwards did.
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn metrics(
-    graph: &Graph<'_>,
-    model: &Recipe,
-    log: &[LogLine],
-    facts: &Map<String, Value>,
-    environment: Map<String, Value>,
-) -> Result<()> {
-    let recipe = Graph::metrics_recipe(model);
-    if graph.store.find(&recipe)?.is_some() {
-        return Ok(());
-    }
-    let staged = graph.store.staging()?;
-    let rows: Vec<MetricsRow> = log.iter().map(LogLine::row).collect();
-    MetricsRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
-    fsutil::write_atomic(&staged.path().join(events::FILE_NAME), &events::file_of(log))?;
-    graph.store.publish(staged, &recipe, facts.clone(), environment)?;
+pub fn metrics(making: &Making<'_>, log: &[LogLine], facts: &Map<String, Value>) -> Result<()> {
+    let recipe = Graph::metrics_recipe(making.recipe);
+    making.context.make(&recipe, |making| -> Result<Step> {
+        let staged = making.staging()?;
+        let rows: Vec<MetricsRow> = log.iter().map(LogLine::row).collect();
+        MetricsRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
+        fsutil::write_atomic(&staged.path().join(events::FILE_NAME), &events::file_of(log))?;
+        Ok(Step::Publish(Staged::new(staged, facts.clone())))
+    })?;
     Ok(())
 }
 
-/// Publishes the model.
+/// The model's directory.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn model(
-    graph: &Graph<'_>,
-    recipe: &Recipe,
+    making: &Making<'_>,
     model: &CausalLm,
     start: &Artifact,
     log: &[LogLine],
     facts: Map<String, Value>,
-    environment: Map<String, Value>,
-) -> Result<Artifact> {
-    let staged = graph.store.staging()?;
+) -> Result<Step> {
+    let staged = making.staging()?;
     let dir = staged.path();
     copy_companions(start, dir)?;
     if model.adapter().is_some() {
@@ -108,8 +100,8 @@ pub fn model(
         model.save(dir)?;
     }
     write(&dir.join("training_metrics.jsonl"), &json_lines(log.iter().map(|line| &line.update)))?;
-    write(&dir.join("README.md"), &model_card(recipe, &facts))?;
-    Ok(graph.store.publish(staged, recipe, facts, environment)?)
+    write(&dir.join("README.md"), &model_card(making.recipe, &facts))?;
+    Ok(Step::Publish(Staged::new(staged, facts)))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

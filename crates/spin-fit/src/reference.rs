@@ -2,18 +2,17 @@
 //! and stored, so that the opponent is never a second model in memory.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 use spin_model::{Batch, CausalLm};
 use spin_run::run::FitDtype;
 use spin_run::schema::{Pair, ReferenceRow, Row};
 use spin_store::work::Found;
-use spin_store::{Artifact, Store, table};
+use spin_store::{Artifact, Left, Making, Staged, Step, table};
 
 use crate::batches::Limit;
 use crate::error::{FitError, Result};
-use crate::held::Held;
+use crate::stage::kind_of;
 use crate::watch::Watch;
 
 /// Pairs per part: what a restart may lose.
@@ -62,9 +61,15 @@ fn logps_while(
 /// Reads a reference that is to be used for training `model` on `pairs`.
 ///
 /// # Errors
-/// When it was made of other weights, other pairs or with another type of
-/// weights, or is damaged.
-pub fn read(reference: &Artifact, model: &Artifact, pairs: &Artifact, dtype: FitDtype) -> Result<Vec<ReferenceRow>> {
+/// When it was made of other weights, other pairs, with another type of
+/// weights or on another kind of device, or is damaged.
+pub fn read(
+    reference: &Artifact,
+    model: &Artifact,
+    pairs: &Artifact,
+    dtype: FitDtype,
+    device: &str,
+) -> Result<Vec<ReferenceRow>> {
     let refuse = |what, found: String, expected: String| {
         Err(FitError::OtherReference { reference: reference.reference(), what, found, expected })
     };
@@ -84,57 +89,61 @@ pub fn read(reference: &Artifact, model: &Artifact, pairs: &Artifact, dtype: Fit
     if made_with != dtype.name() {
         return refuse("type of weights", made_with.into(), dtype.name().into());
     }
+    // Releases that noted none had no other.
+    let made_on = reference.manifest.environment.get("device").and_then(Value::as_str).unwrap_or("cpu");
+    if kind_of(made_on) != kind_of(device) {
+        return refuse("device", made_on.into(), device.into());
+    }
     Ok(ReferenceRow::read_all(reference)?)
 }
 
 /// Computes the reference of `pairs` under `model`, as far as it is not in the
-/// work directory, and publishes it. `None` when a stop was asked for; the
-/// parts so far are kept.
+/// work directory. A stop keeps the parts so far.
 ///
 /// # Errors
 /// When an answer does not fit the model, or the disk is full.
-pub fn run(
-    store: &Store,
-    held: &Held,
+pub fn step(
+    making: &Making<'_>,
     model: &CausalLm,
     pairs: &[Pair],
     limit: Limit,
-    stop: &AtomicBool,
     watch: &mut dyn Watch,
-) -> Result<Option<Artifact>> {
+) -> Result<Step> {
+    let work = &making.work;
     let mut names = Vec::new();
     for (i, chunk) in pairs.chunks(PAIRS_PER_PART).enumerate() {
         let name = table::part_name(i);
-        let found = held.work.read_part::<ReferenceRow>(&name, i)?;
+        let found = work.read_part::<ReferenceRow>(&name, i)?;
         match found.check(|part| same_rows(chunk, &part.rows), "it is of other pairs") {
             Found::Whole(_) => {}
             unusable => {
                 if let Found::Unusable(why) = unusable {
-                    watch.note(&format!("{} is computed again: {why}", held.work.path(&name).display()));
+                    watch.note(&format!("{} is computed again: {why}", work.path(&name).display()));
                 }
                 let mut go_on = |done: usize| {
                     watch.reference((i * PAIRS_PER_PART + done) as u64, pairs.len() as u64);
-                    !stop.load(Ordering::Relaxed)
+                    !making.is_stopped()
                 };
-                let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else { return Ok(None) };
-                held.work.write_part(&name, i, &rows, &Value::Null)?;
+                let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else {
+                    let place = "during the reference pass; the parts that are done are kept";
+                    return Ok(Step::Leave(Left::Stopped(place.into())));
+                };
+                work.write_part(&name, i, &rows, &Value::Null)?;
             }
         }
         names.push(name);
     }
-    let staged = store.staging()?;
+    let staged = making.staging()?;
     for name in names {
-        match held.work.copy_part(&name, &staged.path().join(&name))? {
+        match work.copy_part(&name, &staged.path().join(&name))? {
             Found::Whole(()) => {}
-            Found::Absent => return Err(FitError::Part { path: held.work.path(&name), why: "it is gone".into() }),
-            Found::Unusable(why) => return Err(FitError::Part { path: held.work.path(&name), why }),
+            Found::Absent => return Err(FitError::Part { path: work.path(&name), why: "it is gone".into() }),
+            Found::Unusable(why) => return Err(FitError::Part { path: work.path(&name), why }),
         }
     }
     let mut facts = Map::new();
     facts.insert("pairs".into(), json!(pairs.len()));
-    let artifact = store.publish(staged, &held.recipe, facts, watch.environment())?;
-    store.discard_work(&held.recipe.identity())?;
-    Ok(Some(artifact))
+    Ok(Step::Publish(Staged::new(staged, facts)))
 }
 
 fn same_rows(pairs: &[Pair], rows: &[ReferenceRow]) -> bool {

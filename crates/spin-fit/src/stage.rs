@@ -2,38 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
 use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, ModelConfig};
-use spin_run::graph::{Graph, ModelId, Split};
+use spin_run::graph::{Graph, ModelId, PairsOf, Split};
 use spin_run::run::{FitConfig, FitDtype, Init, Objective};
 use spin_run::schema::{Demonstration, Pair, Row};
-use spin_store::{Artifact, Recipe, StoreError};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Step, StoreError};
 use spin_text::Codec;
 
 use crate::batches::Limit;
 use crate::checkpoint::Settings;
 use crate::data::{self, Example};
 use crate::error::{FitError, Result};
-use crate::held::{self, Held, Taken};
 use crate::metrics::{events, flops};
 use crate::publish;
 use crate::reference;
 use crate::trainer::{End, Files, Job, Trainer};
 use crate::watch::Watch;
-
-/// How far a call came.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The model was there already.
-    Found(Artifact),
-    /// The model is published.
-    Made(Artifact),
-    /// A stop was asked for, at this place; the work so far is kept.
-    Stopped(String),
-}
 
 /// Where the model is computed.
 ///
@@ -54,6 +41,11 @@ pub fn device(name: &str) -> Result<Device> {
         }
         _ => Err(problem("give cpu, cuda or cuda:N".into())),
     }
+}
+
+/// `cuda` of `cuda:1`: which one of several computes changes nothing.
+pub(crate) fn kind_of(device: &str) -> &str {
+    device.split(':').next().unwrap_or(device)
 }
 
 /// What is not of the training itself.
@@ -79,7 +71,7 @@ pub fn run(
     graph: &Graph<'_>,
     id: &ModelId,
     options: &Options,
-    stop: &AtomicBool,
+    context: &Context<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Outcome> {
     let config = graph.fit_of(id)?;
@@ -90,108 +82,129 @@ pub fn run(
         Some(of) => Some((graph.pairs_of(&of)?, of)),
         None => None,
     };
+    let mut training = Training { graph, id, options, config, start, pairs, loaded: None };
     // The reference comes first: the model's recipe names it.
-    let reference = match &pairs {
-        Some((_, of)) => match held::take(graph.store, graph.reference_recipe_of(of)?)? {
-            Taken::Found(_) => None,
-            Taken::Held(held) => Some(held),
-        },
-        None => None,
-    };
-    let mut training = match &reference {
-        Some(_) => None,
-        None => match held::take(graph.store, recipe_of(graph, id)?)? {
-            Taken::Found(found) => return Ok(Outcome::Found(*found)),
-            Taken::Held(held) => Some(held),
-        },
-    };
-    start.verify()?;
-    let mut facts = Map::new();
-    let rows = match &pairs {
-        Some((artifact, _)) => Rows::Pairs(read_pairs(artifact, &start)?, artifact.reference()),
-        None => demonstrations(graph, &start, &mut facts)?,
-    };
-    rows.check(&config, &facts)?;
-    check_adapter(graph, &config)?;
-
-    let random = matches!(id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
-    let model = load(&start, graph, &config, random, &options.device)?;
-    if let (Some(held), Rows::Pairs(rows, _)) = (&reference, &rows) {
-        // What the adapter's settings ask for is there, too.
-        adapted(&model, &config, graph, &start, 0)?;
-        watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), start.reference()));
-        if reference::run(graph.store, held, &model, rows, Limit::of(&config), stop, watch)?.is_none() {
-            return Ok(Outcome::Stopped("during the reference pass; the parts that are done are kept".into()));
+    if let Some((_, of)) = &training.pairs {
+        let recipe = graph.reference_recipe_of(of)?;
+        let outcome = context.make(&recipe, |making| training.reference(making, watch))?;
+        if let Outcome::Left(left) = outcome {
+            return Ok(Outcome::Left(left));
         }
     }
-    drop(reference);
-    if training.is_none() {
-        match held::take(graph.store, recipe_of(graph, id)?)? {
-            Taken::Found(found) => return Ok(Outcome::Found(*found)),
-            Taken::Held(held) => training = Some(held),
-        }
-    }
-    let Some(Held { recipe, work, .. }) = training.as_deref() else { unreachable!("taken above") };
-
-    let examples = match (rows, &pairs) {
-        (Rows::Pairs(rows, table), Some((artifact, of))) => {
-            let reference = reference::read(&graph.reference_of(of)?, &start, artifact, config.dtype)?;
-            let mut examples = data::of_pairs(rows, &reference, &table)?;
-            if config.objective == Objective::Sft {
-                examples.iter_mut().for_each(|e| e.opponent = None);
-            }
-            examples
-        }
-        (Rows::Pairs(..), None) => unreachable!("pairs come from pairs"),
-        (Rows::Examples(examples, _), _) => examples,
-    };
-    let model = adapted(&model, &config, graph, &start, seed_of(recipe))?;
-    let (examples, held_out) = split(examples, &config, &mut facts);
-    watch.note(&format!(
-        "{} rows, {} held out, {} parameters, {} of them trained, objective {}",
-        examples.len(),
-        held_out.len(),
-        model.num_params(),
-        model.num_trainable(),
-        crate::objective::Objective::describe(&config),
-    ));
-    let files = Files {
-        checkpoint: work.path("checkpoint.safetensors"),
-        best: work.path("best.safetensors"),
-        log: work.path("training_log.jsonl"),
-        events: work.path(events::FILE_NAME),
-    };
-    // A device without room for the measurement leaves the column empty.
-    let peak = match options.peak_gflops {
-        Some(gflops) => Some(gflops * 1e9),
-        None => flops::measure_peak(model.device(), model.dtype()).ok(),
-    };
-    let job = Job {
-        config: &config,
-        examples: &examples,
-        held_out: &held_out,
-        seed: graph.run.seed,
-        updates: recipe.params["updates"].as_u64().unwrap_or(0) as usize,
-    };
-    let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings_of(recipe))?;
-    match trainer.run(stop, watch)? {
-        End::Stopped(0) => Ok(Outcome::Stopped("before the end of the first update".into())),
-        End::Stopped(update) => Ok(Outcome::Stopped(format!("after update {update}, checkpointed"))),
-        End::Finished(summary) => {
-            publish::add_facts(&mut facts, &summary, examples.len());
-            // Before the model: with the model there, nothing would be made
-            // any more.
-            publish::metrics(graph, recipe, &summary.log, &facts, watch.environment())?;
-            let environment = watch.environment();
-            let artifact = publish::model(graph, recipe, trainer.model(), &start, &summary.log, facts, environment)?;
-            graph.store.discard_work(&recipe.identity())?;
-            Ok(Outcome::Made(artifact))
-        }
-    }
+    let recipe = graph.model_recipe(id)?.expect("a model that is not trained was refused");
+    context.make(&recipe, |making| training.train(making, watch))
 }
 
-fn recipe_of(graph: &Graph<'_>, id: &ModelId) -> Result<Recipe> {
-    Ok(graph.model_recipe(id)?.expect("a model that is not trained was refused"))
+/// A model to train, with what that takes.
+struct Training<'a, 'g> {
+    graph: &'a Graph<'g>,
+    id: &'a ModelId,
+    options: &'a Options,
+    config: FitConfig,
+    start: Artifact,
+    pairs: Option<(Artifact, PairsOf)>,
+    /// Read and loaded once, for the reference and the training.
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    rows: Rows,
+    facts: Map<String, Value>,
+    model: CausalLm,
+}
+
+impl Training<'_, '_> {
+    /// Rows and weights, once nothing but them is left to refuse.
+    fn load(&mut self) -> Result<Loaded> {
+        if let Some(loaded) = self.loaded.take() {
+            return Ok(loaded);
+        }
+        let (graph, start) = (self.graph, &self.start);
+        start.verify()?;
+        let mut facts = Map::new();
+        let rows = match &self.pairs {
+            Some((artifact, _)) => Rows::Pairs(read_pairs(artifact, start)?, artifact.reference()),
+            None => demonstrations(graph, start, &mut facts)?,
+        };
+        rows.check(&self.config, &facts)?;
+        check_adapter(graph, &self.config)?;
+        let random = matches!(self.id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
+        let model = load(start, graph, &self.config, random, &self.options.device)?;
+        Ok(Loaded { rows, facts, model })
+    }
+
+    /// The opponent's log-probabilities of the pairs.
+    fn reference(&mut self, making: &Making<'_>, watch: &mut dyn Watch) -> Result<Step> {
+        let loaded = self.load()?;
+        // What the adapter's settings ask for is there, too.
+        adapted(&loaded.model, &self.config, self.graph, &self.start, 0)?;
+        let Rows::Pairs(rows, _) = &loaded.rows else { unreachable!("a reference is of pairs") };
+        watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), self.start.reference()));
+        let step = reference::step(making, &loaded.model, rows, Limit::of(&self.config), watch)?;
+        self.loaded = Some(loaded);
+        Ok(step)
+    }
+
+    fn train(&mut self, making: &Making<'_>, watch: &mut dyn Watch) -> Result<Step> {
+        let Loaded { rows, mut facts, model } = self.load()?;
+        let (config, graph, start) = (&self.config, self.graph, &self.start);
+        let (recipe, work) = (making.recipe, &making.work);
+        let examples = match (rows, &self.pairs) {
+            (Rows::Pairs(rows, table), Some((artifact, of))) => {
+                let device = making.context.device;
+                let reference = reference::read(&graph.reference_of(of)?, start, artifact, config.dtype, device)?;
+                let mut examples = data::of_pairs(rows, &reference, &table)?;
+                if config.objective == Objective::Sft {
+                    examples.iter_mut().for_each(|e| e.opponent = None);
+                }
+                examples
+            }
+            (Rows::Pairs(..), None) => unreachable!("pairs come from pairs"),
+            (Rows::Examples(examples, _), _) => examples,
+        };
+        let model = adapted(&model, config, graph, start, seed_of(recipe))?;
+        let (examples, held_out) = split(examples, config, &mut facts);
+        watch.note(&format!(
+            "{} rows, {} held out, {} parameters, {} of them trained, objective {}",
+            examples.len(),
+            held_out.len(),
+            model.num_params(),
+            model.num_trainable(),
+            crate::objective::Objective::describe(config),
+        ));
+        let files = Files {
+            checkpoint: work.path("checkpoint.safetensors"),
+            best: work.path("best.safetensors"),
+            log: work.path("training_log.jsonl"),
+            events: work.path(events::FILE_NAME),
+        };
+        // A device without room for the measurement leaves the column empty.
+        let peak = match self.options.peak_gflops {
+            Some(gflops) => Some(gflops * 1e9),
+            None => flops::measure_peak(model.device(), model.dtype()).ok(),
+        };
+        let job = Job {
+            config,
+            examples: &examples,
+            held_out: &held_out,
+            seed: graph.run.seed,
+            updates: recipe.params["updates"].as_u64().unwrap_or(0) as usize,
+        };
+        let settings = settings_of(recipe, making.context.device);
+        let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings)?;
+        let stopped = |place: String| Ok(Step::Leave(Left::Stopped(place)));
+        match trainer.run(making.context.stop, watch)? {
+            End::Stopped(0) => stopped("before the end of the first update".into()),
+            End::Stopped(update) => stopped(format!("after update {update}, checkpointed")),
+            End::Finished(summary) => {
+                publish::add_facts(&mut facts, &summary, examples.len());
+                // Before the model: with the model there, nothing would be made
+                // any more.
+                publish::metrics(making, &summary.log, &facts)?;
+                publish::model(making, trainer.model(), start, &summary.log, facts)
+            }
+        }
+    }
 }
 
 /// The seed of a new adapter. It follows from all that decides the training,
@@ -202,13 +215,18 @@ fn seed_of(recipe: &Recipe) -> u64 {
 
 /// The settings that a checkpoint of a recipe belongs to: all that decides
 /// numbers, the inputs by content.
-pub fn settings_of(recipe: &Recipe) -> Settings {
+///
+/// Those of a graphics processor name it: it rounds in another way.
+pub fn settings_of(recipe: &Recipe, device: &str) -> Settings {
     let parents: Map<String, Value> =
         recipe.parents.iter().map(|p| (p.role.clone(), json!(&p.content[..p.content.len().min(12)]))).collect();
     let mut value = recipe.params.clone();
     if let Some(table) = value.as_object_mut() {
         table.insert("parents".into(), Value::Object(parents));
         table.insert("stage_version".into(), json!(recipe.stage.version));
+        if kind_of(device) != "cpu" {
+            table.insert("device".into(), json!(kind_of(device)));
+        }
     }
     Settings::of(&value)
 }

@@ -1,10 +1,8 @@
 //! Who is told about a training.
 
-use serde_json::{Map, Value};
-
 use crate::metrics::LogLine;
 
-/// Told about progress, and asked about the process: this crate neither prints
+/// Told about progress, and asked about memory: this crate neither prints
 /// nor looks around. Every method may be left as it is.
 pub trait Watch {
     /// Reference pass: pairs done, all pairs.
@@ -16,11 +14,6 @@ pub trait Watch {
 
     /// Something worth a line.
     fn note(&mut self, _text: &str) {}
-
-    /// Facts about the process, for the manifest.
-    fn environment(&self) -> Map<String, Value> {
-        Map::new()
-    }
 
     /// Resident memory of the process in MiB, where the system tells.
     fn resident_mib(&self) -> Option<f64> {

@@ -8,7 +8,7 @@ use spin_pair::error::is_bad_input;
 use spin_pair::{preferences, stage};
 use spin_run::graph::Graph;
 use spin_run::run::RunFile;
-use spin_store::Store;
+use spin_store::{Context, Store};
 
 #[derive(Parser)]
 #[command(version, about = "Pair human answers with the opponent's, or chosen with rejected ones", after_help = spin_cli::EXIT_CODES)]
@@ -36,10 +36,14 @@ fn main() -> ExitCode {
         let run = RunFile::load(&cli.run.run, &cli.run.set)?;
         let store = Store::open(&run.store_dir())?;
         let graph = Graph::new(&run, &store);
-        let (artifact, made) = match &cli.target.baseline {
-            Some(baseline) => preferences::run(&graph, baseline, spin_cli::environment())?,
-            None => stage::run(&graph, cli.target.iteration.unwrap_or_default(), spin_cli::environment())?,
+        let holder = spin_cli::whoami();
+        let context = Context { environment: &spin_cli::environment, holder: &holder, ..Context::silent(&store) };
+        let outcome = match &cli.target.baseline {
+            Some(baseline) => preferences::run(&graph, baseline, &context)?,
+            None => stage::run(&graph, cli.target.iteration.unwrap_or_default(), &context)?,
         };
+        // Nothing stops a pairing half way.
+        let Some((artifact, made)) = outcome.artifact() else { return Ok(Exit::Again) };
         if made {
             let fates = &artifact.manifest.facts["fates"];
             say(&format!(

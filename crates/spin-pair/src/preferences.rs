@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, PairsOf};
 use spin_run::run::{Prompt, TemplateConfig};
 use spin_run::schema::{Message, Pair, Preference, Row};
-use spin_store::Artifact;
+use spin_store::{Context, Making, Outcome, Step};
 use spin_text::{Codec, TextError};
 
 use crate::error::{PairError, Result};
@@ -28,18 +28,17 @@ pub struct Tokenised {
     pub truncated: u64,
 }
 
-/// Makes the pairs of a baseline's preference set; the flag is false when they
-/// were there.
+/// Makes the pairs of a baseline's preference set.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
-pub fn run(graph: &Graph<'_>, baseline: &str, environment: Map<String, Value>) -> Result<(Artifact, bool)> {
+pub fn run(graph: &Graph<'_>, baseline: &str, context: &Context<'_>) -> Result<Outcome> {
     let of = PairsOf::Baseline(baseline.to_owned());
-    let recipe = graph.pairs_recipe_of(&of)?;
-    if let Some(found) = graph.store.find(&recipe)? {
-        return Ok((found, false));
-    }
-    let model = graph.opponent(&of)?;
+    context.make(&graph.pairs_recipe_of(&of)?, |making| assemble(graph, baseline, &of, making))
+}
+
+fn assemble(graph: &Graph<'_>, baseline: &str, of: &PairsOf, making: &Making<'_>) -> Result<Step> {
+    let model = graph.opponent(of)?;
     let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let shape = ModelShape::read(&model.dir)?;
     codec.check_vocab(shape.vocab_size)?;
@@ -53,7 +52,7 @@ pub fn run(graph: &Graph<'_>, baseline: &str, environment: Map<String, Value>) -
     facts.insert("preferences".into(), json!(rows.len()));
     facts.insert("fates".into(), json!(made.counts));
     facts.insert("truncated_prompts".into(), json!(made.truncated));
-    Ok((stage::publish(graph, &recipe, made.pairs.into_iter(), facts, environment)?, true))
+    stage::staged(making, made.pairs.into_iter(), facts)
 }
 
 /// Rows as pairs, by the rules that demonstrations and samples are held to:

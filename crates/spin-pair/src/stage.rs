@@ -7,7 +7,7 @@ use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, Split};
 use spin_run::run::Prompt;
 use spin_run::schema::{Demonstration, Message, Pair, Row};
-use spin_store::{Artifact, Recipe, table};
+use spin_store::{Context, Making, Outcome, Staged, Step, table};
 use spin_text::{Codec, TextError};
 
 use crate::error::{PairError, Result};
@@ -16,16 +16,16 @@ use crate::join::{self, Joined, RealAnswer, SampleTable};
 /// Rows per part.
 const ROWS_PER_PART: usize = 65_536;
 
-/// Makes the pairs of iteration `t`; the flag is false when they were there.
+/// Makes the pairs of iteration `t`.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
-pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Result<(Artifact, bool)> {
+pub fn run(graph: &Graph<'_>, t: usize, context: &Context<'_>) -> Result<Outcome> {
     graph.run.check_iteration(t)?;
-    let recipe = graph.pairs_recipe(t)?;
-    if let Some(found) = graph.store.find(&recipe)? {
-        return Ok((found, false));
-    }
+    context.make(&graph.pairs_recipe(t)?, |making| assemble(graph, t, making))
+}
+
+fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Step> {
     let model = graph.model(&ModelId::Iteration(t))?;
     let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let context = ModelShape::read(&model.dir)?.context;
@@ -67,7 +67,7 @@ pub fn run(graph: &Graph<'_>, t: usize, environment: Map<String, Value>) -> Resu
     // The natural stopping signal of the game: an opponent that says what the
     // human said leaves nothing to tell apart.
     facts.insert("identical_share".into(), json!(joined.counts["identical"] as f64 / samples.max(1) as f64));
-    Ok((publish(graph, &recipe, pairs, facts, environment)?, true))
+    staged(making, pairs, facts)
 }
 
 /// Counts by reason, for a message.
@@ -75,22 +75,20 @@ pub(crate) fn drops(counts: &BTreeMap<String, u64>) -> String {
     counts.iter().map(|(fate, count)| format!("{fate} {count}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Publishes pairs in parts, with one part in memory.
-pub(crate) fn publish(
-    graph: &Graph<'_>,
-    recipe: &Recipe,
+/// Pairs in parts, with one part in memory.
+pub(crate) fn staged(
+    making: &Making<'_>,
     pairs: impl Iterator<Item = Pair>,
     facts: Map<String, Value>,
-    environment: Map<String, Value>,
-) -> Result<Artifact> {
-    let staged = graph.store.staging()?;
+) -> Result<Step> {
+    let (staged, identity) = (making.staging()?, making.recipe.identity());
     let (mut pairs, mut part) = (pairs.peekable(), 0);
     while pairs.peek().is_some() {
         let rows: Vec<Pair> = pairs.by_ref().take(ROWS_PER_PART).collect();
-        Pair::write_part(&staged.path().join(table::part_name(part)), &rows, &recipe.identity(), part)?;
+        Pair::write_part(&staged.path().join(table::part_name(part)), &rows, &identity, part)?;
         part += 1;
     }
-    Ok(graph.store.publish(staged, recipe, facts, environment)?)
+    Ok(Step::Publish(Staged::new(staged, facts)))
 }
 
 fn pair(joined: &Joined, real: &RealAnswer, demonstration: &Demonstration) -> Pair {

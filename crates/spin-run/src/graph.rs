@@ -371,9 +371,15 @@ impl<'a> Graph<'a> {
 
     /// Updates that the first `rounds` iterations made together; 0 for none.
     fn matched_updates(&self, rounds: usize) -> Result<u64> {
-        (1..=rounds)
-            .map(|t| Ok(self.model(&ModelId::Iteration(t))?.manifest.facts["updates"].as_u64().unwrap_or(0)))
-            .sum()
+        let updates = |t| {
+            let model = self.model(&ModelId::Iteration(t))?;
+            let updates = model.manifest.facts.get("updates").and_then(Value::as_u64);
+            updates.ok_or_else(|| {
+                let problem = "does not say how many updates made it, which match_iterations needs";
+                StoreError::corrupt(&model.dir, problem, "delete it and train it again")
+            })
+        };
+        (1..=rounds).map(updates).sum()
     }
 
     /// A model of the run.

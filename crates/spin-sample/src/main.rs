@@ -13,8 +13,8 @@ use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_run::graph::{Decoding, Graph, ModelId};
 use spin_run::import::Importer;
 use spin_sample::error::is_bad_input;
-use spin_sample::stage::{self, Missing, Outcome, PartDone, Task, Watch};
-use spin_store::Store;
+use spin_sample::stage::{self, Missing, PartDone, Task, Watch};
+use spin_store::{Context, Left, Outcome, Store};
 
 use crate::cli::Cli;
 
@@ -51,8 +51,17 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     let store = if cli.missing { Store::open_existing(&run.store_dir())? } else { Store::open(&run.store_dir())? };
     let graph = Graph::new(&run, &store);
     let stop = stop_flag()?;
+    let holder = spin_cli::whoami();
+    let context = Context {
+        environment: &spin_cli::environment,
+        holder: &holder,
+        device: cli.device(),
+        stop: &stop,
+        watch: &say,
+        ..Context::silent(&store)
+    };
     if cli.is_model() {
-        Importer::new(&store, spin_cli::environment(), spin_cli::whoami(), &say).base(&run)?;
+        Importer::new(context).base(&run)?;
     }
     let mut exit = Exit::Done;
     let tasks = tasks(cli, &graph)?;
@@ -64,7 +73,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     for task in &tasks {
         let label = format!("samples/{}", task.recipe.name);
         let screen = Screen::new(&label);
-        let outcome = stage::run(&graph, task, &options, &stop, &spin_cli::environment, &screen);
+        let outcome = stage::run(&graph, task, &options, &context, &screen);
         let speed = screen.finish();
         match outcome? {
             Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
@@ -83,15 +92,15 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
                 let cost = spin_cli::cost();
                 say(&format!("made {}: {} answers, {speed:.0} tokens/s, {cost}{checked}", m.reference(), m.rows()));
             }
-            Outcome::Partial(present, all) => {
-                say(&format!("{label}: shard done, {present} of {all} parts are there; the last shard publishes"));
+            Outcome::Left(Left::Partial(place)) => {
+                say(&format!("{label}: shard done, {place} are there; the last shard publishes"));
             }
-            Outcome::Held(present, all, who) => {
-                say(&format!("{label}: {present} of {all} parts are there, {who}; run this again when it is done"));
+            Outcome::Left(Left::Held(place)) => {
+                say(&format!("{label}: {place}; run this again when it is done"));
                 exit = Exit::Again;
             }
-            Outcome::Stopped(present, all) => {
-                say(&format!("{label}: stopped with {present} of {all} parts; run it again"));
+            Outcome::Left(Left::Stopped(place)) => {
+                say(&format!("{label}: stopped with {place}; run it again"));
                 exit = Exit::Again;
                 break;
             }

@@ -1,31 +1,16 @@
 //! From parts that are all there to an artifact.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use spin_run::graph::Graph;
 use spin_run::schema::{Row as _, Sample};
 use spin_store::work::Found;
-use spin_store::{StoreError, table};
+use spin_store::{Making, Staged, Step, StoreError, table};
 
 use crate::check::{self, Checked, Chosen};
 use crate::engine::{Engine, Replay};
 use crate::error::{Result, SampleError};
-use crate::stage::{Loader, Options, Outcome, Prepared, Task};
-
-/// Between looks at who publishes.
-const WAIT: Duration = Duration::from_millis(200);
-
-/// What publishing needs.
-pub(crate) struct Publisher<'a> {
-    pub graph: &'a Graph<'a>,
-    pub task: &'a Task,
-    pub options: &'a Options,
-    pub prepared: &'a Prepared,
-    pub loader: &'a Loader<'a>,
-}
+use crate::stage::{Prepared, Shared};
 
 /// Who made a part.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,32 +36,11 @@ struct Summary {
     chosen: Chosen,
 }
 
-impl Publisher<'_> {
-    /// Publishes all parts, unless somebody did, after a check of some answers.
-    pub fn publish(
-        &self,
-        engine: Option<Box<dyn Engine>>,
-        stop: &AtomicBool,
-        environment: &dyn Fn() -> Map<String, Value>,
-    ) -> Result<Outcome> {
+impl Shared<'_, '_> {
+    /// All parts as an artifact, after a check of some answers.
+    pub fn assemble(&self, engine: Option<Box<dyn Engine>>, making: &Making<'_>) -> Result<Step> {
         let Prepared { rows, plan, work, .. } = self.prepared;
         let source = self.prepared.source(self.graph, self.task);
-        // The last shards may arrive together: one publishes, the others wait,
-        // for it may fail.
-        let _lock = loop {
-            let lock = work.lock_as("publish.lock", &self.options.holder);
-            if let Some(found) = self.graph.store.find(&self.task.recipe)? {
-                return Ok(Outcome::Found(found));
-            }
-            match lock {
-                Ok(lock) => break lock,
-                Err(StoreError::Locked { .. }) if stop.load(Ordering::Relaxed) => {
-                    return Ok(Outcome::Stopped(plan.len(), plan.len()));
-                }
-                Err(StoreError::Locked { .. }) => std::thread::sleep(WAIT),
-                Err(error) => return Err(error.into()),
-            }
-        };
         let summary = self.summary()?;
         let makers: BTreeSet<&Maker> = summary.makers.iter().collect();
         let is_exact = makers.len() == 1 && makers.iter().all(|maker| maker.replay == Replay::Exact.name());
@@ -99,7 +63,7 @@ impl Publisher<'_> {
             facts.insert("replayed".into(), replayed);
             facts.insert("logps_check".into(), logps);
         }
-        let staged = self.graph.store.staging()?;
+        let staged = making.staging()?;
         for part in 0..plan.len() {
             let name = table::part_name(part);
             let to = staged.path().join(&name);
@@ -110,10 +74,7 @@ impl Publisher<'_> {
                 return Err(SampleError::Changed { path: work.path(&name), why });
             }
         }
-        let artifact = self.graph.store.publish(staged, &self.task.recipe, facts, environment())?;
-        // What is left of it is cleared by the next call.
-        let _ = self.graph.store.discard_work(&self.task.recipe.identity());
-        Ok(Outcome::Made(artifact))
+        Ok(Step::Publish(Staged::new(staged, facts)))
     }
 
     /// Reads all parts. Those with answers that failed are removed when there

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use spin_run::ModelShape;
 use spin_run::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
 use spin_store::work::{Found, WorkDir};
-use spin_store::{Artifact, Recipe, StoreError};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, StoreError};
 use spin_text::Codec;
 use tempfile::TempDir;
 
@@ -17,7 +17,6 @@ use crate::error::{Result, SampleError};
 use crate::loadable;
 use crate::parts::{self, Job, Shard};
 use crate::prompts::{Prompts, Rows};
-use crate::publish::Publisher;
 use crate::queue::{self, Queue, Source, Worker};
 
 pub use crate::queue::{PartDone, Watch};
@@ -92,22 +91,6 @@ impl Task {
     }
 }
 
-/// How far a call came.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The artifact was there already.
-    Found(Artifact),
-    /// The artifact is published.
-    Made(Artifact),
-    /// This shard's parts are done, others are missing: (present, all).
-    Partial(usize, usize),
-    /// Some of this shard's parts are another process's work: (present, all,
-    /// which and whose).
-    Held(usize, usize, String),
-    /// A stop was asked for: (present, all).
-    Stopped(usize, usize),
-}
-
 /// How a call works. Nothing of it changes the answers, but for rounding.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -115,8 +98,6 @@ pub struct Options {
     pub shard: Shard,
     /// How the model is run; the kind of engine is the run file's.
     pub engine: EngineOptions,
-    /// Who this is, for other processes.
-    pub holder: String,
     /// The processor, for manifests: another one may round in another way.
     pub processor: String,
 }
@@ -231,28 +212,38 @@ pub fn run(
     graph: &Graph<'_>,
     task: &Task,
     options: &Options,
-    stop: &AtomicBool,
-    environment: &dyn Fn() -> Map<String, Value>,
+    context: &Context<'_>,
     watch: &dyn Watch,
 ) -> Result<Outcome> {
-    let identity = task.recipe.identity();
-    if let Some(found) = graph.store.find(&task.recipe)? {
-        graph.store.discard_work(&identity)?;
-        return Ok(Outcome::Found(found));
-    }
-    task.model.verify()?;
-    let prepared = prepare(graph, task)?;
-    match work(graph, task, options, &prepared, stop, environment, watch) {
-        // Another process may have published meanwhile, and cleared the work
-        // away. What else went wrong is no less wrong for what is published: a
-        // directory that could not be flushed, say.
-        Err(error) if !is_taken_away(&error) => Err(error),
-        outcome @ (Err(_) | Ok(Outcome::Held(..) | Outcome::Partial(..))) => match graph.store.find(&task.recipe)? {
-            Some(found) => Ok(Outcome::Found(found)),
-            None => outcome,
+    // What the parts were made with is used again to check them.
+    let (mut prepared, mut loader, mut engine) = (None, None, None);
+    let whole = std::cell::RefCell::new((&mut prepared, &mut loader, &mut engine));
+    context.make_together(
+        &task.recipe,
+        is_taken_away,
+        |making| {
+            let (prepared, loader, engine) = &mut *whole.borrow_mut();
+            task.model.verify()?;
+            let prepared = prepared.insert(prepare(graph, task)?);
+            let loader = loader.insert(Loader::new(graph, task, &options.engine)?);
+            work(&Shared { graph, task, options, prepared, loader }, engine, making, watch)
         },
-        outcome => outcome,
-    }
+        |making| {
+            let (prepared, loader, engine) = &mut *whole.borrow_mut();
+            let (Some(prepared), Some(loader)) = (&**prepared, &**loader) else { unreachable!("made for the parts") };
+            let shared = Shared { graph, task, options, prepared, loader };
+            shared.assemble(engine.take(), making)
+        },
+    )
+}
+
+/// What a call has for making parts and for putting them together.
+pub(crate) struct Shared<'a, 'g> {
+    pub graph: &'a Graph<'g>,
+    pub task: &'a Task,
+    pub options: &'a Options,
+    pub prepared: &'a Prepared,
+    pub loader: &'a Loader<'a>,
 }
 
 /// Whether an error is one of those that come when another process clears the
@@ -265,15 +256,16 @@ fn is_taken_away(error: &SampleError) -> bool {
     }
 }
 
+/// Makes the parts of this shard that are missing: where all parts are there,
+/// how many, else what is left.
 fn work(
-    graph: &Graph<'_>,
-    task: &Task,
-    options: &Options,
-    prepared: &Prepared,
-    stop: &AtomicBool,
-    environment: &dyn Fn() -> Map<String, Value>,
+    shared: &Shared<'_, '_>,
+    engine: &mut Option<Box<dyn Engine>>,
+    making: &Making<'_>,
     watch: &dyn Watch,
-) -> Result<Outcome> {
+) -> Result<std::result::Result<String, Left>> {
+    let Shared { graph, task, options, prepared, loader } = shared;
+    let stop = making.context.stop;
     let source = prepared.source(graph, task);
     let Prepared { plan, work, .. } = prepared;
     let mine: Vec<usize> = (0..plan.len()).filter(|&part| options.shard.has(part)).collect();
@@ -291,15 +283,14 @@ fn work(
     let count = |parts: &[usize]| parts.iter().map(|&part| plan[part].len() as u64).sum::<u64>();
     let (done, all) = (count(&there), count(&there) + count(&missing));
     watch.progress(done, all, 0);
-    let loader = Loader::new(graph, task, &options.engine)?;
-    let (mut engine, mut held, mut stopped) = (None, Vec::new(), false);
+    let (mut held, mut stopped) = (Vec::new(), false);
     if !missing.is_empty() {
         let engine = engine.insert(loader.engine()?);
         let facts =
             json!({"engine": engine.describe(), "processor": options.processor, "replay": engine.replay().name()});
         let samples: usize = plan.iter().map(Vec::len).sum();
         let allowed = (task.prompts.max_failed() * samples as f64) as usize;
-        let worker = Worker { work, holder: &options.holder, facts, allowed };
+        let worker = Worker { work, holder: making.context.holder, facts, allowed };
         let queue = Queue::new(&source, worker, missing, (done, all), stop, watch);
         // An engine may leave while a job is on its way back.
         while queue.has_work() {
@@ -314,21 +305,18 @@ fn work(
     let is_there = |part| Ok(source.look(work, part)?.whole().is_some());
     let there: Vec<bool> = (0..plan.len()).map(is_there).collect::<Result<_>>()?;
     let present = there.iter().filter(|there| **there).count();
+    let place = format!("{present} of {} parts", plan.len());
     if stopped {
-        return Ok(Outcome::Stopped(present, plan.len()));
+        return Ok(Err(Left::Stopped(place)));
     }
     if let Some(part) = mine.iter().copied().find(|&part| !there[part]) {
         let who = match held.into_iter().find(|(other, _)| *other == part) {
             Some((part, holder)) => format!("part {part} is held by {holder}"),
             None => format!("part {part} was taken away or written anew by another process"),
         };
-        return Ok(Outcome::Held(present, plan.len(), who));
+        return Ok(Err(Left::Held(format!("{place} are there, {who}"))));
     }
-    if present < plan.len() {
-        return Ok(Outcome::Partial(present, plan.len()));
-    }
-    let publisher = Publisher { graph, task, options, prepared, loader: &loader };
-    publisher.publish(engine, stop, environment)
+    Ok(if present < plan.len() { Err(Left::Partial(place)) } else { Ok(place) })
 }
 
 /// Loads a task's model, as often as it is needed.

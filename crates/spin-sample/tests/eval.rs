@@ -13,8 +13,8 @@ use spin_run::import;
 use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
 use spin_run::schema::{RequestRow, Row, Sample};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
-use spin_sample::stage::{self, Options, Outcome, Task};
-use spin_store::{Artifact, Kind, Recipe, StageId, Store, table};
+use spin_sample::stage::{self, Options, Task};
+use spin_store::{Artifact, Context, Kind, Left, Outcome, Recipe, StageId, Store, table};
 use spin_text::Codec;
 
 const MODEL: ModelId = ModelId::Iteration(0);
@@ -49,7 +49,7 @@ impl Bench {
         let store = Store::open(&run.store_dir()).unwrap();
         let bench = Bench { dir, run, store };
         let recipe = bench.graph().base_recipe().unwrap();
-        import::model(&bench.store, &recipe, model, Map::new()).unwrap();
+        import::model(&Context::silent(&bench.store), &recipe, model).unwrap();
         bench
     }
 
@@ -88,9 +88,9 @@ impl Bench {
             memory: Memory::Bytes(1 << 30),
             gpu_memory_utilization: 0.9,
         };
-        let (holder, processor) = ("a test".into(), "a processor".into());
-        let options = Options { shard: shard.parse().unwrap(), engine, holder, processor };
-        stage::run(&graph, &tasks[0], &options, &stop, &Map::new, &watch)
+        let options = Options { shard: shard.parse().unwrap(), engine, processor: "a processor".into() };
+        let context = Context { stop: &stop, ..Context::silent(&self.store) };
+        stage::run(&graph, &tasks[0], &options, &context, &watch)
     }
 
     fn made(&self) -> (Artifact, Vec<Sample>) {
@@ -193,11 +193,12 @@ fn stops_shards_and_engines_change_no_row() {
 
     let two = Bench::new(&model, 2);
     two.publish("bbh", &rows);
-    let Outcome::Stopped(present, all) = two.answer("1/1", 1, 5).unwrap() else { panic!("not stopped") };
-    assert!((1..all).contains(&present) && all == 5, "{present} of {all}");
+    let Outcome::Left(Left::Stopped(place)) = two.answer("1/1", 1, 5).unwrap() else { panic!("not stopped") };
+    let present: usize = place.strip_suffix(" of 5 parts").unwrap().parse().unwrap();
+    assert!((1..5).contains(&present), "{place}");
     assert!(two.graph().answers(&MODEL, &two.graph().requests(&MODEL).unwrap()[0]).is_err());
     let shard = two.answer("2/2", 3, u64::MAX).unwrap();
-    assert!(matches!(shard, Outcome::Partial(3, 5)), "{shard:?}");
+    assert!(matches!(&shard, Outcome::Left(Left::Partial(place)) if place == "3 of 5 parts"), "{shard:?}");
     let (resumed, again) = two.made();
     assert_eq!(again, expected);
     assert_eq!(resumed.manifest.content, artifact.manifest.content);
@@ -205,7 +206,7 @@ fn stops_shards_and_engines_change_no_row() {
     // Parts of another size are no use to what comes after, and do no harm.
     let mut three = Bench::new(&model, 2);
     three.publish("bbh", &rows);
-    assert!(matches!(three.answer("1/1", 1, 5), Ok(Outcome::Stopped(..))));
+    assert!(matches!(three.answer("1/1", 1, 5), Ok(Outcome::Left(Left::Stopped(_)))));
     three.run.sample.rows_per_part = 4;
     assert_eq!(three.made().1, expected);
 }

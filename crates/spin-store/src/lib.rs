@@ -9,6 +9,7 @@
 //! - [`Store`] finds, lists and publishes artifacts, [`artifact`] is one of them;
 //! - [`manifest`] is the record on disk, [`kind`] the kinds of artifact;
 //! - [`table`] reads and writes Parquet parts, [`row`] is what their rows can do;
+//! - [`make`] is the one way to make an artifact;
 //! - [`work`] holds unfinished work so that a killed stage carries on;
 //! - [`audit`] verifies and draws lineage.
 
@@ -18,6 +19,7 @@ pub mod digest;
 pub mod error;
 pub mod fsutil;
 pub mod kind;
+pub mod make;
 pub mod manifest;
 mod publish;
 pub mod row;
@@ -28,6 +30,7 @@ pub mod work;
 pub use artifact::Artifact;
 pub use error::{Result, StoreError};
 pub use kind::Kind;
+pub use make::{Context, Left, Making, Outcome, Staged, Step, Watch};
 pub use manifest::{FileEntry, Manifest, Parent, StageId};
 pub use row::Row;
 pub use store::{Recipe, Reference, Store, Version};

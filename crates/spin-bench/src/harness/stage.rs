@@ -6,7 +6,6 @@
 
 use std::cell::OnceCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device};
 use rayon::prelude::*;
@@ -18,8 +17,8 @@ use spin_run::run::{EvalConfig, SoftmaxDtype, as_params};
 use spin_run::schema::{EvaluationRow, RequestRow, Row, Sample};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::work::WorkDir;
-use spin_store::{Artifact, Recipe, StoreError, digest, table};
+use spin_store::work::{Found, WorkDir, WorkPart};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Staged, Step, StoreError, digest, table};
 use spin_text::Codec;
 
 use super::dataset::{self, Split};
@@ -40,16 +39,6 @@ pub struct Evaluator<'a> {
     codec: Codec,
     context: usize,
     weights: OnceCell<CausalLm>,
-}
-
-/// What became of a unit.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The evaluation was there.
-    Found(Artifact),
-    /// It is published, with what computing it took: nothing for tasks whose
-    /// answers were generated.
-    Made(Artifact, ScoreStats),
 }
 
 /// A unit with its data, ready to be scored.
@@ -253,22 +242,16 @@ impl<'a> Evaluator<'a> {
         unit.tasks.iter().any(|task| task.task.generation.is_some())
     }
 
-    /// Publishes the prompts of a unit that needs generated answers, for
-    /// `spin-sample --eval`; the flag is false when they were there.
+    /// Makes the prompts of a unit that needs generated answers, for
+    /// `spin-sample --eval`.
     ///
     /// # Errors
     /// When a prompt cannot be written, or the disk is full.
-    pub fn publish_requests(&self, unit: &Prepared, environment: Map<String, Value>) -> Result<(Artifact, bool)> {
-        let recipe = self.requests_recipe(unit)?;
-        if let Some(found) = self.graph.store.find(&recipe)? {
-            return Ok((found, false));
-        }
-        let identity = recipe.identity();
-        let work = self.graph.store.work(&identity)?;
-        let _lock = work.lock("lock")?;
-        if let Some(found) = self.graph.store.find(&recipe)? {
-            return Ok((found, false));
-        }
+    pub fn requests(&self, unit: &Prepared, context: &Context<'_>) -> Result<Outcome> {
+        context.make(&self.requests_recipe(unit)?, |making| self.assemble_requests(unit, making))
+    }
+
+    fn assemble_requests(&self, unit: &Prepared, making: &Making<'_>) -> Result<Step> {
         let (style, encoder) = (self.style(), self.encoder()?);
         let mut rows = Vec::new();
         for task in &unit.tasks {
@@ -286,13 +269,11 @@ impl<'a> Evaluator<'a> {
                 });
             }
         }
-        let staged = self.graph.store.staging()?;
-        RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
+        let staged = making.staging()?;
+        RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &making.recipe.identity(), 0)?;
         let mut facts = Map::new();
         facts.insert("requests".into(), json!(rows.len()));
-        let artifact = self.graph.store.publish(staged, &recipe, facts, environment)?;
-        self.graph.store.discard_work(&identity)?;
-        Ok((artifact, true))
+        Ok(Step::Publish(Staged::new(staged, facts)))
     }
 
     fn requests_recipe(&self, unit: &Prepared) -> Result<Recipe> {
@@ -303,18 +284,13 @@ impl<'a> Evaluator<'a> {
         self.config().max_gen_toks.unwrap_or(generation.max_gen_toks)
     }
 
-    /// Evaluates a unit. `on_progress` is told documents done and all of them.
+    /// Evaluates a unit; also gives what computing it took: nothing for tasks
+    /// whose answers were generated. Progress is in documents.
     ///
     /// # Errors
     /// Bad documents, missing answers, a broken model, a full disk; finished
-    /// parts stay. [`BenchError::Stopped`] when `stop` became true.
-    pub fn evaluate(
-        &self,
-        unit: &Prepared,
-        stop: &AtomicBool,
-        environment: Map<String, Value>,
-        on_progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Outcome> {
+    /// parts stay.
+    pub fn evaluate(&self, unit: &Prepared, context: &Context<'_>) -> Result<(Outcome, ScoreStats)> {
         let mut parents = vec![self.model.as_parent("model")];
         let answers = if Self::generates(unit) {
             let requests = self.requests_recipe(unit)?;
@@ -330,47 +306,53 @@ impl<'a> Evaluator<'a> {
             None
         };
         let recipe = self.recipe(Kind::Evaluations, unit, parents)?;
-        let identity = recipe.identity();
-        if let Some(found) = self.graph.store.find(&recipe)? {
-            self.graph.store.discard_work(&identity)?;
-            return Ok(Outcome::Found(found));
-        }
-        let work = self.graph.store.work(&identity)?;
-        let _lock = work.lock("lock")?;
-        // Another process may have published while this one waited.
-        if let Some(found) = self.graph.store.find(&recipe)? {
-            return Ok(Outcome::Found(found));
-        }
+        let mut stats = ScoreStats::default();
+        let outcome = context.make(&recipe, |making| self.in_parts(unit, answers.as_ref(), &mut stats, making))?;
+        Ok((outcome, stats))
+    }
+
+    /// The parts that are missing, then all of them.
+    fn in_parts(
+        &self,
+        unit: &Prepared,
+        answers: Option<&Artifact>,
+        stats: &mut ScoreStats,
+        making: &Making<'_>,
+    ) -> Result<Step> {
+        let (work, watch) = (&making.work, making.context.watch);
         let plan = self.parts(unit);
         let total: u64 = plan.iter().map(|(_, turns)| turns.len() as u64).sum();
-        let mut stats = ScoreStats::default();
         let mut done = 0;
-        let answers = match &answers {
+        let answers = match answers {
             Some(artifact) => Sample::read_all(artifact)?,
             None => Vec::new(),
         };
         for (part, (task, turns)) in plan.iter().enumerate() {
             let task = &unit.tasks[*task];
             let planned = &task.turns[turns.clone()];
-            if !is_whole(&work, part, &task.task.name, planned)? {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(BenchError::Stopped);
+            let found = look(work, part, &task.task.name, planned)?;
+            if let Found::Unusable(why) = &found {
+                watch.note(&format!("part {part} is made again: {why}"));
+            }
+            if found.whole().is_none() {
+                if making.is_stopped() {
+                    return Ok(Step::Leave(Left::Stopped(format!("{done} of {total} documents"))));
                 }
                 let rows = match &task.task.generation {
                     Some(generation) => self.read_answers(task, generation, planned, &answers)?,
                     None => {
-                        let mut progress = |rows: usize| on_progress(done + rows as u64, total);
+                        let mut progress = |rows: usize| watch.progress(done + rows as u64, total);
                         let (rows, spent) = self.score(task, planned, &mut progress)?;
-                        stats = add(stats, spent);
+                        *stats = add(*stats, spent);
                         rows
                     }
                 };
                 work.write_part(&table::part_name(part), part, &rows, &Value::Null)?;
             }
             done += turns.len() as u64;
-            on_progress(done, total);
+            watch.progress(done, total);
         }
-        Ok(Outcome::Made(self.publish(unit, &recipe, &work, plan.len(), environment)?, stats))
+        self.assemble(unit, plan.len(), making)
     }
 
     /// Which documents stand in which part: a task and a range of its turns.
@@ -502,15 +484,8 @@ impl<'a> Evaluator<'a> {
         Ok(rows)
     }
 
-    fn publish(
-        &self,
-        unit: &Prepared,
-        recipe: &Recipe,
-        work: &WorkDir,
-        parts: usize,
-        environment: Map<String, Value>,
-    ) -> Result<Artifact> {
-        let staged = self.graph.store.staging()?;
+    fn assemble(&self, unit: &Prepared, parts: usize, making: &Making<'_>) -> Result<Step> {
+        let (staged, work) = (making.staging()?, &making.work);
         let mut rows = Vec::new();
         for part in 0..parts {
             let name = table::part_name(part);
@@ -557,9 +532,7 @@ impl<'a> Evaluator<'a> {
             sums.insert(task.task.name.clone(), json!({"metrics": metrics, "requests": counted}));
         }
         facts.insert("results".into(), Value::Object(sums));
-        let artifact = self.graph.store.publish(staged, recipe, facts, environment)?;
-        self.graph.store.discard_work(&recipe.identity())?;
-        Ok(artifact)
+        Ok(Step::Publish(Staged::new(staged, facts)))
     }
 }
 
@@ -568,14 +541,15 @@ fn row_id(task: &Task, row: usize) -> String {
     format!("{}/{row}", task.name)
 }
 
-/// Whether a part is there as it was written and holds the documents that the
-/// plan has there: an earlier run may have cut its parts otherwise.
-fn is_whole(work: &WorkDir, part: usize, task: &str, planned: &[Turn]) -> Result<bool> {
+/// A part as it was written, if it holds the documents that the plan has
+/// there: an earlier run may have cut its parts otherwise.
+fn look(work: &WorkDir, part: usize, task: &str, planned: &[Turn]) -> Result<Found<WorkPart<EvaluationRow>>> {
     let found = work.read_part::<EvaluationRow>(&table::part_name(part), part)?;
-    Ok(found.whole().is_some_and(|found| {
+    let is_planned = |found: &WorkPart<EvaluationRow>| {
         found.rows.len() == planned.len()
             && found.rows.iter().zip(planned).all(|(row, turn)| row.task == task && row.doc_id as usize == turn.row)
-    }))
+    };
+    Ok(found.check(is_planned, "it holds other documents"))
 }
 
 fn add(a: ScoreStats, b: ScoreStats) -> ScoreStats {

@@ -1,23 +1,24 @@
 //! `spin-bench eval`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use serde_json::json;
 use spin_bench::BenchError;
 use spin_bench::harness::registry::{MT_BENCH, Registry};
 use spin_bench::harness::results::Results;
-use spin_bench::harness::stage::{Evaluator, Outcome};
+use spin_bench::harness::stage::Evaluator;
 use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
 use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry, Summary};
 use spin_bench::secret::Secret;
-use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_cli::{Exit, say, stop_flag};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::import::Importer;
 use spin_run::run::{EvalConfig, Init, ModelConfig, Profile, RunFile, as_params};
-use spin_store::{Artifact, Store, digest};
+use spin_store::{Artifact, Context, Outcome, Store, digest};
+
+use crate::screen::Screen;
 
 /// Flags of `eval`.
 #[derive(clap::Args)]
@@ -159,10 +160,17 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         (Some(name), _) => ModelId::Baseline(name.clone()),
         (None, t) => ModelId::Iteration(t.unwrap_or(0)),
     };
+    let (stop, holder) = (stop_flag()?, spin_cli::whoami());
+    let context = Context {
+        environment: &spin_cli::environment,
+        holder: &holder,
+        stop: &stop,
+        watch: &say,
+        ..Context::silent(&store)
+    };
     if args.model.is_some() {
-        Importer::new(&store, spin_cli::environment(), spin_cli::whoami(), &say).base(&run)?;
+        Importer::new(context).base(&run)?;
     }
-    let stop = stop_flag()?;
     let eval = &run.eval;
     let include: Vec<PathBuf> = eval.include.iter().map(|dir| run.resolve(dir)).collect();
     let units = Registry::new(eval.profile, &run.resolve(&eval.data), &include)?.units(&eval.tasks)?;
@@ -173,7 +181,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let mut judged = None;
     for unit in units {
         if unit.name == MT_BENCH {
-            judged = Some(conversations(&graph, &id, args.requests, &stop)?);
+            judged = Some(conversations(&graph, &id, args.requests, &context)?);
             if matches!(judged, Some(Judged::Stopped)) {
                 say("stopped with the judgments so far kept; run it again");
                 return Ok(Exit::Again);
@@ -184,30 +192,24 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         for warning in &unit.warnings {
             say(&format!("warning: {warning}"));
         }
-        if Evaluator::generates(&unit) {
-            let (requests, made) = evaluator.publish_requests(&unit, spin_cli::environment())?;
-            if made {
-                say(&format!("made {}: {} prompts", requests.reference(), requests.manifest.rows()));
-            }
+        if Evaluator::generates(&unit)
+            && let Outcome::Made(requests) = evaluator.requests(&unit, &context)?
+        {
+            say(&format!("made {}: {} prompts", requests.reference(), requests.manifest.rows()));
         }
         if args.requests {
             continue;
         }
         let name = unit.name.clone();
-        let mut bar: Option<Progress> = None;
-        let result = evaluator.evaluate(&unit, &stop, spin_cli::environment(), &mut |done, total| {
-            bar.get_or_insert_with(|| Progress::new(format!("evaluations/{label}/{name}"), "documents", done, total))
-                .set(done, "");
-        });
-        if let Some(bar) = bar {
-            bar.finish();
-        }
+        let screen = Screen::new(format!("evaluations/{label}/{name}"), "documents");
+        let result = evaluator.evaluate(&unit, &Context { watch: &screen, ..context });
+        screen.finish();
         match result {
-            Ok(Outcome::Found(artifact)) => {
+            Ok((Outcome::Found(artifact), _)) => {
                 say(&format!("already there: {}", artifact.reference()));
                 artifacts.push((name, artifact));
             }
-            Ok(Outcome::Made(artifact, stats)) => {
+            Ok((Outcome::Made(artifact), stats)) => {
                 let shared = match stats.tokens_computed {
                     0 => String::new(),
                     computed => {
@@ -217,7 +219,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
                 say(&format!("made {}{shared}, {}", artifact.reference(), spin_cli::cost()));
                 artifacts.push((name, artifact));
             }
-            Err(BenchError::Stopped) => {
+            Ok((Outcome::Left(_), _)) => {
                 say("stopped with the finished parts kept; run it again");
                 return Ok(Exit::Again);
             }
@@ -275,9 +277,14 @@ enum Judged {
 
 /// MT-Bench as far as it goes: prompts, or the judge when both turns are
 /// answered.
-fn conversations(graph: &Graph<'_>, id: &ModelId, only_requests: bool, stop: &AtomicBool) -> anyhow::Result<Judged> {
+fn conversations(
+    graph: &Graph<'_>,
+    id: &ModelId,
+    only_requests: bool,
+    context: &Context<'_>,
+) -> anyhow::Result<Judged> {
     let bench = Conversations::new(graph, id)?;
-    let (answers, artifacts) = match bench.advance(&spin_cli::environment)? {
+    let (answers, artifacts) = match bench.advance(context)? {
         mt_bench::Progress::Waiting(requests) => {
             say(&format!("{MT_BENCH} waits for answers to {}: run spin-sample --eval", requests.reference()));
             return Ok(Judged::Waiting);
@@ -296,14 +303,10 @@ fn conversations(graph: &Graph<'_>, id: &ModelId, only_requests: bool, stop: &At
     let key = std::env::var_os(&config.api_key_env).map(|key| key.to_string_lossy().into_owned());
     let key = Secret::optional(key.as_deref(), &config.api_key_env).map_err(BenchError::from)?;
     let judge = OpenAiJudge::new(&config.base_url, &config.model, key, Duration::from_secs(config.timeout));
-    let options = JudgeOptions { workers: config.workers.max(1), retry: Retry::default(), stop };
-    let mut bar: Option<Progress> = None;
-    let result = bench.judge(&answers, &artifacts, &judge, &options, &spin_cli::environment, &mut |done, total| {
-        bar.get_or_insert_with(|| Progress::new(MT_BENCH, "judgments", done, total)).set(done, "");
-    });
-    if let Some(bar) = bar {
-        bar.finish();
-    }
+    let options = JudgeOptions { workers: config.workers.max(1), retry: Retry::default(), stop: context.stop };
+    let screen = Screen::new(MT_BENCH.into(), "judgments");
+    let result = bench.judge(&answers, &artifacts, &judge, &options, &Context { watch: &screen, ..*context });
+    screen.finish();
     if matches!(result, Err(BenchError::MtBench(MtBenchError::Interrupted))) {
         return Ok(Judged::Stopped);
     }

@@ -9,7 +9,7 @@ use spin_run::graph::{Graph, ModelId};
 use spin_run::schema::{Judgment, RequestRow, Row, Sample};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::{Artifact, Recipe, table};
+use spin_store::{Artifact, Context, Left, Making, Recipe, Staged, Step, table};
 use spin_text::{Codec, Message};
 
 use super::judge::{Judge, JudgeOptions, judge_all};
@@ -82,11 +82,11 @@ impl<'a> Conversations<'a> {
     ///
     /// # Errors
     /// When a prompt cannot be written, or the disk is full.
-    pub fn advance(&self, environment: &dyn Fn() -> Map<String, Value>) -> Result<Progress> {
+    pub fn advance(&self, context: &Context<'_>) -> Result<Progress> {
         let mut so_far: HashMap<u32, Vec<String>> = HashMap::new();
         let mut artifacts: Vec<Artifact> = Vec::new();
         for turn in 1..=2 {
-            let requests = self.requests(turn, &so_far, artifacts.last(), environment)?;
+            let requests = self.requests(turn, &so_far, artifacts.last(), context)?;
             let recipe = self.graph.answers_recipe(self.id, &requests)?;
             let Some(artifact) = self.graph.store.find(&recipe)? else {
                 return Ok(Progress::Waiting(Box::new(requests)));
@@ -120,7 +120,7 @@ impl<'a> Conversations<'a> {
         turn: usize,
         so_far: &HashMap<u32, Vec<String>>,
         answers: Option<&Artifact>,
-        environment: &dyn Fn() -> Map<String, Value>,
+        context: &Context<'_>,
     ) -> Result<Artifact> {
         let longest = self.graph.run.eval.max_gen_toks.unwrap_or(MAX_NEW_TOKENS);
         let mut parents = self.data.clone();
@@ -137,9 +137,17 @@ impl<'a> Conversations<'a> {
             }),
             parents,
         };
-        if let Some(found) = self.graph.store.find(&recipe)? {
-            return Ok(found);
-        }
+        let outcome = context.make(&recipe, |making| self.prompts(turn, so_far, longest, making))?;
+        Ok(outcome.artifact().expect("nothing stops it half way").0)
+    }
+
+    fn prompts(
+        &self,
+        turn: usize,
+        so_far: &HashMap<u32, Vec<String>>,
+        longest: usize,
+        making: &Making<'_>,
+    ) -> Result<Step> {
         let mut rows = Vec::with_capacity(self.bench.questions.len());
         for question in &self.bench.questions {
             let mut messages = Vec::new();
@@ -159,11 +167,11 @@ impl<'a> Conversations<'a> {
                 temperature: question.temperature(),
             });
         }
-        let staged = self.graph.store.staging()?;
-        RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
+        let staged = making.staging()?;
+        RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &making.recipe.identity(), 0)?;
         let mut facts = Map::new();
         facts.insert("requests".into(), json!(rows.len()));
-        Ok(self.graph.store.publish(staged, &recipe, facts, environment())?)
+        Ok(Step::Publish(Staged::new(staged, facts)))
     }
 
     fn stage(&self) -> StageId {
@@ -183,8 +191,7 @@ impl<'a> Conversations<'a> {
         artifacts: &[Artifact; 2],
         judge: &dyn Judge,
         options: &JudgeOptions<'_>,
-        environment: &dyn Fn() -> Map<String, Value>,
-        on_progress: &mut dyn FnMut(u64, u64),
+        context: &Context<'_>,
     ) -> Result<(Option<Artifact>, Summary)> {
         let config = self.graph.run.eval.judge.as_ref();
         let accepts = config.is_some_and(|config| config.accept_errors);
@@ -201,17 +208,39 @@ impl<'a> Conversations<'a> {
             }),
             parents,
         };
-        let mut done = Vec::new();
-        if let Some(found) = self.graph.store.find(&recipe)? {
-            done = Judgment::read_all(&found)?;
-            let summary = Summary::of(&done);
-            if summary.errors == 0 || accepts {
-                return Ok((Some(found), summary));
+        let is_final = |found: &Artifact| Ok(accepts || Summary::of(&Judgment::read_all(found)?).errors == 0);
+        let mut summary = None;
+        let outcome = context.make_unless(&recipe, is_final, |making| {
+            let (step, made) = self.ask(answers, judge, options, accepts, making)?;
+            summary = Some(made);
+            Ok::<_, BenchError>(step)
+        })?;
+        let artifact = outcome.artifact().map(|(artifact, _)| artifact);
+        match (summary, artifact) {
+            (Some(summary), artifact) => Ok((artifact, summary)),
+            (None, Some(found)) => {
+                let summary = Summary::of(&Judgment::read_all(&found)?);
+                Ok((Some(found), summary))
             }
+            (None, None) => unreachable!("what is asked is summed up"),
         }
-        let identity = recipe.identity();
-        let work = self.graph.store.work(&identity)?;
-        let _lock = work.lock("lock")?;
+    }
+
+    /// Asks about what has no judgment yet. With errors that are not accepted
+    /// there is no table.
+    fn ask(
+        &self,
+        answers: &Answers,
+        judge: &dyn Judge,
+        options: &JudgeOptions<'_>,
+        accepts: bool,
+        making: &Making<'_>,
+    ) -> Result<(Step, Summary)> {
+        let work = &making.work;
+        let mut done = match &making.earlier {
+            Some(earlier) => Judgment::read_all(earlier)?,
+            None => Vec::new(),
+        };
         let file = |question: u32, turn: u32| format!("judgment-{question}-{turn}.parquet");
         for question in &self.bench.questions {
             for turn in [1, 2] {
@@ -222,28 +251,27 @@ impl<'a> Conversations<'a> {
         }
         let total = 2 * self.bench.questions.len() as u64;
         let mut count = done.iter().filter(|judgment| judgment.error.is_none()).count() as u64;
-        on_progress(count, total);
+        making.context.watch.progress(count, total);
         let mut keep = |judgment: &Judgment| {
             let name = file(judgment.question_id, judgment.turn);
             work.write_part(&name, 0, std::slice::from_ref(judgment), &Value::Null)?;
             count += 1;
-            on_progress(count, total);
+            making.context.watch.progress(count, total);
             Ok(())
         };
         let prompts = &self.bench.prompts;
         let judgments = judge_all(&self.bench.questions, answers, prompts, judge, options, &done, &mut keep)?;
         let summary = Summary::of(&judgments);
         if summary.errors > 0 && !accepts {
-            return Ok((None, summary));
+            let place = format!("{} answers have no judgment", summary.errors);
+            return Ok((Step::Leave(Left::Partial(place)), summary));
         }
-        let staged = self.graph.store.staging()?;
+        let staged = making.staging()?;
+        let identity = making.recipe.identity();
         Judgment::write_part(&staged.path().join(table::part_name(0)), &judgments, &identity, 0)?;
         let mut facts = Map::new();
         facts.insert("results".into(), summary.to_json());
-        // Of a table with errors that was accepted, a further version.
-        let artifact = self.graph.store.publish_anew(staged, &recipe, facts, environment())?;
-        self.graph.store.discard_work(&identity)?;
-        Ok((Some(artifact), summary))
+        Ok((Step::Publish(Staged::new(staged, facts)), summary))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::json;
@@ -15,7 +15,7 @@ use spin_run::import::{self, Importer};
 use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_run::schema::{Demonstration, Row};
 use spin_store::audit::{self, Finding};
-use spin_store::{Artifact, Kind, Manifest, Reference, Store, StoreError};
+use spin_store::{Artifact, Context, Kind, Manifest, Reference, Store, StoreError};
 
 #[derive(Parser)]
 #[command(version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
@@ -199,8 +199,9 @@ fn report((artifact, made): &(Artifact, bool)) {
     }
 }
 
-fn importer<'a>(store: &'a Store, rehash: bool) -> Importer<'a> {
-    Importer { rehash, ..Importer::new(store, spin_cli::environment(), spin_cli::whoami(), &say) }
+fn importer<'a>(store: &'a Store, holder: &'a str, rehash: bool) -> Importer<'a> {
+    let context = Context { environment: &spin_cli::environment, holder, watch: &say, ..Context::silent(store) };
+    Importer { rehash, ..Importer::new(context) }
 }
 
 fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
@@ -230,11 +231,12 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
         bail!("{name:?} is not a name; use letters, digits, `-`, `_`, `.` and `/`");
     }
     let store = Store::open(args.store.as_deref().unwrap_or(Path::new("data")))?;
-    let importer = importer(&store, args.rehash);
+    let holder = spin_cli::whoami();
+    let importer = importer(&store, &holder, args.rehash);
     let made = if is_model {
         let _lock = importer.lock(Kind::Model, &name)?;
         let recipe = import::model_recipe_of(&store, &name, source, args.rehash)?;
-        import::model(&store, &recipe, source, spin_cli::environment())?
+        import::model(&importer.context, &recipe, source)?
     } else {
         let config = SourceConfig {
             limit: args.limit.unwrap_or_default(),
@@ -245,11 +247,11 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
         if rows.preferences {
             let _lock = importer.lock(Kind::Preferences, &name)?;
             let recipe = import::preferences_recipe(&name, &config, source)?;
-            import::preferences(&store, &recipe, &config, source, spin_cli::environment())?
+            import::preferences(&importer.context, &recipe, &config, source)?
         } else {
             let _lock = importer.lock(Kind::Demonstrations, &name)?;
             let recipe = import::demonstrations_recipe(&name, &config, source)?;
-            import::demonstrations(&store, &recipe, &config, source, spin_cli::environment())?
+            import::demonstrations(&importer.context, &recipe, &config, source)?
         }
     };
     report(&made);
@@ -265,7 +267,8 @@ fn is_model(source: &Path) -> bool {
 
 fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     let store = Store::open(&run.store_dir())?;
-    let importer = importer(&store, rehash);
+    let holder = spin_cli::whoami();
+    let importer = importer(&store, &holder, rehash);
     let mut prompts = Vec::new();
     let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
     for &split in splits {

@@ -3,16 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use super::intake::{self, Imported, Taken};
-use super::layout;
+use super::{imported, layout};
 use crate::records::{self, Bad, Budget, Record};
 use crate::run::{SourceConfig, SourceFormat, Turns};
 use crate::schema::{Demonstration, Message};
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::store::{Artifact, Recipe, Store};
+use spin_store::{Artifact, Context, Recipe, Staged, Step};
 
 /// The recipe of demonstrations imported from a source; hashes its files.
 ///
@@ -31,24 +29,23 @@ pub fn demonstrations_recipe(name: &str, source: &SourceConfig, path: &Path) -> 
 /// Bad rows, with file and row; no rows; a source that changed after the
 /// recipe was made; a full disk.
 pub fn demonstrations(
-    store: &Store,
+    context: &Context<'_>,
     recipe: &Recipe,
     source: &SourceConfig,
     path: &Path,
-    environment: Map<String, Value>,
 ) -> Result<(Artifact, bool)> {
-    if let Some(found) = store.find(recipe)? {
-        if !found.manifest.facts.contains_key(intake::READ) {
-            check_earlier(&found, source, path)?;
-        }
-        return Ok((found, false));
+    let (artifact, made) = imported(context.make(recipe, |making| {
+        let staged = making.staging()?;
+        let mut reader = Reader { format: source.format, turns: source.turns };
+        let facts = intake::run(recipe, source, path, staged.path(), &layout::COLUMNS, &mut |path, row, record| {
+            reader.convert(path, row, record)
+        })?;
+        Ok(Step::Publish(Staged::new(staged, facts)))
+    })?);
+    if !made && !artifact.manifest.facts.contains_key(intake::READ) {
+        check_earlier(&artifact, source, path)?;
     }
-    let staged = store.staging()?;
-    let mut reader = Reader { format: source.format, turns: source.turns };
-    let facts = intake::run(recipe, source, path, staged.path(), &layout::COLUMNS, &mut |path, row, record| {
-        reader.convert(path, row, record)
-    })?;
-    Ok((store.publish(staged, recipe, facts, environment)?, true))
+    Ok((artifact, made))
 }
 
 /// Earlier releases took the first turn of a completion for the answer,

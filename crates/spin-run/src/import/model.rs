@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
+use super::imported;
 use super::model_files::{self, Listing};
 use super::stamp::Stamp;
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::store::{Artifact, Recipe, Store};
+use spin_store::{Artifact, Context, Making, Recipe, Staged, Step, Store};
 
 /// The behaviour version of this import.
 const VERSION: u32 = 1;
@@ -85,23 +86,22 @@ fn same_model(imported: &[Parent], now: &[Parent], listing: &Listing) -> bool {
 ///
 /// # Errors
 /// When a file cannot be read, changes during the copy, or the disk is full.
-pub fn model(
-    store: &Store,
-    recipe: &Recipe,
-    dir: &Path,
-    mut environment: Map<String, Value>,
-) -> Result<(Artifact, bool)> {
-    if let Some(found) = store.find(recipe)? {
-        return Ok((found, false));
-    }
+pub fn model(context: &Context<'_>, recipe: &Recipe, dir: &Path) -> Result<(Artifact, bool)> {
+    Ok(imported(context.make(recipe, |making| copied(making, dir))?))
+}
+
+/// The files of a recipe, copied.
+fn copied(making: &Making<'_>, dir: &Path) -> Result<Step> {
+    let recipe = making.recipe;
     let Listing { files, left_out, .. } = model_files::list(dir)?;
     // Before the copy: whatever changes from here on has another stamp.
+    let mut environment = Map::new();
     environment.insert("source".into(), Stamp::of(dir, &files)?.to_json());
     let listed = files.iter().map(|file| format!("file:{}", file.display()));
     if !listed.eq(recipe.parents.iter().map(|parent| parent.reference.clone())) {
         return Err(changed(dir));
     }
-    let staged = store.staging()?;
+    let staged = making.staging()?;
     for (file, parent) in files.iter().zip(&recipe.parents) {
         let (from, to) = (dir.join(file), staged.path().join(file));
         spin_store::fsutil::create_dir_all(to.parent().unwrap_or(staged.path()))?;
@@ -117,10 +117,7 @@ pub fn model(
         let names = &left_out[..left_out.len().min(NAMED)];
         facts.insert("left_out_files".into(), json!({"count": left_out.len(), "names": names}));
     }
-    let version = store.versions(recipe.kind, &recipe.name)?.last().copied().unwrap_or(0);
-    let artifact = store.publish(staged, recipe, facts, environment)?;
-    let made = artifact.manifest.version > version;
-    Ok((artifact, made))
+    Ok(Step::Publish(Staged { dir: staged, facts, environment }))
 }
 
 fn changed(path: &Path) -> StoreError {

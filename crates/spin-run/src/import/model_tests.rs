@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::run::RunFile;
-use spin_store::store::Store;
+use spin_store::{Context, Store};
 
 /// A directory with a model of two files, and a store.
 struct Place {
@@ -37,7 +37,7 @@ impl Place {
     }
 
     fn import(&self) -> (Artifact, bool) {
-        model(&self.store, &self.recipe(), &self.path(""), Map::new()).unwrap()
+        model(&Context::silent(&self.store), &self.recipe(), &self.path("")).unwrap()
     }
 
     /// As earlier releases imported: every file there is, and its size and
@@ -176,7 +176,8 @@ fn the_store_knows_what_a_source_was_imported_as_last() {
     remember(&again);
     assert_eq!(recall().unwrap().manifest.version, 1);
     // Another place, and a damaged note, are not known.
-    let elsewhere = super::super::Source::new(&run, &place.store, std::path::Path::new("/elsewhere"), Value::Null);
+    let elsewhere =
+        super::super::Source::new(&run, &place.store, std::path::Path::new("/elsewhere"), serde_json::Value::Null);
     assert!(super::super::recall(&place.store, Kind::Model, "m", &elsewhere).unwrap().is_none());
     let note = place.store.root().join(".imports/model,m.json");
     let text = fs::read_to_string(&note).unwrap();

@@ -7,8 +7,9 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::imported;
 use super::intake::{self, Imported, Taken};
 use super::layout::{needed, prompt_turns, wrong_type};
 use super::turns::{given_prompt, turns};
@@ -17,7 +18,7 @@ use crate::run::{SourceConfig, SourceFormat, Turns};
 use crate::schema::{Message, Preference};
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::store::{Artifact, Recipe, Store};
+use spin_store::{Artifact, Context, Recipe, Staged, Step};
 
 const COLUMNS: [&str; 7] = ["prompt", "chosen", "rejected", "real", "generated", "row_id", "id"];
 
@@ -37,31 +38,29 @@ pub fn preferences_recipe(name: &str, source: &SourceConfig, path: &Path) -> Res
 /// Bad rows, with file and row; no rows; settings that only demonstrations
 /// have; a source that changed after the recipe was made; a full disk.
 pub fn preferences(
-    store: &Store,
+    context: &Context<'_>,
     recipe: &Recipe,
     source: &SourceConfig,
     path: &Path,
-    environment: Map<String, Value>,
 ) -> Result<(Artifact, bool)> {
-    if let Some(found) = store.find(recipe)? {
-        return Ok((found, false));
-    }
-    if source.format != SourceFormat::Auto || source.turns != Turns::First {
-        return Err(StoreError::corrupt(
-            path,
-            "is named as preferences with `format` or `turns`, which only demonstrations have",
-            "leave them out: the layout of preferences is told from their keys",
-        ));
-    }
-    let staged = store.staging()?;
-    let facts = intake::run(recipe, source, path, staged.path(), &COLUMNS, &mut |path, row, record| {
-        let keys = keys(record).map_err(|problem| {
-            let remedy = "use prompt/chosen/rejected, chosen/rejected or real/generated";
-            StoreError::row(path, row, problem, remedy)
+    Ok(imported(context.make(recipe, |making| {
+        if source.format != SourceFormat::Auto || source.turns != Turns::First {
+            return Err(StoreError::corrupt(
+                path,
+                "is named as preferences with `format` or `turns`, which only demonstrations have",
+                "leave them out: the layout of preferences is told from their keys",
+            ));
+        }
+        let staged = making.staging()?;
+        let facts = intake::run(recipe, source, path, staged.path(), &COLUMNS, &mut |path, row, record| {
+            let keys = keys(record).map_err(|problem| {
+                let remedy = "use prompt/chosen/rejected, chosen/rejected or real/generated";
+                StoreError::row(path, row, problem, remedy)
+            })?;
+            Ok(pair(record, keys))
         })?;
-        Ok(pair(record, keys))
-    })?;
-    Ok((store.publish(staged, recipe, facts, environment)?, true))
+        Ok(Step::Publish(Staged::new(staged, facts)))
+    })?))
 }
 
 impl Imported for Preference {

@@ -3,15 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::recall::{Source, recall, remember};
 use super::{demonstrations, model, model_files, model_recipe_of, preferences};
 use crate::graph::{Graph, Split};
 use crate::run::{Init, RunFile};
+use spin_store::Context;
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::store::{Artifact, Store};
+use spin_store::store::Artifact;
 use spin_store::work::NameLock;
 
 /// How long an import waits for another of the same name: a large model over a
@@ -20,29 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Who imports, and how.
 pub struct Importer<'a> {
-    /// Where to.
-    pub store: &'a Store,
-    /// Facts about the process, for manifests.
-    pub environment: Map<String, Value>,
-    /// The process in words, for others that wait.
-    pub holder: String,
+    /// The process; told who imports the same just now, and that a source is
+    /// gone.
+    pub context: Context<'a>,
     /// Hash everything, whatever the file system says.
     pub rehash: bool,
-    /// Told what people should know: who imports the same just now, and that a
-    /// source is gone.
-    pub note: &'a dyn Fn(&str),
 }
 
 impl<'a> Importer<'a> {
     /// An importer that takes the file system's word for files that were left
     /// alone since they were hashed.
-    pub fn new(
-        store: &'a Store,
-        environment: Map<String, Value>,
-        holder: String,
-        note: &'a dyn Fn(&str),
-    ) -> Importer<'a> {
-        Importer { store, environment, holder, rehash: false, note }
+    pub fn new(context: Context<'a>) -> Importer<'a> {
+        // One that comes second waits for what the first makes.
+        Importer { context: Context { patience: PATIENCE, ..context }, rehash: false }
     }
 
     /// The right to import under a name; who comes second waits, and then
@@ -51,8 +40,9 @@ impl<'a> Importer<'a> {
     /// # Errors
     /// [`crate::StoreError::Locked`] when the other takes an hour.
     pub fn lock(&self, kind: Kind, name: &str) -> Result<NameLock> {
-        let mut waiting = |who: &str| (self.note)(&format!("{kind}/{name} is being imported by {who}; waiting for it"));
-        self.store.lock_import(kind, name, &self.holder, PATIENCE, &mut waiting)
+        let mut waiting =
+            |who: &str| self.context.watch.note(&format!("{kind}/{name} is being imported by {who}; waiting for it"));
+        self.context.store.lock_import(kind, name, self.context.holder, PATIENCE, &mut waiting)
     }
 
     /// What was imported of a source that is there no more: it disturbs nobody,
@@ -69,9 +59,9 @@ impl<'a> Importer<'a> {
                 && matches!(path.try_exists(), Ok(false))
         };
         match made {
-            Err(error) if is_gone(&error) => match recall(self.store, kind, name, source)? {
+            Err(error) if is_gone(&error) => match recall(self.context.store, kind, name, source)? {
                 Some(found) => {
-                    (self.note)(&format!(
+                    self.context.watch.note(&format!(
                         "warning: {} is not there any more; what was imported from it is used",
                         path.display()
                     ));
@@ -80,7 +70,7 @@ impl<'a> Importer<'a> {
                 None => Err(error),
             },
             Ok((artifact, made)) => {
-                remember(self.store, &artifact, source)?;
+                remember(self.context.store, &artifact, source)?;
                 Ok((artifact, made))
             }
             error => error,
@@ -94,16 +84,16 @@ impl<'a> Importer<'a> {
     /// When its directory is no model's, or cannot be read.
     pub fn base(&self, run: &RunFile) -> Result<(Artifact, bool)> {
         let dir = run.resolve(&run.model.path);
-        let name = Graph::new(run, self.store).base_name();
+        let name = Graph::new(run, self.context.store).base_name();
         let _lock = self.lock(Kind::Model, &name)?;
         let import = || {
             if run.model.init == Init::Pretrained {
                 model_files::check_weights(&dir)?;
             }
-            let recipe = model_recipe_of(self.store, &name, &dir, self.rehash)?;
-            model(self.store, &recipe, &dir, self.environment.clone())
+            let recipe = model_recipe_of(self.context.store, &name, &dir, self.rehash)?;
+            model(&self.context, &recipe, &dir)
         };
-        self.or_imported(import(), (Kind::Model, &name), &dir, &Source::of_model(run, self.store))
+        self.or_imported(import(), (Kind::Model, &name), &dir, &Source::of_model(run, self.context.store))
     }
 
     /// A split of a run's demonstrations; whether it was made.
@@ -111,15 +101,15 @@ impl<'a> Importer<'a> {
     /// # Errors
     /// Bad rows, a source that cannot be read.
     pub fn demonstrations(&self, run: &RunFile, split: Split) -> Result<(Artifact, bool)> {
-        let graph = Graph::new(run, self.store);
+        let graph = Graph::new(run, self.context.store);
         let (source, path) = graph.source(split)?;
         let name = graph.demonstrations_name(split);
         let _lock = self.lock(Kind::Demonstrations, &name)?;
         let import = || {
             let recipe = graph.demonstrations_recipe(split)?;
-            demonstrations(self.store, &recipe, source, &path, self.environment.clone())
+            demonstrations(&self.context, &recipe, source, &path)
         };
-        let wanted = Source::of_rows(run, self.store, source);
+        let wanted = Source::of_rows(run, self.context.store, source);
         self.or_imported(import(), (Kind::Demonstrations, &name), &path, &wanted)
     }
 
@@ -129,15 +119,15 @@ impl<'a> Importer<'a> {
     /// As [`demonstrations`](Self::demonstrations), and when the baseline has
     /// none.
     pub fn preferences(&self, run: &RunFile, baseline: &str) -> Result<(Artifact, bool)> {
-        let graph = Graph::new(run, self.store);
+        let graph = Graph::new(run, self.context.store);
         let (source, path) = graph.preference_source(baseline)?;
         let name = graph.preferences_name(baseline);
         let _lock = self.lock(Kind::Preferences, &name)?;
         let import = || {
             let recipe = graph.preferences_recipe(baseline)?;
-            preferences(self.store, &recipe, source, &path, self.environment.clone())
+            preferences(&self.context, &recipe, source, &path)
         };
-        let wanted = Source::of_rows(run, self.store, source);
+        let wanted = Source::of_rows(run, self.context.store, source);
         self.or_imported(import(), (Kind::Preferences, &name), &path, &wanted)
     }
 }

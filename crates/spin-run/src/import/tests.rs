@@ -8,7 +8,7 @@ use super::{demonstrations, demonstrations_recipe, preferences, preferences_reci
 use crate::run::{BadRows, SourceConfig, Turns};
 use crate::schema::{Demonstration, Message, Preference, Row};
 use spin_store::error::Result;
-use spin_store::store::{Artifact, Store};
+use spin_store::{Artifact, Context, Store};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -33,14 +33,14 @@ impl Bench {
         let mut source = SourceConfig::new(path);
         change(&mut source);
         let recipe = demonstrations_recipe("x", &source, path)?;
-        demonstrations(&self.store, &recipe, &source, path, Map::new()).map(|(artifact, _)| artifact)
+        demonstrations(&Context::silent(&self.store), &recipe, &source, path).map(|(artifact, _)| artifact)
     }
 
     fn prefer(&self, path: &Path, change: impl FnOnce(&mut SourceConfig)) -> Result<Artifact> {
         let mut source = SourceConfig::new(path);
         change(&mut source);
         let recipe = preferences_recipe("p", &source, path)?;
-        preferences(&self.store, &recipe, &source, path, Map::new()).map(|(artifact, _)| artifact)
+        preferences(&Context::silent(&self.store), &recipe, &source, path).map(|(artifact, _)| artifact)
     }
 }
 
@@ -280,7 +280,7 @@ fn what_was_hashed_is_what_is_imported() {
     let source = SourceConfig::new(&path);
     let recipe = demonstrations_recipe("x", &source, &path).unwrap();
     bench.file("t.jsonl", "{\"prompt\":\"q\",\"response\":\"b\"}\n");
-    let error = demonstrations(&bench.store, &recipe, &source, &path, Map::new()).unwrap_err();
+    let error = demonstrations(&Context::silent(&bench.store), &recipe, &source, &path).unwrap_err();
     assert!(error.to_string().contains("changed while it was read"), "{error}");
 }
 
@@ -349,7 +349,7 @@ fn what_an_earlier_release_took_from_the_wrong_turn_is_not_used_again() {
         Demonstration::write_part(&staged.path().join("part-00000.parquet"), &[row], &recipe.identity(), 0).unwrap();
         let facts = Map::from_iter([("rows".to_owned(), json!(1))]);
         bench.store.publish(staged, &recipe, facts, Map::new()).unwrap();
-        let again = demonstrations(&bench.store, &recipe, &source, &path, Map::new());
+        let again = demonstrations(&Context::silent(&bench.store), &recipe, &source, &path);
         match again {
             Ok((_, made)) => assert!(fine && !made),
             Err(e) => assert!(!fine && e.to_string().contains("earlier release"), "{e}"),

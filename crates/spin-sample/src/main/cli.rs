@@ -106,6 +106,11 @@ impl Cli {
         self.model.is_some()
     }
 
+    /// What computes.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// How the engine is to run.
     pub fn options(&self) -> anyhow::Result<Options> {
         if !(self.gpu_memory_utilization > 0.0 && self.gpu_memory_utilization <= 1.0) {
@@ -123,8 +128,7 @@ impl Cli {
             },
             gpu_memory_utilization: self.gpu_memory_utilization,
         };
-        let (holder, processor) = (spin_cli::whoami(), spin_cli::processor());
-        Ok(Options { shard: self.shard, engine, holder, processor })
+        Ok(Options { shard: self.shard, engine, processor: spin_cli::processor() })
     }
 
     /// Which model answers.

@@ -1,20 +1,19 @@
 //! One measurement of spin-bench: the stage itself, on a fresh store.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use candle_core::{DType, Device};
-use serde_json::{Map, json};
+use serde_json::json;
 use spin_bench::harness::registry::Registry;
 use spin_bench::harness::results::Results;
-use spin_bench::harness::stage::{Evaluator, Outcome};
+use spin_bench::harness::stage::Evaluator;
 use spin_fit::metrics::flops;
 use spin_run::graph::{Graph, ModelId};
 use spin_run::import;
 use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
-use spin_store::Store;
+use spin_store::{Context, Outcome, Store};
 use spin_tests::measure::memory;
 
 use crate::plan::Spec;
@@ -39,7 +38,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let run = RunFile::for_model("bench", model.clone(), dir.path().join("store"), eval.clone());
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);
-    import::model(&store, &graph.base_recipe()?, &model.path, Map::new())?;
+    let context = Context::silent(&store);
+    import::model(&context, &graph.base_recipe()?, &model.path)?;
     let id = ModelId::Iteration(0);
     let registry = Registry::new(eval.profile, &eval.data, &[])?;
     let unit = registry.units(std::slice::from_ref(&spec.task))?.remove(0);
@@ -49,9 +49,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     // VmHWM starts again from what is resident now.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let start = Instant::now();
-    let outcome = evaluator.evaluate(&unit, &AtomicBool::new(false), Map::new(), &mut |_, _| {})?;
+    let (outcome, stats) = evaluator.evaluate(&unit, &context)?;
     let seconds = start.elapsed().as_secs_f64();
-    let Outcome::Made(artifact, stats) = outcome else { anyhow::bail!("the store was not fresh") };
+    let Outcome::Made(artifact) = outcome else { anyhow::bail!("the store was not fresh") };
     let results = Results::read("bench", eval.profile, json!({}), &[(name, artifact.clone())])?;
     let config = spin_model::ModelConfig::load(&model.path)?;
     let tables = |name: &str| name.contains("embed_tokens") || name.contains("lm_head");

@@ -1,0 +1,470 @@
+//! The one way to make an artifact.
+//!
+//! Every stage goes through the same steps: look whether the artifact is
+//! there, take the lock on its unfinished work, look again (another process
+//! may have finished in between), assemble, publish, clear the work away. They
+//! stand here once. A stage brings the [`Recipe`] and a body that assembles;
+//! it never publishes by itself.
+
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::artifact::Artifact;
+use crate::error::{Result, StoreError};
+use crate::store::{Recipe, Store};
+use crate::work::{WorkDir, WorkLock};
+
+/// Between looks at who publishes.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Told how a making goes. Every method may be left as it is.
+pub trait Watch: Sync {
+    /// Pieces done, and all pieces.
+    fn progress(&self, _done: u64, _all: u64) {}
+
+    /// Something that people should know.
+    fn note(&self, _text: &str) {}
+}
+
+/// Listens to nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Watch for Silent {}
+
+/// Who only wants to know what people should know.
+impl<F: Fn(&str) + Sync> Watch for F {
+    fn note(&self, text: &str) {
+        self(text);
+    }
+}
+
+/// What a making has of the process that it runs in: libraries look around by
+/// no other way.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Where artifacts are.
+    pub store: &'a Store,
+    /// Facts about the process for a manifest, asked for at the end.
+    pub environment: &'a (dyn Fn() -> Map<String, Value> + 'a),
+    /// The process in words, for others that find its locks.
+    pub holder: &'a str,
+    /// What computes, e.g. `cpu` or `cuda:0`; recorded, because another device
+    /// may round in another way.
+    pub device: &'a str,
+    /// Becomes true when the process is asked to stop.
+    pub stop: &'a AtomicBool,
+    /// Who is told how it goes.
+    pub watch: &'a dyn Watch,
+    /// How long a making waits for another process that is at the same; most
+    /// leave it to that one at once.
+    pub patience: Duration,
+}
+
+/// Why a call ends without the artifact. What was done is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// A stop was asked for; at which place.
+    Stopped(String),
+    /// Other processes are at what is missing; how far it is, and who.
+    Held(String),
+    /// This process's share is done, those of others are not; how far it is.
+    Partial(String),
+}
+
+/// How far a call came.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The artifact was there already.
+    Found(Artifact),
+    /// The artifact is published.
+    Made(Artifact),
+    /// It is not there yet.
+    Left(Left),
+}
+
+impl Outcome {
+    /// The artifact, and whether this call made it; `None` where it is not
+    /// there yet.
+    pub fn artifact(self) -> Option<(Artifact, bool)> {
+        match self {
+            Outcome::Found(artifact) => Some((artifact, false)),
+            Outcome::Made(artifact) => Some((artifact, true)),
+            Outcome::Left(_) => None,
+        }
+    }
+}
+
+/// An artifact that is assembled and not published yet.
+#[derive(Debug)]
+pub struct Staged {
+    /// Its files, in a directory from [`Making::staging`].
+    pub dir: TempDir,
+    /// What was counted or measured about them.
+    pub facts: Map<String, Value>,
+    /// What is noted outside both digests, beside the facts about the process.
+    pub environment: Map<String, Value>,
+}
+
+impl Staged {
+    /// Files with what was counted about them.
+    pub fn new(dir: TempDir, facts: Map<String, Value>) -> Staged {
+        Staged { dir, facts, environment: Map::new() }
+    }
+}
+
+/// What the body of a making ends with.
+#[derive(Debug)]
+pub enum Step {
+    /// The artifact is to be published.
+    Publish(Staged),
+    /// No artifact this time.
+    Leave(Left),
+}
+
+/// An artifact that is being made.
+pub struct Making<'a> {
+    /// What is made.
+    pub recipe: &'a Recipe,
+    /// The process.
+    pub context: &'a Context<'a>,
+    /// Its unfinished work.
+    pub work: WorkDir,
+    /// An artifact of the same identity that was found wanting
+    /// ([`Context::make_unless`]).
+    pub earlier: Option<Artifact>,
+}
+
+impl Making<'_> {
+    /// An empty directory to assemble the artifact in.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn staging(&self) -> Result<TempDir> {
+        self.context.store.staging()
+    }
+
+    /// Whether the process is asked to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.context.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl<'a> Context<'a> {
+    /// A process that tells nothing of itself, hears of no stop and talks to
+    /// nobody: for tests and small tools.
+    pub fn silent(store: &'a Store) -> Context<'a> {
+        static NO_STOP: AtomicBool = AtomicBool::new(false);
+        Context {
+            store,
+            environment: &Map::new,
+            holder: "a process without a name",
+            device: "cpu",
+            stop: &NO_STOP,
+            watch: &Silent,
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// Publishes what is assembled; `anew` as a further version.
+    fn publish(&self, recipe: &Recipe, staged: Staged, anew: bool) -> Result<Artifact> {
+        let Staged { dir, facts, environment: mut beside } = staged;
+        let mut environment = (self.environment)();
+        environment.insert("device".into(), json!(self.device));
+        environment.append(&mut beside);
+        match anew {
+            false => self.store.publish(dir, recipe, facts, environment),
+            true => self.store.publish_anew(dir, recipe, facts, environment),
+        }
+    }
+
+    /// The lock on unfinished work, waited for as long as there is patience.
+    fn lock(&self, work: &WorkDir) -> Result<WorkLock> {
+        let start = Instant::now();
+        loop {
+            match work.lock_as("lock", self.holder) {
+                Err(StoreError::Locked { .. }) if start.elapsed() < self.patience => std::thread::sleep(LOOK_EVERY),
+                // Another process has published and cleared the work away.
+                Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    self.store.work(work.identity())?;
+                }
+                lock => return lock,
+            }
+        }
+    }
+
+    fn making(&'a self, recipe: &'a Recipe, earlier: Option<Artifact>) -> Result<Making<'a>> {
+        let work = self.store.work(&recipe.identity())?;
+        Ok(Making { recipe, context: self, work, earlier })
+    }
+
+    /// Makes an artifact, unless it is there: one process at a time.
+    ///
+    /// # Errors
+    /// What `body` fails with; [`StoreError::Locked`] when another process is
+    /// at it; when the disk is full.
+    pub fn make<E: From<StoreError>>(
+        &self,
+        recipe: &Recipe,
+        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+    ) -> Result<Outcome, E> {
+        self.make_unless(recipe, |_| Ok(true), body)
+    }
+
+    /// As [`make`](Self::make), where an artifact may be there and not be
+    /// final: answers by others, who may say now what they did not say then.
+    /// One that is not is handed to `body`, and a further version is made.
+    ///
+    /// # Errors
+    /// As [`make`](Self::make).
+    pub fn make_unless<E: From<StoreError>>(
+        &self,
+        recipe: &Recipe,
+        is_final: impl Fn(&Artifact) -> Result<bool, E>,
+        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+    ) -> Result<Outcome, E> {
+        let identity = recipe.identity();
+        if let Some(found) = self.store.find(recipe)?
+            && is_final(&found)?
+        {
+            self.store.discard_work(&identity)?;
+            return Ok(Outcome::Found(found));
+        }
+        let mut making = self.making(recipe, None)?;
+        let _lock = self.lock(&making.work)?;
+        match self.store.find(recipe)? {
+            Some(found) if is_final(&found)? => {
+                self.store.discard_work(&identity)?;
+                return Ok(Outcome::Found(found));
+            }
+            earlier => making.earlier = earlier,
+        }
+        match body(&making)? {
+            Step::Leave(left) => Ok(Outcome::Left(left)),
+            Step::Publish(staged) => {
+                let artifact = self.publish(recipe, staged, making.earlier.is_some())?;
+                self.store.discard_work(&identity)?;
+                Ok(Outcome::Made(artifact))
+            }
+        }
+    }
+
+    /// Makes an artifact that several processes work on side by side. `share`
+    /// does what is this process's, under locks of its own, and says
+    /// `Ok(place)` when the whole is there; then one process assembles it by
+    /// `body`, while others wait. `is_taken_away` tells an error that comes
+    /// when another process publishes and clears the work away meanwhile.
+    ///
+    /// # Errors
+    /// What the bodies fail with; when the disk is full.
+    pub fn make_together<E: From<StoreError>>(
+        &self,
+        recipe: &Recipe,
+        is_taken_away: impl Fn(&E) -> bool,
+        share: impl FnOnce(&Making<'_>) -> Result<std::result::Result<String, Left>, E>,
+        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+    ) -> Result<Outcome, E> {
+        if let Some(found) = self.store.find(recipe)? {
+            self.store.discard_work(&recipe.identity())?;
+            return Ok(Outcome::Found(found));
+        }
+        let making = self.making(recipe, None)?;
+        let outcome = match share(&making) {
+            Ok(Ok(place)) => self.assembled(&making, place, body),
+            Ok(Err(left)) => Ok(Outcome::Left(left)),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            // What else went wrong is no less wrong for what is published: a
+            // directory that could not be flushed, say.
+            Err(error) if !is_taken_away(&error) => Err(error),
+            outcome @ (Err(_) | Ok(Outcome::Left(Left::Held(_) | Left::Partial(_)))) => {
+                match self.store.find(recipe)? {
+                    Some(found) => Ok(Outcome::Found(found)),
+                    None => outcome,
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Publishes what is whole, unless somebody did.
+    fn assembled<E: From<StoreError>>(
+        &self,
+        making: &Making<'_>,
+        place: String,
+        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+    ) -> Result<Outcome, E> {
+        // The last shares may arrive together: one publishes, the others wait,
+        // for it may fail.
+        let _lock = loop {
+            let lock = making.work.lock_as("publish.lock", self.holder);
+            if let Some(found) = self.store.find(making.recipe)? {
+                return Ok(Outcome::Found(found));
+            }
+            match lock {
+                Ok(lock) => break lock,
+                Err(StoreError::Locked { .. }) if making.is_stopped() => {
+                    return Ok(Outcome::Left(Left::Stopped(place)));
+                }
+                Err(StoreError::Locked { .. }) => std::thread::sleep(LOOK_EVERY),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        match body(making)? {
+            Step::Leave(left) => Ok(Outcome::Left(left)),
+            Step::Publish(staged) => {
+                let artifact = self.publish(making.recipe, staged, false)?;
+                // What is left of it is cleared by the next call.
+                let _ = self.store.discard_work(&making.recipe.identity());
+                Ok(Outcome::Made(artifact))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::StageId;
+    use crate::kind::Kind;
+    use crate::row::Row as _;
+    use crate::row::numbers::Number;
+    use crate::table::part_name;
+
+    fn recipe(of: &str) -> Recipe {
+        let stage = StageId { name: "test".into(), version: 1 };
+        Recipe { kind: Kind::Reference, name: "run/x".into(), stage, params: json!({"of": of}), parents: Vec::new() }
+    }
+
+    fn assembled(making: &Making<'_>, number: u32) -> Result<Step> {
+        let staged = making.staging()?;
+        Number::write_part(&staged.path().join(part_name(0)), &[Number(number)], &making.recipe.identity(), 0)?;
+        Ok(Step::Publish(Staged::new(staged, Map::new())))
+    }
+
+    fn work_of(store: &Store, recipe: &Recipe) -> std::path::PathBuf {
+        store.root().join(".work").join(recipe.identity())
+    }
+
+    #[test]
+    fn an_artifact_is_made_once_and_its_work_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let context = Context { device: "a device", ..Context::silent(&store) };
+        let recipe = recipe("once");
+        let made = context.make(&recipe, |making| {
+            making.work.write_part(&part_name(0), 0, &[Number(1)], &Value::Null)?;
+            assembled(making, 1)
+        });
+        let Ok(Outcome::Made(made)) = made else { panic!("{made:?}") };
+        assert_eq!(made.manifest.environment["device"], "a device");
+        assert!(!work_of(&store, &recipe).exists());
+        let again = context.make(&recipe, |_| -> Result<Step> { panic!("it is there") });
+        assert!(matches!(&again, Ok(Outcome::Found(found)) if found.manifest == made.manifest), "{again:?}");
+    }
+
+    #[test]
+    fn what_is_left_or_fails_keeps_its_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let context = Context::silent(&store);
+        let recipe = recipe("later");
+        let left = context.make(&recipe, |making| {
+            making.work.write_part(&part_name(0), 0, &[Number(1)], &Value::Null)?;
+            Ok::<_, StoreError>(Step::Leave(Left::Stopped("half way".into())))
+        });
+        assert!(matches!(&left, Ok(Outcome::Left(Left::Stopped(place))) if place == "half way"));
+        assert!(context.make(&recipe, |_| Err(StoreError::locked("x", "y"))).is_err());
+        let kept = context.make(&recipe, |making| {
+            assert!(making.work.read_part::<Number>(&part_name(0), 0)?.whole().is_some());
+            assembled(making, 1)
+        });
+        assert!(matches!(kept, Ok(Outcome::Made(_))));
+    }
+
+    #[test]
+    fn who_comes_second_is_told_at_once_or_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let context = Context { holder: "the first", ..Context::silent(&store) };
+        let recipe = recipe("second");
+        let patient = Context { patience: Duration::from_secs(60), ..context };
+        std::thread::scope(|scope| {
+            let first = context.make(&recipe, |making| {
+                let second = Context::silent(&store).make(&recipe, |_| -> Result<Step> { panic!("it is held") });
+                let Err(error @ StoreError::Locked { .. }) = second else { panic!("{second:?}") };
+                assert!(error.to_string().contains("the first"), "{error}");
+                let (store, recipe) = (&store, &recipe);
+                scope.spawn(move || {
+                    let patient = Context { patience: Duration::from_secs(60), ..Context::silent(store) };
+                    let third = patient.make(recipe, |_| -> Result<Step> { panic!("it is made meanwhile") });
+                    assert!(matches!(third, Ok(Outcome::Found(_))), "{third:?}");
+                });
+                std::thread::sleep(Duration::from_millis(300));
+                assembled(making, 1)
+            });
+            assert!(matches!(first, Ok(Outcome::Made(_))));
+        });
+        assert!(matches!(patient.make(&recipe, |making| assembled(making, 2)), Ok(Outcome::Found(_))));
+    }
+
+    #[test]
+    fn what_is_not_final_is_handed_on_and_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let context = Context::silent(&store);
+        let recipe = recipe("anew");
+        let is_final = |found: &Artifact| Ok(Number::read_all(found)?[0].0 >= 2);
+        for number in 1..=2 {
+            let made = context.make_unless(&recipe, is_final, |making| {
+                assert_eq!(making.earlier.as_ref().map(|earlier| earlier.manifest.version), (number > 1).then_some(1));
+                assembled(making, number)
+            });
+            let Ok(Outcome::Made(made)) = made else { panic!("{made:?}") };
+            assert_eq!(made.manifest.version, number);
+        }
+        let found = context.make_unless(&recipe, is_final, |_| -> Result<Step> { panic!("it is final") });
+        assert!(matches!(found, Ok(Outcome::Found(found)) if found.manifest.version == 2));
+    }
+
+    #[test]
+    fn of_eight_that_work_together_one_assembles() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let recipe = recipe("together");
+        let assembled_by = AtomicUsize::new(0);
+        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+            let work = || {
+                Context::silent(&store).make_together(
+                    &recipe,
+                    |error: &StoreError| matches!(error, StoreError::Io { .. }),
+                    |_| Ok(Ok("all".into())),
+                    |making| {
+                        assembled_by.fetch_add(1, Ordering::SeqCst);
+                        assembled(making, 1)
+                    },
+                )
+            };
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(work)).collect();
+            all.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+        });
+        assert_eq!(assembled_by.into_inner(), 1);
+        assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Made(_))).count(), 1);
+        assert_eq!(store.versions(recipe.kind, &recipe.name).unwrap(), [1]);
+        // Others' shares are not this one's fault, and what is published meanwhile is found.
+        let late = Context::silent(&store).make_together(
+            &self::recipe("partial"),
+            |_: &StoreError| false,
+            |_| Ok(Err(Left::Partial("1 of 2".into()))),
+            |_| panic!("it is not whole"),
+        );
+        assert!(matches!(late, Ok(Outcome::Left(Left::Partial(_)))));
+    }
+}
