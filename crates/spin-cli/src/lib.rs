@@ -179,7 +179,12 @@ pub fn peak_memory_mib() -> Option<u64> {
 
 /// Resident memory of this process now, in MiB, where the system tells.
 pub fn resident_memory_mib() -> Option<f64> {
-    memory_kib("VmRSS:").map(|kib| kib as f64 / 1024.0)
+    resident_memory().map(|bytes| bytes as f64 / f64::from(1 << 20))
+}
+
+/// Resident memory of this process now, in bytes, where the system tells.
+pub fn resident_memory() -> Option<u64> {
+    memory_kib("VmRSS:").map(|kib| kib * 1024)
 }
 
 fn memory_kib(key: &str) -> Option<u64> {

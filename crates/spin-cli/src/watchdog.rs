@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use crate::{Exit, say};
+use crate::{Exit, resident_memory, say};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(20);
@@ -67,7 +67,7 @@ fn watch() {
         std::thread::sleep(EVERY);
         let mut calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(calls) = calls.as_mut().filter(|calls| !calls.is_empty()) else { continue };
-        let now = resident().unwrap_or(0);
+        let now = resident_memory().unwrap_or(0);
         for call in calls.values_mut() {
             if let Some(why) = call.look(now) {
                 say(&format!("error: {}: {why}; use another", call.what));
@@ -89,12 +89,6 @@ impl Call {
         }
         (self.looks > LOOKS).then(|| format!("takes more than {} s for one text", (EVERY * LOOKS).as_secs()))
     }
-}
-
-/// Resident memory of this process in bytes, where the system tells.
-fn resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    Some(text.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4096)
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //! stage for ever, overflow its stack or fill its memory.
 
 use std::io::Write;
+use std::sync::LazyLock;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
+use regex::Regex;
 
 use crate::error::excerpt;
 
@@ -48,7 +50,7 @@ pub fn apply(env: &mut Environment<'_>) {
         filters::slice(state, value, count, fill)
     });
     env.add_filter("format", |state: &State<'_, '_>, text: &Value, values: Rest<Value>| {
-        narrow(text.as_str().unwrap_or_default(), &values)?;
+        narrow(&PRINTF, text.as_str().unwrap_or_default())?;
         filters::format(state, text, values)
     });
 }
@@ -57,27 +59,29 @@ fn few(filter: &str, count: usize) -> Result<(), Error> {
     if count <= GROUPS { Ok(()) } else { refuse(format!("{filter}: more than {GROUPS}")) }
 }
 
-/// Checks that no width or precision of a format makes a text of its own: those that are written out,
-/// and with `*` those that are values.
-fn narrow(format: &str, values: &[Value]) -> Result<(), Error> {
-    let mut rest = format;
-    while let Some(at) = rest.find('%') {
-        rest = &rest[at + 1..];
-        let options =
-            &rest[..rest.find(|c: char| !(c.is_ascii_digit() || "-+ #0.*".contains(c))).unwrap_or(rest.len())];
-        let wide = |number: &str| number.trim_start_matches('0').len() > DIGITS;
-        if options.split(|c: char| !c.is_ascii_digit()).any(wide) {
-            return refuse(format!("format: a width or precision of more than {DIGITS} digits"));
-        }
-        if options.contains('*')
-            && values.iter().any(|v| v.as_i64().is_none_or(|v| v.unsigned_abs() >= 1000) && v.is_number())
-        {
-            return refuse(format!("format: a width or precision of more than {DIGITS} digits"));
-        }
-        // `%%` is a sign, and `%(name)s` has its options behind the name.
-        rest = rest[options.len()..].strip_prefix('%').unwrap_or(&rest[options.len()..]);
+/// Width and precision of `%(name)-05.1f`, and the specification of `{name[key]:>5.1f}`, in which the
+/// fill may be any character.
+static PRINTF: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"%(?:%|(?:\([^)]*\))?([-+ #0-9.]*))").expect("a valid pattern"));
+static BRACES: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?s)\{[^{}:\[]*(?:\[[^\]]*\][^{}:\[]*)*:(.?[^{}]*)").expect("a valid pattern"));
+
+/// Checks that no width or precision of a format makes a text of its own.
+fn narrow(fields: &Regex, format: &str) -> Result<(), Error> {
+    let wide = |number: &str| number.trim_start_matches('0').len() > DIGITS;
+    let mut specs = fields.captures_iter(format).map(|field| field.get(1).map_or("", |spec| spec.as_str()));
+    match specs.any(|spec| spec.split(|c: char| !c.is_ascii_digit()).any(wide)) {
+        true => refuse(format!("format: a width or precision of more than {DIGITS} digits")),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// Checks what `str.format` is called on.
+///
+/// # Errors
+/// When a width or precision has more digits than one needs.
+pub(crate) fn check_format(text: &str) -> Result<(), Error> {
+    narrow(&BRACES, text)
 }
 
 fn refuse<T>(problem: String) -> Result<T, Error> {
@@ -187,7 +191,7 @@ impl Write for Bounded {
 /// Which bound was exceeded.
 pub fn watched(probe: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let (done, end) = channel();
-    let before = resident();
+    let before = spin_cli::resident_memory();
     let started = std::thread::Builder::new().spawn(move || {
         probe();
         // Nobody may be left to hear it.
@@ -203,7 +207,7 @@ pub fn watched(probe: impl FnOnce() + Send + 'static) -> Result<(), String> {
             Err(RecvTimeoutError::Disconnected) => return Err("the template engine fails on it".into()),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let (Some(before), Some(now)) = (before, resident())
+        if let (Some(before), Some(now)) = (before, spin_cli::resident_memory())
             && now.saturating_sub(before) > PROBE_MEMORY
         {
             return Err(format!("it takes more than {} MiB of memory for a short conversation", PROBE_MEMORY >> 20));
@@ -214,19 +218,13 @@ pub fn watched(probe: impl FnOnce() + Send + 'static) -> Result<(), String> {
     }
 }
 
-/// Resident memory of this process in bytes, where the system tells.
-fn resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * 4096)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rendered(source: &str) -> Result<String, String> {
         let mut env = Environment::new();
+        crate::python::register(&mut env);
         apply(&mut env);
         compile(&mut env, "t", source.to_owned()).map_err(|error| error.to_string())?;
         render(&env, "t", &minijinja::context! { text => "a\nb" }, TEXT_BYTES).map_err(|error| error.to_string())
@@ -247,10 +245,20 @@ mod tests {
             ("{{ '%.2000000000f' | format(3.0) }}", "format"),
             ("{{ '%%%s %-0000012345d' | format('a', 3) }}", "format"),
             ("{{ '%*d' | format(2000000000, 3) }}", "format"),
+            ("{{ '%(a)10000000000d' | format(a=3) }}", "format"),
+            ("{{ '{:10000000000}'.format(3) }}", "format"),
+            ("{{ '{a:}>-10000000000,.1f}'.format(a=3.0) }}", "format"),
+            ("{{ '{0[}]:.2000000000f}'.format({'}': 3.0}) }}", "format"),
         ] {
             let error = rendered(source).unwrap_err();
             assert!(error.contains(words), "{source}: {error}");
         }
+        let named = "{{ '%(a)4d%%99999 in 20240: {} at 12345:{:>5} {{:99999}}' | format(a=7) }}";
+        assert_eq!(rendered(named).unwrap(), "   7%99999 in 20240: {} at 12345:{:>5} {{:99999}}");
+        assert_eq!(
+            rendered("{{ 'In 20240: {} at 12345:{:>5}'.format(1, 'a') }}").unwrap(),
+            "In 20240: 1 at 12345:    a"
+        );
         assert_eq!(rendered("{{ '%05.1f|%3d|%%|%s' | format(1.25, 2, 'a') }}").unwrap(), "001.2|  2|%|a");
         assert_eq!(rendered("{{ [1, 2, 3] | batch(2, 0) | list }}").unwrap(), "[[1, 2], [3, 0]]");
         let long = format!("{{{{ {} }}}}", vec!["1"; 50_000].join("+"));

@@ -6,6 +6,8 @@ use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 use minijinja_contrib::pycompat;
 
+use crate::limits;
+
 /// Teach `env` what is here.
 pub fn register(env: &mut Environment<'_>) {
     env.set_unknown_method_callback(method);
@@ -93,6 +95,10 @@ fn trim(value: Value, chars: Option<String>) -> String {
 /// When there is no such method, or its arguments do not fit.
 pub fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match value.as_str() {
+        Some(text) if name == "format" => {
+            limits::check_format(text)?;
+            pycompat::unknown_method_callback(state, value, name, args)
+        }
         Some(text) => string_method(text, name, args)
             .unwrap_or_else(|| pycompat::unknown_method_callback(state, value, name, args)),
         None => pycompat::unknown_method_callback(state, value, name, args),
