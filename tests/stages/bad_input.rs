@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use spin_run::schema::{Demonstration, Message, Pair, Row};
+use spin_store::{Context, Outcome, Staged, Step, StoreError};
 
 use crate::project::{Project, both, programs};
 
@@ -173,9 +174,16 @@ fn pairs_of_another_vocabulary_are_refused_before_anything_is_computed() {
         let mut rows = Pair::read_all(&pairs).unwrap();
         rows[7].generated_ids[0] = 460;
         rows[7].row_id = "strange".into();
-        let staged = graph.store.staging().unwrap();
-        Pair::write_part(&staged.path().join("part-00000.parquet"), &rows, &recipe.identity(), 0).unwrap();
-        graph.store.publish_anew(staged, &recipe, Default::default(), Default::default()).unwrap();
+        let anew = Context::silent(graph.store).make_unless(
+            &recipe,
+            |_| Ok(false),
+            |making| {
+                let staged = making.staging()?;
+                Pair::write_part(&staged.path().join("part-00000.parquet"), &rows, &recipe.identity(), 0)?;
+                Ok::<_, StoreError>(Step::Publish(Staged::new(staged, Default::default())))
+            },
+        );
+        assert!(matches!(anew, Ok(Outcome::Made(_))));
     });
     project.fails(
         "spin-fit --iteration 0",

@@ -112,10 +112,9 @@ fn score(args: &Cli) -> anyhow::Result<Exit> {
     let holder = spin_cli::whoami();
     let context =
         Context { environment: &spin_cli::environment, holder: &holder, watch: &screen, ..Context::silent(&store) };
-    let outcome = stage::run(&Graph::new(&run, &store), &id, &context);
+    let result = stage::run(&Graph::new(&run, &store), &id, &context);
     screen.finish();
-    // Nothing stops a scoring half way.
-    let Some((artifact, made)) = outcome?.artifact() else { return Ok(Exit::Again) };
+    let (artifact, made) = result?;
     let headline = report::headline(&artifact.manifest.facts["results"]);
     let cost = if made { format!(", {}", spin_cli::cost()) } else { String::new() };
     say(&format!("{} {}: {headline}{cost}", if made { "made" } else { "already there:" }, artifact.reference()));

@@ -6,22 +6,22 @@ use spin_model::CausalLm;
 use spin_run::graph::{Decoding, Graph, ModelId, Split};
 use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
-use spin_store::{Context, Making, Outcome, Staged, Step, StoreError, table};
+use spin_store::{Artifact, Context, Making, Staged, StoreError, table};
 use spin_text::Codec;
 
 use crate::error::Result;
 use crate::heldout;
 use crate::report;
 
-/// Scores a model.
+/// Scores a model; the flag is false when the scores were there.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be scored, a full disk.
-pub fn run(graph: &Graph<'_>, id: &ModelId, context: &Context<'_>) -> Result<Outcome> {
+pub fn run(graph: &Graph<'_>, id: &ModelId, context: &Context<'_>) -> Result<(Artifact, bool)> {
     context.make(&graph.scores_recipe(id)?, |making| assemble(graph, id, making))
 }
 
-fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Step> {
+fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Staged> {
     let bench = &graph.run.bench;
     let tasks = graph.bench_tasks()?;
     let wants = |task: &str| tasks.iter().any(|t| t == task);
@@ -71,5 +71,5 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Step
     std::fs::write(&path, text + "\n").map_err(StoreError::io("write", &path))?;
     let mut facts = Map::new();
     facts.insert("results".into(), results);
-    Ok(Step::Publish(Staged::new(staged, facts)))
+    Ok(Staged::new(staged, facts))
 }

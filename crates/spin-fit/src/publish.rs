@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, LoraConfig};
 use spin_run::graph::Graph;
 use spin_run::schema::{MetricsRow, Row};
-use spin_store::{Artifact, Making, Recipe, Staged, Step, StoreError, fsutil, table};
+use spin_store::{Artifact, Making, Recipe, Staged, StoreError, fsutil, table};
 
 use crate::error::Result;
 use crate::metrics::{LogLine, events, json_lines};
@@ -63,12 +63,12 @@ pub fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize)
 /// When they cannot be written.
 pub fn metrics(making: &Making<'_>, log: &[LogLine], facts: &Map<String, Value>) -> Result<()> {
     let recipe = Graph::metrics_recipe(making.recipe);
-    making.context.make(&recipe, |making| -> Result<Step> {
+    making.context.make(&recipe, |making| -> Result<Staged> {
         let staged = making.staging()?;
         let rows: Vec<MetricsRow> = log.iter().map(LogLine::row).collect();
         MetricsRow::write_part(&staged.path().join(table::part_name(0)), &rows, &recipe.identity(), 0)?;
         fsutil::write_atomic(&staged.path().join(events::FILE_NAME), &events::file_of(log))?;
-        Ok(Step::Publish(Staged::new(staged, facts.clone())))
+        Ok(Staged::new(staged, facts.clone()))
     })?;
     Ok(())
 }
@@ -83,7 +83,7 @@ pub fn model(
     start: &Artifact,
     log: &[LogLine],
     facts: Map<String, Value>,
-) -> Result<Step> {
+) -> Result<Staged> {
     let staged = making.staging()?;
     let dir = staged.path();
     copy_companions(start, dir)?;
@@ -101,7 +101,7 @@ pub fn model(
     }
     write(&dir.join("training_metrics.jsonl"), &json_lines(log.iter().map(|line| &line.update)))?;
     write(&dir.join("README.md"), &model_card(making.recipe, &facts))?;
-    Ok(Step::Publish(Staged::new(staged, facts)))
+    Ok(Staged::new(staged, facts))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

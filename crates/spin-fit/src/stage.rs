@@ -86,13 +86,13 @@ pub fn run(
     // The reference comes first: the model's recipe names it.
     if let Some((_, of)) = &training.pairs {
         let recipe = graph.reference_recipe_of(of)?;
-        let outcome = context.make(&recipe, |making| training.reference(making, watch))?;
+        let outcome = context.make_or_leave(&recipe, |making| training.reference(making, watch))?;
         if let Outcome::Left(left) = outcome {
             return Ok(Outcome::Left(left));
         }
     }
     let recipe = graph.model_recipe(id)?.expect("a model that is not trained was refused");
-    context.make(&recipe, |making| training.train(making, watch))
+    context.make_or_leave(&recipe, |making| training.train(making, watch))
 }
 
 /// A model to train, with what that takes.
@@ -201,7 +201,7 @@ impl Training<'_, '_> {
                 // Before the model: with the model there, nothing would be made
                 // any more.
                 publish::metrics(making, &summary.log, &facts)?;
-                publish::model(making, trainer.model(), start, &summary.log, facts)
+                publish::model(making, trainer.model(), start, &summary.log, facts).map(Step::Publish)
             }
         }
     }

@@ -38,12 +38,10 @@ fn main() -> ExitCode {
         let graph = Graph::new(&run, &store);
         let holder = spin_cli::whoami();
         let context = Context { environment: &spin_cli::environment, holder: &holder, ..Context::silent(&store) };
-        let outcome = match &cli.target.baseline {
+        let (artifact, made) = match &cli.target.baseline {
             Some(baseline) => preferences::run(&graph, baseline, &context)?,
             None => stage::run(&graph, cli.target.iteration.unwrap_or_default(), &context)?,
         };
-        // Nothing stops a pairing half way.
-        let Some((artifact, made)) = outcome.artifact() else { return Ok(Exit::Again) };
         if made {
             let fates = &artifact.manifest.facts["fates"];
             say(&format!(

@@ -8,7 +8,7 @@ use spin_run::ModelShape;
 use spin_run::graph::{Graph, PairsOf};
 use spin_run::run::{Prompt, TemplateConfig};
 use spin_run::schema::{Message, Pair, Preference, Row};
-use spin_store::{Context, Making, Outcome, Step};
+use spin_store::{Artifact, Context, Making, Staged};
 use spin_text::{Codec, TextError};
 
 use crate::error::{PairError, Result};
@@ -28,16 +28,17 @@ pub struct Tokenised {
     pub truncated: u64,
 }
 
-/// Makes the pairs of a baseline's preference set.
+/// Makes the pairs of a baseline's preference set; the flag is false when they
+/// were there.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
-pub fn run(graph: &Graph<'_>, baseline: &str, context: &Context<'_>) -> Result<Outcome> {
+pub fn run(graph: &Graph<'_>, baseline: &str, context: &Context<'_>) -> Result<(Artifact, bool)> {
     let of = PairsOf::Baseline(baseline.to_owned());
     context.make(&graph.pairs_recipe_of(&of)?, |making| assemble(graph, baseline, &of, making))
 }
 
-fn assemble(graph: &Graph<'_>, baseline: &str, of: &PairsOf, making: &Making<'_>) -> Result<Step> {
+fn assemble(graph: &Graph<'_>, baseline: &str, of: &PairsOf, making: &Making<'_>) -> Result<Staged> {
     let model = graph.opponent(of)?;
     let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let shape = ModelShape::read(&model.dir)?;

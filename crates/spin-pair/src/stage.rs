@@ -7,7 +7,7 @@ use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, Split};
 use spin_run::run::Prompt;
 use spin_run::schema::{Demonstration, Message, Pair, Row};
-use spin_store::{Context, Making, Outcome, Staged, Step, table};
+use spin_store::{Artifact, Context, Making, Staged, table};
 use spin_text::{Codec, TextError};
 
 use crate::error::{PairError, Result};
@@ -16,16 +16,16 @@ use crate::join::{self, Joined, RealAnswer, SampleTable};
 /// Rows per part.
 const ROWS_PER_PART: usize = 65_536;
 
-/// Makes the pairs of iteration `t`.
+/// Makes the pairs of iteration `t`; the flag is false when they were there.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
-pub fn run(graph: &Graph<'_>, t: usize, context: &Context<'_>) -> Result<Outcome> {
+pub fn run(graph: &Graph<'_>, t: usize, context: &Context<'_>) -> Result<(Artifact, bool)> {
     graph.run.check_iteration(t)?;
     context.make(&graph.pairs_recipe(t)?, |making| assemble(graph, t, making))
 }
 
-fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Step> {
+fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Staged> {
     let model = graph.model(&ModelId::Iteration(t))?;
     let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let context = ModelShape::read(&model.dir)?.context;
@@ -80,7 +80,7 @@ pub(crate) fn staged(
     making: &Making<'_>,
     pairs: impl Iterator<Item = Pair>,
     facts: Map<String, Value>,
-) -> Result<Step> {
+) -> Result<Staged> {
     let (staged, identity) = (making.staging()?, making.recipe.identity());
     let (mut pairs, mut part) = (pairs.peekable(), 0);
     while pairs.peek().is_some() {
@@ -88,7 +88,7 @@ pub(crate) fn staged(
         Pair::write_part(&staged.path().join(table::part_name(part)), &rows, &identity, part)?;
         part += 1;
     }
-    Ok(Step::Publish(Staged::new(staged, facts)))
+    Ok(Staged::new(staged, facts))
 }
 
 fn pair(joined: &Joined, real: &RealAnswer, demonstration: &Demonstration) -> Pair {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, json};
 use spin_run::schema::{Row, ScoreRow};
-use spin_store::{Artifact, Kind, Parent, Recipe, StageId, Store, audit, table};
+use spin_store::{Artifact, Context, Kind, Parent, Recipe, StageId, Staged, Store, StoreError, audit, table};
 
 fn publish(store: &Store, name: &str, parents: Vec<Parent>) -> Artifact {
     let recipe = Recipe {
@@ -22,9 +22,12 @@ fn publish(store: &Store, name: &str, parents: Vec<Parent>) -> Artifact {
         prediction: None,
         target: None,
     };
-    let staged = store.staging().unwrap();
-    ScoreRow::write_part(&staged.path().join(table::part_name(0)), &[row], &recipe.identity(), 0).unwrap();
-    store.publish(staged, &recipe, Map::new(), Map::new()).unwrap()
+    let made = Context::silent(store).make(&recipe, |making| {
+        let staged = making.staging()?;
+        ScoreRow::write_part(&staged.path().join(table::part_name(0)), &[row], &recipe.identity(), 0)?;
+        Ok::<_, StoreError>(Staged::new(staged, Map::new()))
+    });
+    made.unwrap().0
 }
 
 fn parent(reference: &str, content: &str) -> Parent {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 use spin_run::schema::{Row as _, Sample};
 use spin_store::work::Found;
-use spin_store::{Making, Staged, Step, StoreError, table};
+use spin_store::{Making, Staged, StoreError, table};
 
 use crate::check::{self, Checked, Chosen};
 use crate::engine::{Engine, Replay};
@@ -38,8 +38,8 @@ struct Summary {
 
 impl Shared<'_, '_> {
     /// All parts as an artifact, after a check of some answers.
-    pub fn assemble(&self, engine: Option<Box<dyn Engine>>, making: &Making<'_>) -> Result<Step> {
-        let Prepared { rows, plan, work, .. } = self.prepared;
+    pub fn assemble(&self, engine: Option<Box<dyn Engine>>, making: &Making<'_>) -> Result<Staged> {
+        let Prepared { rows, plan, work, .. } = &self.prepared;
         let source = self.prepared.source(self.graph, self.task);
         let summary = self.summary()?;
         let makers: BTreeSet<&Maker> = summary.makers.iter().collect();
@@ -74,13 +74,13 @@ impl Shared<'_, '_> {
                 return Err(SampleError::Changed { path: work.path(&name), why });
             }
         }
-        Ok(Step::Publish(Staged::new(staged, facts)))
+        Ok(Staged::new(staged, facts))
     }
 
     /// Reads all parts. Those with answers that failed are removed when there
     /// are too many, so that another call tries again.
     fn summary(&self) -> Result<Summary> {
-        let Prepared { plan, work, .. } = self.prepared;
+        let Prepared { plan, work, .. } = &self.prepared;
         let source = self.prepared.source(self.graph, self.task);
         let mut summary = Summary {
             makers: Vec::new(),

@@ -8,7 +8,7 @@ use serde_json::json;
 use spin_run::ModelShape;
 use spin_run::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
 use spin_store::work::{Found, WorkDir};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, StoreError};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Share, StoreError};
 use spin_text::Codec;
 use tempfile::TempDir;
 
@@ -215,25 +215,22 @@ pub fn run(
     context: &Context<'_>,
     watch: &dyn Watch,
 ) -> Result<Outcome> {
-    // What the parts were made with is used again to check them.
-    let (mut prepared, mut loader, mut engine) = (None, None, None);
-    let whole = std::cell::RefCell::new((&mut prepared, &mut loader, &mut engine));
     context.make_together(
         &task.recipe,
         is_taken_away,
         |making| {
-            let (prepared, loader, engine) = &mut *whole.borrow_mut();
             task.model.verify()?;
-            let prepared = prepared.insert(prepare(graph, task)?);
-            let loader = loader.insert(Loader::new(graph, task, &options.engine)?);
-            work(&Shared { graph, task, options, prepared, loader }, engine, making, watch)
-        },
-        |making| {
-            let (prepared, loader, engine) = &mut *whole.borrow_mut();
-            let (Some(prepared), Some(loader)) = (&**prepared, &**loader) else { unreachable!("made for the parts") };
+            let prepared = prepare(graph, task)?;
+            let loader = Loader::new(graph, task, &options.engine)?;
             let shared = Shared { graph, task, options, prepared, loader };
-            shared.assemble(engine.take(), making)
+            let mut engine = None;
+            Ok(match work(&shared, &mut engine, making, watch)? {
+                // What the parts were made with is used again to check them.
+                Ok(place) => Share::Whole { place, with: (shared, engine) },
+                Err(left) => Share::Left(left),
+            })
         },
+        |making, (shared, engine)| shared.assemble(engine, making),
     )
 }
 
@@ -242,8 +239,8 @@ pub(crate) struct Shared<'a, 'g> {
     pub graph: &'a Graph<'g>,
     pub task: &'a Task,
     pub options: &'a Options,
-    pub prepared: &'a Prepared,
-    pub loader: &'a Loader<'a>,
+    pub prepared: Prepared,
+    pub loader: Loader<'a>,
 }
 
 /// Whether an error is one of those that come when another process clears the

@@ -14,7 +14,7 @@ use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
 use spin_run::schema::{RequestRow, Row, Sample};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::stage::{self, Options, Task};
-use spin_store::{Artifact, Context, Kind, Left, Outcome, Recipe, StageId, Store, table};
+use spin_store::{Artifact, Context, Kind, Left, Outcome, Recipe, StageId, Staged, Store, StoreError, table};
 use spin_text::Codec;
 
 const MODEL: ModelId = ModelId::Iteration(0);
@@ -67,9 +67,12 @@ impl Bench {
             params: json!({}),
             parents: vec![graph.model(&MODEL).unwrap().as_parent("tokenizer")],
         };
-        let staged = self.store.staging().unwrap();
-        RequestRow::write_part(&staged.path().join(table::part_name(0)), rows, &recipe.identity(), 0).unwrap();
-        self.store.publish(staged, &recipe, Map::new(), Map::new()).unwrap()
+        let made = Context::silent(&self.store).make(&recipe, |making| {
+            let staged = making.staging()?;
+            RequestRow::write_part(&staged.path().join(table::part_name(0)), rows, &recipe.identity(), 0)?;
+            Ok::<_, StoreError>(Staged::new(staged, Map::new()))
+        });
+        made.unwrap().0
     }
 
     /// Answers the only table; a stop is asked for once `stop_after` answers

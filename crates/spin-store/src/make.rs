@@ -87,18 +87,6 @@ pub enum Outcome {
     Left(Left),
 }
 
-impl Outcome {
-    /// The artifact, and whether this call made it; `None` where it is not
-    /// there yet.
-    pub fn artifact(self) -> Option<(Artifact, bool)> {
-        match self {
-            Outcome::Found(artifact) => Some((artifact, false)),
-            Outcome::Made(artifact) => Some((artifact, true)),
-            Outcome::Left(_) => None,
-        }
-    }
-}
-
 /// An artifact that is assembled and not published yet.
 #[derive(Debug)]
 pub struct Staged {
@@ -124,6 +112,20 @@ pub enum Step {
     Publish(Staged),
     /// No artifact this time.
     Leave(Left),
+}
+
+/// What a process's share of a making ends with.
+#[derive(Debug)]
+pub enum Share<W> {
+    /// The whole is there.
+    Whole {
+        /// How far it is, in words, should a stop come before it is published.
+        place: String,
+        /// What this process assembles it with.
+        with: W,
+    },
+    /// Something is missing.
+    Left(Left),
 }
 
 /// An artifact that is being made.
@@ -197,12 +199,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn making(&'a self, recipe: &'a Recipe, earlier: Option<Artifact>) -> Result<Making<'a>> {
+    fn making(&'a self, recipe: &'a Recipe) -> Result<Making<'a>> {
         let work = self.store.work(&recipe.identity())?;
-        Ok(Making { recipe, context: self, work, earlier })
+        Ok(Making { recipe, context: self, work, earlier: None })
     }
 
-    /// Makes an artifact, unless it is there: one process at a time.
+    /// Makes an artifact in one go, unless it is there: one process at a time.
+    /// The flag says whether this call made it.
     ///
     /// # Errors
     /// What `body` fails with; [`StoreError::Locked`] when another process is
@@ -210,12 +213,28 @@ impl<'a> Context<'a> {
     pub fn make<E: From<StoreError>>(
         &self,
         recipe: &Recipe,
+        body: impl FnOnce(&Making<'_>) -> Result<Staged, E>,
+    ) -> Result<(Artifact, bool), E> {
+        match self.make_or_leave(recipe, |making| body(making).map(Step::Publish))? {
+            Outcome::Found(artifact) => Ok((artifact, false)),
+            Outcome::Made(artifact) => Ok((artifact, true)),
+            Outcome::Left(left) => unreachable!("a body that assembles leaves nothing: {left:?}"),
+        }
+    }
+
+    /// As [`make`](Self::make), where a stop may end the work half way.
+    ///
+    /// # Errors
+    /// As [`make`](Self::make).
+    pub fn make_or_leave<E: From<StoreError>>(
+        &self,
+        recipe: &Recipe,
         body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
     ) -> Result<Outcome, E> {
         self.make_unless(recipe, |_| Ok(true), body)
     }
 
-    /// As [`make`](Self::make), where an artifact may be there and not be
+    /// As [`make_or_leave`](Self::make_or_leave), where an artifact may be there and not be
     /// final: answers by others, who may say now what they did not say then.
     /// One that is not is handed to `body`, and a further version is made.
     ///
@@ -234,7 +253,7 @@ impl<'a> Context<'a> {
             self.store.discard_work(&identity)?;
             return Ok(Outcome::Found(found));
         }
-        let mut making = self.making(recipe, None)?;
+        let mut making = self.making(recipe)?;
         let _lock = self.lock(&making.work)?;
         match self.store.find(recipe)? {
             Some(found) if is_final(&found)? => {
@@ -254,28 +273,28 @@ impl<'a> Context<'a> {
     }
 
     /// Makes an artifact that several processes work on side by side. `share`
-    /// does what is this process's, under locks of its own, and says
-    /// `Ok(place)` when the whole is there; then one process assembles it by
-    /// `body`, while others wait. `is_taken_away` tells an error that comes
-    /// when another process publishes and clears the work away meanwhile.
+    /// does what is this process's, under locks of its own; when the whole is
+    /// there, one process assembles it by `body` with what its share is left
+    /// with, while others wait. `is_taken_away` tells an error that comes when
+    /// another process publishes and clears the work away meanwhile.
     ///
     /// # Errors
     /// What the bodies fail with; when the disk is full.
-    pub fn make_together<E: From<StoreError>>(
+    pub fn make_together<W, E: From<StoreError>>(
         &self,
         recipe: &Recipe,
         is_taken_away: impl Fn(&E) -> bool,
-        share: impl FnOnce(&Making<'_>) -> Result<std::result::Result<String, Left>, E>,
-        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+        share: impl FnOnce(&Making<'_>) -> Result<Share<W>, E>,
+        body: impl FnOnce(&Making<'_>, W) -> Result<Staged, E>,
     ) -> Result<Outcome, E> {
         if let Some(found) = self.store.find(recipe)? {
             self.store.discard_work(&recipe.identity())?;
             return Ok(Outcome::Found(found));
         }
-        let making = self.making(recipe, None)?;
+        let making = self.making(recipe)?;
         let outcome = match share(&making) {
-            Ok(Ok(place)) => self.assembled(&making, place, body),
-            Ok(Err(left)) => Ok(Outcome::Left(left)),
+            Ok(Share::Whole { place, with }) => self.assembled(&making, place, |making| body(making, with)),
+            Ok(Share::Left(left)) => Ok(Outcome::Left(left)),
             Err(error) => Err(error),
         };
         match outcome {
@@ -297,7 +316,7 @@ impl<'a> Context<'a> {
         &self,
         making: &Making<'_>,
         place: String,
-        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+        body: impl FnOnce(&Making<'_>) -> Result<Staged, E>,
     ) -> Result<Outcome, E> {
         // The last shares may arrive together: one publishes, the others wait,
         // for it may fail.
@@ -315,15 +334,10 @@ impl<'a> Context<'a> {
                 Err(error) => return Err(error.into()),
             }
         };
-        match body(making)? {
-            Step::Leave(left) => Ok(Outcome::Left(left)),
-            Step::Publish(staged) => {
-                let artifact = self.publish(making.recipe, staged, false)?;
-                // What is left of it is cleared by the next call.
-                let _ = self.store.discard_work(&making.recipe.identity());
-                Ok(Outcome::Made(artifact))
-            }
-        }
+        let artifact = self.publish(making.recipe, body(making)?, false)?;
+        // What is left of it is cleared by the next call.
+        let _ = self.store.discard_work(&making.recipe.identity());
+        Ok(Outcome::Made(artifact))
     }
 }
 
@@ -343,10 +357,14 @@ mod tests {
         Recipe { kind: Kind::Reference, name: "run/x".into(), stage, params: json!({"of": of}), parents: Vec::new() }
     }
 
-    fn assembled(making: &Making<'_>, number: u32) -> Result<Step> {
+    fn assembled(making: &Making<'_>, number: u32) -> Result<Staged> {
         let staged = making.staging()?;
         Number::write_part(&staged.path().join(part_name(0)), &[Number(number)], &making.recipe.identity(), 0)?;
-        Ok(Step::Publish(Staged::new(staged, Map::new())))
+        Ok(Staged::new(staged, Map::new()))
+    }
+
+    fn published(making: &Making<'_>, number: u32) -> Result<Step> {
+        assembled(making, number).map(Step::Publish)
     }
 
     fn work_of(store: &Store, recipe: &Recipe) -> std::path::PathBuf {
@@ -363,11 +381,11 @@ mod tests {
             making.work.write_part(&part_name(0), 0, &[Number(1)], &Value::Null)?;
             assembled(making, 1)
         });
-        let Ok(Outcome::Made(made)) = made else { panic!("{made:?}") };
+        let Ok((made, true)) = made else { panic!("{made:?}") };
         assert_eq!(made.manifest.environment["device"], "a device");
         assert!(!work_of(&store, &recipe).exists());
-        let again = context.make(&recipe, |_| -> Result<Step> { panic!("it is there") });
-        assert!(matches!(&again, Ok(Outcome::Found(found)) if found.manifest == made.manifest), "{again:?}");
+        let again = context.make(&recipe, |_| -> Result<Staged> { panic!("it is there") });
+        assert!(matches!(&again, Ok((found, false)) if found.manifest == made.manifest), "{again:?}");
     }
 
     #[test]
@@ -376,7 +394,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let context = Context::silent(&store);
         let recipe = recipe("later");
-        let left = context.make(&recipe, |making| {
+        let left = context.make_or_leave(&recipe, |making| {
             making.work.write_part(&part_name(0), 0, &[Number(1)], &Value::Null)?;
             Ok::<_, StoreError>(Step::Leave(Left::Stopped("half way".into())))
         });
@@ -386,7 +404,7 @@ mod tests {
             assert!(making.work.read_part::<Number>(&part_name(0), 0)?.whole().is_some());
             assembled(making, 1)
         });
-        assert!(matches!(kept, Ok(Outcome::Made(_))));
+        assert!(matches!(kept, Ok((_, true))));
     }
 
     #[test]
@@ -398,21 +416,21 @@ mod tests {
         let patient = Context { patience: Duration::from_secs(60), ..context };
         std::thread::scope(|scope| {
             let first = context.make(&recipe, |making| {
-                let second = Context::silent(&store).make(&recipe, |_| -> Result<Step> { panic!("it is held") });
+                let second = Context::silent(&store).make(&recipe, |_| -> Result<Staged> { panic!("it is held") });
                 let Err(error @ StoreError::Locked { .. }) = second else { panic!("{second:?}") };
                 assert!(error.to_string().contains("the first"), "{error}");
                 let (store, recipe) = (&store, &recipe);
                 scope.spawn(move || {
                     let patient = Context { patience: Duration::from_secs(60), ..Context::silent(store) };
-                    let third = patient.make(recipe, |_| -> Result<Step> { panic!("it is made meanwhile") });
-                    assert!(matches!(third, Ok(Outcome::Found(_))), "{third:?}");
+                    let third = patient.make(recipe, |_| -> Result<Staged> { panic!("it is made meanwhile") });
+                    assert!(matches!(third, Ok((_, false))), "{third:?}");
                 });
                 std::thread::sleep(Duration::from_millis(300));
                 assembled(making, 1)
             });
-            assert!(matches!(first, Ok(Outcome::Made(_))));
+            assert!(matches!(first, Ok((_, true))));
         });
-        assert!(matches!(patient.make(&recipe, |making| assembled(making, 2)), Ok(Outcome::Found(_))));
+        assert!(matches!(patient.make(&recipe, |making| assembled(making, 2)), Ok((_, false))));
     }
 
     #[test]
@@ -425,7 +443,7 @@ mod tests {
         for number in 1..=2 {
             let made = context.make_unless(&recipe, is_final, |making| {
                 assert_eq!(making.earlier.as_ref().map(|earlier| earlier.manifest.version), (number > 1).then_some(1));
-                assembled(making, number)
+                published(making, number)
             });
             let Ok(Outcome::Made(made)) = made else { panic!("{made:?}") };
             assert_eq!(made.manifest.version, number);
@@ -445,10 +463,10 @@ mod tests {
                 Context::silent(&store).make_together(
                     &recipe,
                     |error: &StoreError| matches!(error, StoreError::Io { .. }),
-                    |_| Ok(Ok("all".into())),
-                    |making| {
+                    |_| Ok(Share::Whole { place: "all".into(), with: 1 }),
+                    |making, number| {
                         assembled_by.fetch_add(1, Ordering::SeqCst);
-                        assembled(making, 1)
+                        assembled(making, number)
                     },
                 )
             };
@@ -462,8 +480,8 @@ mod tests {
         let late = Context::silent(&store).make_together(
             &self::recipe("partial"),
             |_: &StoreError| false,
-            |_| Ok(Err(Left::Partial("1 of 2".into()))),
-            |_| panic!("it is not whole"),
+            |_| Ok(Share::Left(Left::Partial("1 of 2".into()))),
+            |_, ()| panic!("it is not whole"),
         );
         assert!(matches!(late, Ok(Outcome::Left(Left::Partial(_)))));
     }

@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     /// When a file cannot be read or written (a full disk, say), or a table
     /// has no rows. The store is then as it was.
-    pub fn publish(
+    pub(crate) fn publish(
         &self,
         staged: tempfile::TempDir,
         recipe: &Recipe,
@@ -91,7 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`publish`](Store::publish).
-    pub fn publish_anew(
+    pub(crate) fn publish_anew(
         &self,
         staged: tempfile::TempDir,
         recipe: &Recipe,

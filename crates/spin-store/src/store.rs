@@ -332,7 +332,7 @@ impl Store {
     }
 
     /// The directory of unfinished work for an identity; it outlives the
-    /// process, and [`Store::publish`] empties it.
+    /// process, and [`Context::make`](crate::Context::make) clears it away.
     ///
     /// # Errors
     /// When it cannot be created.

@@ -243,15 +243,15 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Makes the prompts of a unit that needs generated answers, for
-    /// `spin-sample --eval`.
+    /// `spin-sample --eval`; the flag is false when they were there.
     ///
     /// # Errors
     /// When a prompt cannot be written, or the disk is full.
-    pub fn requests(&self, unit: &Prepared, context: &Context<'_>) -> Result<Outcome> {
+    pub fn requests(&self, unit: &Prepared, context: &Context<'_>) -> Result<(Artifact, bool)> {
         context.make(&self.requests_recipe(unit)?, |making| self.assemble_requests(unit, making))
     }
 
-    fn assemble_requests(&self, unit: &Prepared, making: &Making<'_>) -> Result<Step> {
+    fn assemble_requests(&self, unit: &Prepared, making: &Making<'_>) -> Result<Staged> {
         let (style, encoder) = (self.style(), self.encoder()?);
         let mut rows = Vec::new();
         for task in &unit.tasks {
@@ -273,7 +273,7 @@ impl<'a> Evaluator<'a> {
         RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &making.recipe.identity(), 0)?;
         let mut facts = Map::new();
         facts.insert("requests".into(), json!(rows.len()));
-        Ok(Step::Publish(Staged::new(staged, facts)))
+        Ok(Staged::new(staged, facts))
     }
 
     fn requests_recipe(&self, unit: &Prepared) -> Result<Recipe> {
@@ -307,7 +307,8 @@ impl<'a> Evaluator<'a> {
         };
         let recipe = self.recipe(Kind::Evaluations, unit, parents)?;
         let mut stats = ScoreStats::default();
-        let outcome = context.make(&recipe, |making| self.in_parts(unit, answers.as_ref(), &mut stats, making))?;
+        let outcome =
+            context.make_or_leave(&recipe, |making| self.in_parts(unit, answers.as_ref(), &mut stats, making))?;
         Ok((outcome, stats))
     }
 
@@ -352,7 +353,7 @@ impl<'a> Evaluator<'a> {
             done += turns.len() as u64;
             watch.progress(done, total);
         }
-        self.assemble(unit, plan.len(), making)
+        self.assemble(unit, plan.len(), making).map(Step::Publish)
     }
 
     /// Which documents stand in which part: a task and a range of its turns.
@@ -484,7 +485,7 @@ impl<'a> Evaluator<'a> {
         Ok(rows)
     }
 
-    fn assemble(&self, unit: &Prepared, parts: usize, making: &Making<'_>) -> Result<Step> {
+    fn assemble(&self, unit: &Prepared, parts: usize, making: &Making<'_>) -> Result<Staged> {
         let (staged, work) = (making.staging()?, &making.work);
         let mut rows = Vec::new();
         for part in 0..parts {
@@ -532,7 +533,7 @@ impl<'a> Evaluator<'a> {
             sums.insert(task.task.name.clone(), json!({"metrics": metrics, "requests": counted}));
         }
         facts.insert("results".into(), Value::Object(sums));
-        Ok(Step::Publish(Staged::new(staged, facts)))
+        Ok(Staged::new(staged, facts))
     }
 }
 

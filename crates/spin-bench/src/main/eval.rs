@@ -193,7 +193,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             say(&format!("warning: {warning}"));
         }
         if Evaluator::generates(&unit)
-            && let Outcome::Made(requests) = evaluator.requests(&unit, &context)?
+            && let (requests, true) = evaluator.requests(&unit, &context)?
         {
             say(&format!("made {}: {} prompts", requests.reference(), requests.manifest.rows()));
         }

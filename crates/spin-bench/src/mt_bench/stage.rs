@@ -9,7 +9,7 @@ use spin_run::graph::{Graph, ModelId};
 use spin_run::schema::{Judgment, RequestRow, Row, Sample};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::{Artifact, Context, Left, Making, Recipe, Staged, Step, table};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Staged, Step, table};
 use spin_text::{Codec, Message};
 
 use super::judge::{Judge, JudgeOptions, judge_all};
@@ -137,8 +137,7 @@ impl<'a> Conversations<'a> {
             }),
             parents,
         };
-        let outcome = context.make(&recipe, |making| self.prompts(turn, so_far, longest, making))?;
-        Ok(outcome.artifact().expect("nothing stops it half way").0)
+        Ok(context.make(&recipe, |making| self.prompts(turn, so_far, longest, making))?.0)
     }
 
     fn prompts(
@@ -147,7 +146,7 @@ impl<'a> Conversations<'a> {
         so_far: &HashMap<u32, Vec<String>>,
         longest: usize,
         making: &Making<'_>,
-    ) -> Result<Step> {
+    ) -> Result<Staged> {
         let mut rows = Vec::with_capacity(self.bench.questions.len());
         for question in &self.bench.questions {
             let mut messages = Vec::new();
@@ -171,7 +170,7 @@ impl<'a> Conversations<'a> {
         RequestRow::write_part(&staged.path().join(table::part_name(0)), &rows, &making.recipe.identity(), 0)?;
         let mut facts = Map::new();
         facts.insert("requests".into(), json!(rows.len()));
-        Ok(Step::Publish(Staged::new(staged, facts)))
+        Ok(Staged::new(staged, facts))
     }
 
     fn stage(&self) -> StageId {
@@ -215,15 +214,16 @@ impl<'a> Conversations<'a> {
             summary = Some(made);
             Ok::<_, BenchError>(step)
         })?;
-        let artifact = outcome.artifact().map(|(artifact, _)| artifact);
-        match (summary, artifact) {
-            (Some(summary), artifact) => Ok((artifact, summary)),
-            (None, Some(found)) => {
-                let summary = Summary::of(&Judgment::read_all(&found)?);
-                Ok((Some(found), summary))
-            }
+        let artifact = match outcome {
+            Outcome::Found(artifact) | Outcome::Made(artifact) => Some(artifact),
+            Outcome::Left(_) => None,
+        };
+        let summary = match (summary, &artifact) {
+            (Some(asked), _) => asked,
+            (None, Some(found)) => Summary::of(&Judgment::read_all(found)?),
             (None, None) => unreachable!("what is asked is summed up"),
-        }
+        };
+        Ok((artifact, summary))
     }
 
     /// Asks about what has no judgment yet. With errors that are not accepted

@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::intake::{self, Imported, Taken};
-use super::{imported, layout};
+use super::layout;
 use crate::records::{self, Bad, Budget, Record};
 use crate::run::{SourceConfig, SourceFormat, Turns};
 use crate::schema::{Demonstration, Message};
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::{Artifact, Context, Recipe, Staged, Step};
+use spin_store::{Artifact, Context, Recipe, Staged};
 
 /// The recipe of demonstrations imported from a source; hashes its files.
 ///
@@ -34,14 +34,14 @@ pub fn demonstrations(
     source: &SourceConfig,
     path: &Path,
 ) -> Result<(Artifact, bool)> {
-    let (artifact, made) = imported(context.make(recipe, |making| {
+    let (artifact, made) = context.make(recipe, |making| {
         let staged = making.staging()?;
         let mut reader = Reader { format: source.format, turns: source.turns };
         let facts = intake::run(recipe, source, path, staged.path(), &layout::COLUMNS, &mut |path, row, record| {
             reader.convert(path, row, record)
         })?;
-        Ok(Step::Publish(Staged::new(staged, facts)))
-    })?);
+        Ok(Staged::new(staged, facts))
+    })?;
     if !made && !artifact.manifest.facts.contains_key(intake::READ) {
         check_earlier(&artifact, source, path)?;
     }

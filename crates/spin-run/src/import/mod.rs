@@ -22,7 +22,6 @@ use std::path::Path;
 
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::{Artifact, Outcome};
 
 pub use crate::records::is_data_dir;
 pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
@@ -48,11 +47,6 @@ fn stage_of(kind: Kind) -> StageId {
         Kind::Model => model::stage(),
         _ => stage(),
     }
-}
-
-/// What an import came to: nobody stops one half way.
-fn imported(outcome: Outcome) -> (Artifact, bool) {
-    outcome.artifact().expect("the body of an import publishes")
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {

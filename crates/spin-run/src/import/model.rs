@@ -5,14 +5,13 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
-use super::imported;
 use super::model_files::{self, Listing};
 use super::stamp::Stamp;
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
-use spin_store::{Artifact, Context, Making, Recipe, Staged, Step, Store};
+use spin_store::{Artifact, Context, Making, Recipe, Staged, Store};
 
 /// The behaviour version of this import.
 const VERSION: u32 = 1;
@@ -87,11 +86,11 @@ fn same_model(imported: &[Parent], now: &[Parent], listing: &Listing) -> bool {
 /// # Errors
 /// When a file cannot be read, changes during the copy, or the disk is full.
 pub fn model(context: &Context<'_>, recipe: &Recipe, dir: &Path) -> Result<(Artifact, bool)> {
-    Ok(imported(context.make(recipe, |making| copied(making, dir))?))
+    context.make(recipe, |making| copied(making, dir))
 }
 
 /// The files of a recipe, copied.
-fn copied(making: &Making<'_>, dir: &Path) -> Result<Step> {
+fn copied(making: &Making<'_>, dir: &Path) -> Result<Staged> {
     let recipe = making.recipe;
     let Listing { files, left_out, .. } = model_files::list(dir)?;
     // Before the copy: whatever changes from here on has another stamp.
@@ -117,7 +116,7 @@ fn copied(making: &Making<'_>, dir: &Path) -> Result<Step> {
         let names = &left_out[..left_out.len().min(NAMED)];
         facts.insert("left_out_files".into(), json!({"count": left_out.len(), "names": names}));
     }
-    Ok(Step::Publish(Staged { dir: staged, facts, environment }))
+    Ok(Staged { dir: staged, facts, environment })
 }
 
 fn changed(path: &Path) -> StoreError {

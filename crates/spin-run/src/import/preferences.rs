@@ -9,7 +9,6 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::imported;
 use super::intake::{self, Imported, Taken};
 use super::layout::{needed, prompt_turns, wrong_type};
 use super::turns::{given_prompt, turns};
@@ -18,7 +17,7 @@ use crate::run::{SourceConfig, SourceFormat, Turns};
 use crate::schema::{Message, Preference};
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::{Artifact, Context, Recipe, Staged, Step};
+use spin_store::{Artifact, Context, Recipe, Staged};
 
 const COLUMNS: [&str; 7] = ["prompt", "chosen", "rejected", "real", "generated", "row_id", "id"];
 
@@ -43,7 +42,7 @@ pub fn preferences(
     source: &SourceConfig,
     path: &Path,
 ) -> Result<(Artifact, bool)> {
-    Ok(imported(context.make(recipe, |making| {
+    context.make(recipe, |making| {
         if source.format != SourceFormat::Auto || source.turns != Turns::First {
             return Err(StoreError::corrupt(
                 path,
@@ -59,8 +58,8 @@ pub fn preferences(
             })?;
             Ok(pair(record, keys))
         })?;
-        Ok(Step::Publish(Staged::new(staged, facts)))
-    })?))
+        Ok(Staged::new(staged, facts))
+    })
 }
 
 impl Imported for Preference {

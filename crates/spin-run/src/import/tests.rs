@@ -8,7 +8,7 @@ use super::{demonstrations, demonstrations_recipe, preferences, preferences_reci
 use crate::run::{BadRows, SourceConfig, Turns};
 use crate::schema::{Demonstration, Message, Preference, Row};
 use spin_store::error::Result;
-use spin_store::{Artifact, Context, Store};
+use spin_store::{Artifact, Context, Staged, Store, StoreError};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -344,11 +344,13 @@ fn what_an_earlier_release_took_from_the_wrong_turn_is_not_used_again() {
         let path = bench.file("t.jsonl", line(role));
         let source = SourceConfig::new(&path);
         let recipe = demonstrations_recipe(role, &source, &path).unwrap();
-        let staged = bench.store.staging().unwrap();
         let row = Demonstration { row_id: "000000".into(), prompt: user("q"), response: "x".into() };
-        Demonstration::write_part(&staged.path().join("part-00000.parquet"), &[row], &recipe.identity(), 0).unwrap();
-        let facts = Map::from_iter([("rows".to_owned(), json!(1))]);
-        bench.store.publish(staged, &recipe, facts, Map::new()).unwrap();
+        let earlier = Context::silent(&bench.store).make(&recipe, |making| {
+            let staged = making.staging()?;
+            Demonstration::write_part(&staged.path().join("part-00000.parquet"), &[row], &recipe.identity(), 0)?;
+            Ok::<_, StoreError>(Staged::new(staged, Map::from_iter([("rows".to_owned(), json!(1))])))
+        });
+        assert!(earlier.unwrap().1);
         let again = demonstrations(&Context::silent(&bench.store), &recipe, &source, &path);
         match again {
             Ok((_, made)) => assert!(fine && !made),
