@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use spin_report::ReportError;
 use spin_store::StoreError;
 use spin_text::TextError;
 
@@ -24,6 +25,9 @@ pub enum BenchError {
     /// From judging conversations.
     #[error(transparent)]
     MtBench(#[from] crate::mt_bench::MtBenchError),
+    /// From reading stored scores.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// From downloading data sets.
     #[error(transparent)]
     Fetch(#[from] crate::fetch::FetchError),
@@ -129,9 +133,6 @@ pub enum BenchError {
     /// Flags or settings that no evaluation can be made of.
     #[error("{0}")]
     Settings(String),
-    /// Two results that cannot be compared.
-    #[error("{0}")]
-    Compare(String),
 }
 
 fn list(places: &[PathBuf]) -> String {
@@ -141,9 +142,13 @@ fn list(places: &[PathBuf]) -> String {
 
 /// For a program's exit code: whether the input is to blame.
 pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<ReportError>() {
+        return error.is_bad_input();
+    }
     match error.downcast_ref::<BenchError>() {
         Some(BenchError::Store(e)) => e.is_bad_input(),
         Some(BenchError::MtBench(e)) => e.is_bad_input(),
+        Some(BenchError::Report(e)) => e.is_bad_input(),
         Some(BenchError::Fetch(e)) => e.is_bad_input(),
         Some(BenchError::Text(e)) => e.is_bad_input(),
         Some(BenchError::Model(e)) => e.is_bad_input(),

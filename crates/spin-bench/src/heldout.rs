@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use spin_model::{Batch, CausalLm};
+use spin_report::names::{FLEXIBLE, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, exact_match_metric};
 use spin_run::graph::Decoding;
 use spin_run::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE};
 use spin_run::schema::{Demonstration, Sample, ScoreRow};
@@ -10,19 +11,6 @@ use spin_text::Codec;
 
 use crate::error::{BenchError, Result};
 use crate::extract;
-
-/// Name of the metric of a filter and a decoding, e.g.
-/// `exact_match,strict-match,sampled`.
-pub fn exact_match_metric(filter: &str, decoding: Decoding) -> String {
-    format!("exact_match,{filter},{}", decoding.name())
-}
-
-/// The filters, by their names in lm-evaluation-harness.
-pub const STRICT: &str = "strict-match";
-/// See [`STRICT`].
-pub const FLEXIBLE: &str = "flexible-extract";
-/// See [`STRICT`]: the answer as it is.
-pub const WHOLE: &str = "none";
 
 /// Exact match of the final number, for both filters.
 ///
@@ -149,7 +137,7 @@ pub fn nll(
         let ids = answer.response;
         out.push(ScoreRow {
             task: NLL.into(),
-            metric: "nll_per_token".into(),
+            metric: NLL_PER_TOKEN.into(),
             row_id: row.row_id.clone(),
             value: -logp,
             weight: ids.len() as f64,
@@ -188,7 +176,7 @@ pub fn preference<'a>(
             let (real, generated) = (real[&sample.row_id].1, generated?);
             Some(ScoreRow {
                 task: PREFERENCE.into(),
-                metric: "prefers_real".into(),
+                metric: PREFERS_REAL.into(),
                 row_id: sample.row_id.clone(),
                 value: if real == generated { 0.5 } else { f64::from(u8::from(real > generated)) },
                 weight: 1.0,

@@ -4,22 +4,17 @@
 //! the real over the generated answer ([`heldout`], [`stage`]).
 //!
 //! Generated answers come from `spin-sample` as artifacts; this crate only
-//! reads them. [`stats`] turns rows into estimates with standard errors,
-//! [`report`] sets the models of a run side by side, [`compare`] tells
-//! differences from noise.
+//! reads them. What rows add up to, with standard errors, and all tables are
+//! `spin-report`'s.
 
-pub mod compare;
 pub mod error;
 pub mod extract;
 pub mod fetch;
-mod grid;
 pub mod harness;
 pub mod heldout;
 pub mod mt_bench;
-pub mod report;
 pub mod secret;
 pub mod stage;
-pub mod stats;
 #[cfg(test)]
 mod testing;
 

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device};
 use serde_json::{Map, json};
 use spin_model::CausalLm;
+use spin_report::table as report;
 use spin_run::graph::{Decoding, Graph, ModelId, Split};
 use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
@@ -11,7 +12,6 @@ use spin_text::Codec;
 
 use crate::error::Result;
 use crate::heldout;
-use crate::report;
 
 /// Scores a model; the flag is false when the scores were there.
 ///

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use spin_bench::harness::prompt::{self, Style, Turn};
-use spin_bench::harness::random::PyRandom;
 use spin_bench::harness::registry::Registry;
 use spin_bench::harness::tasks::mmlu;
 use spin_bench::harness::{Answer, Doc, Metric, Profile, Task, dataset, filter, measure};
-use spin_bench::stats;
+use spin_report::random::PyRandom;
+use spin_report::stats;
 
 fn shared() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");

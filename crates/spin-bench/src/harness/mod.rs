@@ -4,7 +4,8 @@
 //! answers ([`Doc`]), which examples precede it and what is measured. From
 //! there everything is common: [`prompt`] writes the context, [`encode`] turns
 //! it into tokens, `spin-model` computes log-probabilities (or `spin-sample`
-//! generates), [`measure`] makes values of them, [`results`] sums up.
+//! generates), [`measure`] makes values of them, and
+//! [`spin_report::evaluations`] sums up.
 //!
 //! Where the harness's revisions differ, a [`Profile`] decides.
 
@@ -16,9 +17,7 @@ pub mod literal;
 pub mod measure;
 pub mod pins;
 pub mod prompt;
-pub mod random;
 pub mod registry;
-pub mod results;
 pub mod stage;
 pub mod tasks;
 pub mod text;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use spin_report::names::MMLU_SUBJECTS;
 use spin_store::digest;
 
 use super::tasks::{arc, gsm8k, hellaswag, mmlu, openbookqa, truthfulqa, winogrande};
@@ -31,7 +32,7 @@ fn tasks() -> Vec<Task> {
         gsm8k::gsm8k(profile),
         openbookqa::openbookqa(),
     ];
-    tasks.extend(mmlu::SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| mmlu::subject(name)));
+    tasks.extend(MMLU_SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| mmlu::subject(name)));
     tasks
 }
 

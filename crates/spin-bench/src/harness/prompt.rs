@@ -1,8 +1,8 @@
 //! Which examples precede a document, and the text of it all.
 
+use spin_report::random::PyRandom;
 use spin_text::{Codec, Message};
 
-use super::random::PyRandom;
 use super::text::{ends_with_space, starts_with_space};
 use super::{Answer, Doc, Examples, Profile, Task};
 use crate::error::{BenchError, Result};

@@ -2,21 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use spin_report::names::MMLU_SUBJECTS;
+use spin_run::run::{BBH, GROUPS, LEADERBOARD, MMLU, MT_BENCH, SPIN_PAPER};
+
 use super::tasks::{arc, bbh, custom, gsm8k, hellaswag, mmlu, openbookqa, truthfulqa, winogrande};
 use super::{Metric, Profile, Task};
 use crate::error::{BenchError, Result};
-
-/// The six tasks of the first Open LLM Leaderboard, whose headlines are
-/// averaged.
-pub const LEADERBOARD: &str = "open-llm-leaderboard-v1";
-/// All that the SPIN paper reports.
-pub const SPIN_PAPER: &str = "spin-paper";
-/// The 57 subjects.
-pub const MMLU: &str = "mmlu";
-/// The 27 tasks with chains of thought.
-pub const BBH: &str = "bbh";
-/// Judged conversations; see [`crate::mt_bench`].
-pub const MT_BENCH: &str = "mt_bench";
 
 /// Tasks that are scored and stored together.
 #[derive(Clone, Debug)]
@@ -38,12 +29,9 @@ pub struct Registry {
 const SINGLE: [&str; 7] =
     ["arc_challenge", "hellaswag", "truthfulqa_mc1", "truthfulqa_mc2", "winogrande", "gsm8k", "openbookqa"];
 
-/// The names of all groups.
-pub const GROUPS: [&str; 5] = [LEADERBOARD, SPIN_PAPER, MMLU, BBH, MT_BENCH];
-
 /// The names of all built-in tasks.
 pub fn all_names() -> Vec<String> {
-    let subjects = mmlu::SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| format!("mmlu_{name}"));
+    let subjects = MMLU_SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| format!("mmlu_{name}"));
     let chains = bbh::names().map(|name| format!("bbh_cot_fewshot_{name}"));
     SINGLE.iter().map(|name| (*name).to_owned()).chain(subjects).chain(chains).collect()
 }
@@ -126,7 +114,7 @@ impl Registry {
     }
 
     fn mmlu(&self) -> Vec<Task> {
-        mmlu::SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| mmlu::subject(name)).collect()
+        MMLU_SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).map(|name| mmlu::subject(name)).collect()
     }
 
     fn task(&self, name: &str) -> Result<Task> {
@@ -148,7 +136,7 @@ impl Registry {
             return Ok(task.clone());
         }
         if let Some(subject) = name.strip_prefix("mmlu_")
-            && mmlu::SUBJECTS.iter().any(|(_, subjects)| subjects.contains(&subject))
+            && MMLU_SUBJECTS.iter().any(|(_, subjects)| subjects.contains(&subject))
         {
             return Ok(mmlu::subject(subject));
         }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use spin_model::{CausalLm, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
+use spin_report::evaluations;
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::{EvalConfig, SoftmaxDtype, as_params};
 use spin_run::schema::{EvaluationRow, RequestRow, Row, Sample};
@@ -25,7 +26,7 @@ use super::dataset::{self, Split};
 use super::encode::{Encoded, Encoder};
 use super::prompt::{self, Prompt, Style, Turn};
 use super::registry::Unit;
-use super::{Doc, Examples, Generation, Task, filter, measure, results};
+use super::{Doc, Examples, Generation, Task, filter, measure};
 use crate::error::{BenchError, Result};
 
 /// Behaviour version: raise it when the same inputs give other results.
@@ -523,7 +524,7 @@ impl<'a> Evaluator<'a> {
         let mut sums = Map::new();
         for task in &unit.tasks {
             let own: Vec<&EvaluationRow> = rows.iter().filter(|row| row.task == task.task.name).collect();
-            let summary = results::summarise(&task.task.name, Value::Null, &own);
+            let summary = evaluations::summarise(&task.task.name, Value::Null, &own);
             let metrics: Map<String, Value> = summary
                 .metrics
                 .iter()

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use spin_bench::compare::{self, Scored};
 use spin_cli::Exit;
+use spin_report::compare::{self, Scored};
 use spin_store::Store;
 
 /// Flags of `compare`.

@@ -19,7 +19,6 @@ pub mod judge;
 pub mod prompts;
 pub mod questions;
 pub(crate) mod retry;
-pub mod score;
 pub mod stage;
 #[cfg(test)]
 mod testing;
@@ -29,7 +28,7 @@ pub use judge::{Judge, JudgeError, JudgeOptions, MtBenchError, Result, judge_all
 pub use prompts::{Prompts, Request};
 pub use questions::{Answers, MtBench, Question};
 pub use retry::{Retry, Stop};
-pub use score::{Summary, rating};
+pub use spin_report::mt_bench::{Summary, rating};
 
 /// Longest answer of a model, in tokens.
 pub const MAX_NEW_TOKENS: usize = 1024;

@@ -5,6 +5,21 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+/// The six tasks of the first Open LLM Leaderboard, whose headlines are
+/// averaged.
+pub const LEADERBOARD: &str = "open-llm-leaderboard-v1";
+/// All that the SPIN paper reports.
+pub const SPIN_PAPER: &str = "spin-paper";
+/// The 57 subjects of MMLU.
+pub const MMLU: &str = "mmlu";
+/// The 27 tasks of BBH with chains of thought.
+pub const BBH: &str = "bbh";
+/// The judged conversations of MT-Bench.
+pub const MT_BENCH: &str = "mt_bench";
+
+/// The names of all groups of `eval.tasks`.
+pub const GROUPS: [&str; 5] = [LEADERBOARD, SPIN_PAPER, MMLU, BBH, MT_BENCH];
+
 /// Which revision of lm-evaluation-harness a score follows. The same model has
 /// different scores under each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,7 +169,7 @@ impl EvalConfig {
     /// Whether a task may have conversations, whose second prompt contains the
     /// answer to the first.
     pub fn has_conversations(&self) -> bool {
-        self.tasks.iter().any(|task| ["mt_bench", "spin-paper"].contains(&task.as_str()))
+        self.tasks.iter().any(|task| [MT_BENCH, SPIN_PAPER].contains(&task.as_str()))
     }
 
     /// Values that no run could work with.

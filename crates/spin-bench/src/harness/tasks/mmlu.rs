@@ -10,87 +10,6 @@ use crate::harness::dataset::Source;
 use crate::harness::text::strip;
 use crate::harness::{Answer, Doc, Examples, RawRow, Task};
 
-/// The subjects by category, as the harness groups them.
-pub const SUBJECTS: [(&str, &[&str]); 4] = [
-    (
-        "stem",
-        &[
-            "abstract_algebra",
-            "anatomy",
-            "astronomy",
-            "college_biology",
-            "college_chemistry",
-            "college_computer_science",
-            "college_mathematics",
-            "college_physics",
-            "computer_security",
-            "conceptual_physics",
-            "electrical_engineering",
-            "elementary_mathematics",
-            "high_school_biology",
-            "high_school_chemistry",
-            "high_school_computer_science",
-            "high_school_mathematics",
-            "high_school_physics",
-            "high_school_statistics",
-            "machine_learning",
-        ],
-    ),
-    (
-        "other",
-        &[
-            "business_ethics",
-            "clinical_knowledge",
-            "college_medicine",
-            "global_facts",
-            "human_aging",
-            "management",
-            "marketing",
-            "medical_genetics",
-            "miscellaneous",
-            "nutrition",
-            "professional_accounting",
-            "professional_medicine",
-            "virology",
-        ],
-    ),
-    (
-        "social_sciences",
-        &[
-            "econometrics",
-            "high_school_geography",
-            "high_school_government_and_politics",
-            "high_school_macroeconomics",
-            "high_school_microeconomics",
-            "high_school_psychology",
-            "human_sexuality",
-            "professional_psychology",
-            "public_relations",
-            "security_studies",
-            "sociology",
-            "us_foreign_policy",
-        ],
-    ),
-    (
-        "humanities",
-        &[
-            "formal_logic",
-            "high_school_european_history",
-            "high_school_us_history",
-            "high_school_world_history",
-            "international_law",
-            "jurisprudence",
-            "logical_fallacies",
-            "moral_disputes",
-            "moral_scenarios",
-            "philosophy",
-            "prehistory",
-            "professional_law",
-            "world_religions",
-        ],
-    ),
-];
-
 /// The task of a subject.
 pub fn subject(name: &str) -> Task {
     let source = Source::new(
@@ -125,14 +44,22 @@ fn read(row: &RawRow) -> Result<Doc, String> {
 
 #[cfg(test)]
 mod tests {
+    use spin_report::names::MMLU_SUBJECTS;
+
     use super::super::row;
     use super::*;
+    use crate::fetch;
 
     #[test]
     fn letters_are_scored() {
         let json = r#"{"question": " Q? ", "choices": ["w", "x", "", "z "], "answer": 3}"#;
         assert_eq!(read(&row(json)).unwrap().shown(), ("Q?\nA. w\nB. x\nC. \nD. z \nAnswer:", "D"));
         assert!(read(&row(&json.replace('3', "4"))).unwrap_err().contains("the answer 4"));
-        assert_eq!(SUBJECTS.iter().map(|(_, subjects)| subjects.len()).sum::<usize>(), 57);
+        // The subjects that are summed up are those that are fetched.
+        let mut summed: Vec<&str> = MMLU_SUBJECTS.iter().flat_map(|(_, subjects)| *subjects).copied().collect();
+        let mut fetched = fetch::MMLU.map(|(subject, _)| subject);
+        summed.sort_unstable();
+        fetched.sort_unstable();
+        assert_eq!(summed, fetched);
     }
 }

@@ -1,4 +1,4 @@
-//! From judgments to a score.
+//! From the judgments of MT-Bench to a score: everything follows from the rows of a judgments table.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 use spin_run::schema::Judgment;
 
-use crate::stats::{self, Estimate, Part};
+use crate::stats::{self, Estimate, Weighted};
 
 // FastChat writes `\d`, which in Python takes any script's digits and then
 // fails to read them as a number; only ASCII digits make a rating.
@@ -23,7 +23,7 @@ fn pattern(source: &str) -> Regex {
 /// any number; here one that the judge was not asked for is none, and counted.
 ///
 /// ```
-/// use spin_bench::mt_bench::rating;
+/// use spin_report::mt_bench::rating;
 ///
 /// assert_eq!(rating("Good. Rating: [[8.5]]"), Some(8.5));
 /// assert_eq!(rating("Rating: [7]"), Some(7.0));
@@ -73,9 +73,9 @@ impl Summary {
         let rated: Vec<(&Judgment, f64)> =
             judgments.iter().filter_map(|j| Some((j, j.rating.filter(on_scale)?))).collect();
         let estimate = |keep: &dyn Fn(&Judgment) -> bool| {
-            let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
+            let mut parts: BTreeMap<u32, Weighted> = BTreeMap::new();
             for (judgment, rating) in rated.iter().filter(|(j, _)| keep(j)) {
-                let part = parts.entry(judgment.question_id).or_insert(Part { sum: 0.0, weight: 0.0 });
+                let part = parts.entry(judgment.question_id).or_insert(Weighted { sum: 0.0, weight: 0.0 });
                 part.sum += rating;
                 part.weight += 1.0;
             }

@@ -1,5 +1,6 @@
 //! Python's `random.Random`: few-shot examples are drawn by it, so scores can
-//! only be equal if every draw is.
+//! only be equal if every draw is; so are the resamples of a bootstrap, whose
+//! p-values have been printed.
 //!
 //! Source: CPython 3.11, `Lib/random.py` and `Modules/_randommodule.c`
 //! (Matsumoto and Nishimura's MT19937).

@@ -1,16 +1,16 @@
-//! Sums over documents, in the layout of lm-evaluation-harness's
+//! Leaderboard tasks: sums over documents, in the layout of lm-evaluation-harness's
 //! `results_*.json` and as a table.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use spin_run::run::{BBH, LEADERBOARD, MMLU, Profile};
 use spin_run::schema::{EvaluationRow, Row};
 use spin_store::Artifact;
 
-use super::registry::{BBH, LEADERBOARD, MMLU};
-use super::{Profile, tasks::mmlu};
 use crate::error::Result;
 use crate::grid;
+use crate::names::{LEADERBOARD_UNITS, MMLU_SUBJECTS};
 use crate::stats::{self, Estimate};
 
 /// The sums of one task.
@@ -97,7 +97,7 @@ impl Results {
             match unit.as_str() {
                 MMLU => {
                     add(MMLU.into(), all, "acc,none");
-                    for (category, subjects) in mmlu::SUBJECTS {
+                    for (category, subjects) in MMLU_SUBJECTS {
                         let of = |task: &&TaskSummary| {
                             task.name.strip_prefix("mmlu_").is_some_and(|name| subjects.contains(&name))
                         };
@@ -126,8 +126,7 @@ impl Results {
 
     /// The leaderboard's average of its six tasks, if all are there.
     pub fn leaderboard_average(&self) -> Option<f64> {
-        let six = ["arc_challenge", "hellaswag", MMLU, "truthfulqa_mc2", "winogrande", "gsm8k"];
-        let values: Option<Vec<f64>> = six.iter().map(|unit| Some(self.headline(unit)?.value)).collect();
+        let values: Option<Vec<f64>> = LEADERBOARD_UNITS.iter().map(|unit| Some(self.headline(unit)?.value)).collect();
         values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
     }
 

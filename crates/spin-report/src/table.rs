@@ -10,14 +10,14 @@ use spin_store::{Artifact, StoreError};
 
 use crate::error::Result;
 use crate::grid;
-use crate::heldout::{STRICT, WHOLE, exact_match_metric};
-use crate::stats::{self, Estimate, Part};
+use crate::names::{NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, exact_match_metric};
+use crate::stats::{self, Estimate, Weighted};
 
 /// Estimates by `task` and `metric`.
 pub fn summarise(rows: &[ScoreRow]) -> Value {
-    let mut tasks: BTreeMap<&str, BTreeMap<&str, Vec<Part>>> = BTreeMap::new();
+    let mut tasks: BTreeMap<&str, BTreeMap<&str, Vec<Weighted>>> = BTreeMap::new();
     for row in rows {
-        let part = Part { sum: row.value, weight: row.weight };
+        let part = Weighted { sum: row.value, weight: row.weight };
         tasks.entry(&row.task).or_default().entry(&row.metric).or_default().push(part);
     }
     let mut out = Map::new();
@@ -48,8 +48,8 @@ fn columns() -> [Column; 6] {
         column("accuracy, greedy", GSM8K, exact_match_metric(STRICT, Decoding::Greedy), true),
         column("exact match, sampled", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Sampled), true),
         column("exact match, greedy", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Greedy), true),
-        column("NLL per token", NLL, "nll_per_token".into(), false),
-        column("prefers real", PREFERENCE, "prefers_real".into(), true),
+        column("NLL per token", NLL, NLL_PER_TOKEN.into(), false),
+        column("prefers real", PREFERENCE, PREFERS_REAL.into(), true),
     ]
 }
 
@@ -112,21 +112,21 @@ impl Table {
     }
 
     fn estimate(line: &Line, column: &Column) -> Option<Estimate> {
-        let parts: Vec<Part> = Self::parts(line, column).map(|(_, part)| part).collect();
+        let parts: Vec<Weighted> = Self::parts(line, column).map(|(_, part)| part).collect();
         stats::ratio(&parts)
     }
 
-    fn parts<'a>(line: &'a Line, column: &'a Column) -> impl Iterator<Item = (&'a str, Part)> {
+    fn parts<'a>(line: &'a Line, column: &'a Column) -> impl Iterator<Item = (&'a str, Weighted)> {
         line.rows
             .iter()
             .filter(|r| r.task == column.task && r.metric == column.metric)
-            .map(|r| (r.row_id.as_str(), Part { sum: r.value, weight: r.weight }))
+            .map(|r| (r.row_id.as_str(), Weighted { sum: r.value, weight: r.weight }))
     }
 
     /// Difference to the first line on the rows both have.
     fn difference(&self, line: &Line, column: &Column) -> Option<Estimate> {
-        let first: HashMap<&str, Part> = Self::parts(self.lines.first()?, column).collect();
-        let rows: Vec<(Part, Part)> =
+        let first: HashMap<&str, Weighted> = Self::parts(self.lines.first()?, column).collect();
+        let rows: Vec<(Weighted, Weighted)> =
             Self::parts(line, column).filter_map(|(id, part)| Some((part, *first.get(id)?))).collect();
         stats::paired_ratio_difference(&rows)
     }

@@ -28,7 +28,7 @@ impl Estimate {
 /// deviation (divided by n - 1) over the square root of n, in the harness's order of operations.
 ///
 /// ```
-/// use spin_bench::stats::mean;
+/// use spin_report::stats::mean;
 ///
 /// let score = mean(&[1.0, 0.0, 1.0, 1.0]).unwrap();
 /// assert_eq!((score.rows, score.value), (4, 0.75));
@@ -52,10 +52,10 @@ pub fn proportion(hits: &[bool]) -> Option<Estimate> {
     mean(&values)
 }
 
-/// A numerator and a denominator per row, such as the negative log-likelihood of an answer and the
-/// number of its tokens.
+/// A row's numerator and denominator in a ratio of sums, such as the negative log-likelihood of an
+/// answer and the number of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Part {
+pub struct Weighted {
     /// What is counted.
     pub sum: f64,
     /// Per how much; never negative.
@@ -67,7 +67,7 @@ pub struct Part {
 /// The tokens of an answer depend on each other, so rows are treated as clusters. By the delta method
 /// the ratio `R = sum(x) / sum(w)` varies like the mean of `(x - R w) / mean(w)`. `None` without rows
 /// or where all weights are zero.
-pub fn ratio(parts: &[Part]) -> Option<Estimate> {
+pub fn ratio(parts: &[Weighted]) -> Option<Estimate> {
     let (value, influence) = influence(parts.iter().copied())?;
     Some(Estimate { rows: parts.len(), value, stderr: spread(&influence) })
 }
@@ -81,7 +81,7 @@ pub fn paired_difference(rows: &[(f64, f64)]) -> Option<Estimate> {
 
 /// The difference `first - second` of two [`ratio`]s on the same rows, with the standard error of the
 /// pairs. The weights of the two may differ, as when two tokenizers split the same answers.
-pub fn paired_ratio_difference(rows: &[(Part, Part)]) -> Option<Estimate> {
+pub fn paired_ratio_difference(rows: &[(Weighted, Weighted)]) -> Option<Estimate> {
     let (first, of_first) = influence(rows.iter().map(|row| row.0))?;
     let (second, of_second) = influence(rows.iter().map(|row| row.1))?;
     let influence: Vec<f64> = of_first.iter().zip(&of_second).map(|(a, b)| a - b).collect();
@@ -89,7 +89,7 @@ pub fn paired_ratio_difference(rows: &[(Part, Part)]) -> Option<Estimate> {
 }
 
 /// A ratio of sums and how far each row pulls it, to first order.
-fn influence(parts: impl Iterator<Item = Part> + Clone) -> Option<(f64, Vec<f64>)> {
+fn influence(parts: impl Iterator<Item = Weighted> + Clone) -> Option<(f64, Vec<f64>)> {
     let (mut sum, mut weight, mut rows) = (0.0, 0.0, 0usize);
     for part in parts.clone() {
         sum += part.sum;
@@ -145,18 +145,18 @@ mod tests {
         assert_eq!(mean(&[]), None);
         assert_eq!(proportion(&[]), None);
         assert_eq!(ratio(&[]), None);
-        assert_eq!(ratio(&[Part { sum: 1.0, weight: 0.0 }]), None);
+        assert_eq!(ratio(&[Weighted { sum: 1.0, weight: 0.0 }]), None);
         assert_eq!(paired_difference(&[]), None);
         assert_eq!(paired_ratio_difference(&[]), None);
         let one = mean(&[0.5]).unwrap();
         assert_eq!((one.rows, one.value, one.stderr, one.interval95()), (1, 0.5, None, None));
-        assert_eq!(ratio(&[Part { sum: 3.0, weight: 2.0 }]).unwrap().stderr, None);
+        assert_eq!(ratio(&[Weighted { sum: 3.0, weight: 2.0 }]).unwrap().stderr, None);
     }
 
     const WEIGHTS: [f64; 4] = [2.0, 5.0, 3.0, 4.0];
 
-    fn parts(sums: [f64; 4]) -> Vec<Part> {
-        let pair = |(sum, weight)| Part { sum, weight };
+    fn parts(sums: [f64; 4]) -> Vec<Weighted> {
+        let pair = |(sum, weight)| Weighted { sum, weight };
         sums.into_iter().zip(WEIGHTS).map(pair).collect()
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let rows = parts([4.0, 10.5, 3.25, 7.0]);
         assert_estimate(ratio(&rows), 1.7678571428571428, 0.2212486337453728);
         // Equal weights: the mean of the quotients.
-        let equal: Vec<Part> = [2.0, 4.0, 9.0].map(|sum| Part { sum, weight: 2.0 }).to_vec();
+        let equal: Vec<Weighted> = [2.0, 4.0, 9.0].map(|sum| Weighted { sum, weight: 2.0 }).to_vec();
         let quotients = mean(&[1.0, 2.0, 4.5]).unwrap();
         assert_estimate(ratio(&equal), quotients.value, quotients.stderr.unwrap());
     }
@@ -180,11 +180,11 @@ mod tests {
         assert_estimate(paired_difference(&rows), 1.0 / 3.0, 0.210818510677892);
 
         let (first, second) = (parts([4.0, 10.5, 3.25, 7.0]), parts([4.5, 9.0, 3.75, 8.0]));
-        let rows: Vec<(Part, Part)> = first.into_iter().zip(second).collect();
+        let rows: Vec<(Weighted, Weighted)> = first.into_iter().zip(second).collect();
         let found = paired_ratio_difference(&rows);
         assert_estimate(found, -0.03571428571428581, 0.16267964685126693);
         // A model does not differ from itself.
-        let same: Vec<(Part, Part)> = rows.iter().map(|row| (row.0, row.0)).collect();
+        let same: Vec<(Weighted, Weighted)> = rows.iter().map(|row| (row.0, row.0)).collect();
         assert_estimate(paired_ratio_difference(&same), 0.0, 0.0);
     }
 }
