@@ -132,7 +132,7 @@ pub fn table(first: &str, comparisons: &[Comparison]) -> String {
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for c in comparisons {
         let Judged { tested, verdict, .. } = &c.judged;
-        let reach = tested.difference.stderr.map_or_else(String::new, |stderr| format!(" ±{:.4}", 1.96 * stderr));
+        let reach = tested.difference.reach95().map_or_else(String::new, |reach| format!(" ±{reach:.4}"));
         let discordant = match tested.test {
             Test::McNemar { gained, lost } => format!("{gained} : {lost}"),
             Test::Bootstrap => String::new(),

@@ -124,8 +124,8 @@ impl Summary {
             let value = estimate.map_or_else(
                 || "-".into(),
                 |e| {
-                    let stderr = e.stderr.map_or_else(String::new, |stderr| format!(" ±{:.2}", 1.96 * stderr));
-                    format!("{:.2}{stderr}", e.value)
+                    let reach = e.reach95().map_or_else(String::new, |reach| format!(" ±{reach:.2}"));
+                    format!("{:.2}{reach}", e.value)
                 },
             );
             out.push_str(&format!("{name:<14} {value}\n"));

@@ -16,11 +16,11 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The interval that covers the true score in about 95 of 100 cases: 1.96 standard errors to both
-    /// sides (the normal approximation; poor for fewer than some 30 rows, or shares near 0 and 1).
-    pub fn interval95(&self) -> Option<(f64, f64)> {
-        let reach = 1.96 * self.stderr?;
-        Some((self.value - reach, self.value + reach))
+    /// How far the interval reaches to both sides that covers the true score in about 95 of 100 cases:
+    /// 1.96 standard errors (the normal approximation; poor for fewer than some 30 rows, or shares near
+    /// 0 and 1). It is for people; whether two models differ is for [`crate::verdict`] to say.
+    pub fn reach95(&self) -> Option<f64> {
+        Some(1.96 * self.stderr?)
     }
 }
 
@@ -135,9 +135,7 @@ mod tests {
         // For 0 and 1 that is sqrt(p (1 - p) / (n - 1)) = sqrt(0.24 / 9).
         assert_close(proportion(&hits).unwrap().stderr.unwrap(), (0.24_f64 / 9.0).sqrt());
         assert_estimate(mean(&[0.5, -1.25, 3.0, 2.75]), 1.25, 1.005194840151235);
-        let (low, high) = proportion(&hits).unwrap().interval95().unwrap();
-        assert_close(low, 0.2799333402763314);
-        assert_close(high, 0.9200666597236686);
+        assert_close(proportion(&hits).unwrap().reach95().unwrap(), 0.32006665972366864);
     }
 
     #[test]
@@ -149,7 +147,7 @@ mod tests {
         assert_eq!(paired_difference(&[]), None);
         assert_eq!(paired_ratio_difference(&[]), None);
         let one = mean(&[0.5]).unwrap();
-        assert_eq!((one.rows, one.value, one.stderr, one.interval95()), (1, 0.5, None, None));
+        assert_eq!((one.rows, one.value, one.stderr, one.reach95()), (1, 0.5, None, None));
         assert_eq!(ratio(&[Weighted { sum: 3.0, weight: 2.0 }]).unwrap().stderr, None);
     }
 

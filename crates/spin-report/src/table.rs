@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 use spin_run::graph::{Decoding, Graph, ModelId};
 use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_run::schema::{Row, ScoreRow};
-use spin_store::{Artifact, StoreError};
+use spin_store::StoreError;
 
 use crate::error::Result;
 use crate::grid;
 use crate::names::{NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, exact_match_metric};
 use crate::stats::{self, Estimate, Weighted};
+use crate::verdict::{Judged, PairedRow, Tested, Verdict, difference, judge};
 
 /// Estimates by `task` and `metric`.
 pub fn summarise(rows: &[ScoreRow]) -> Value {
@@ -38,25 +39,26 @@ struct Column {
     title: &'static str,
     task: &'static str,
     metric: String,
-    higher_is_better: bool,
 }
 
 fn columns() -> [Column; 6] {
-    let column = |title, task, metric, higher_is_better| Column { title, task, metric, higher_is_better };
+    let column = |title, task, metric| Column { title, task, metric };
     [
-        column("accuracy, sampled", GSM8K, exact_match_metric(STRICT, Decoding::Sampled), true),
-        column("accuracy, greedy", GSM8K, exact_match_metric(STRICT, Decoding::Greedy), true),
-        column("exact match, sampled", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Sampled), true),
-        column("exact match, greedy", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Greedy), true),
-        column("NLL per token", NLL, NLL_PER_TOKEN.into(), false),
-        column("prefers real", PREFERENCE, PREFERS_REAL.into(), true),
+        column("accuracy, sampled", GSM8K, exact_match_metric(STRICT, Decoding::Sampled)),
+        column("accuracy, greedy", GSM8K, exact_match_metric(STRICT, Decoding::Greedy)),
+        column("exact match, sampled", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Sampled)),
+        column("exact match, greedy", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Greedy)),
+        column("NLL per token", NLL, NLL_PER_TOKEN.into()),
+        column("prefers real", PREFERENCE, PREFERS_REAL.into()),
     ]
 }
 
 /// One model's line.
 struct Line {
     model: ModelId,
-    artifact: Artifact,
+    /// The artifact of its scores, and that one's digest of content.
+    scores: String,
+    content: String,
     rows: Vec<ScoreRow>,
 }
 
@@ -88,7 +90,12 @@ impl Table {
         let (mut lines, mut missing, mut why) = (Vec::new(), Vec::new(), None);
         for model in graph.models() {
             match graph.scores(&model) {
-                Ok(artifact) => lines.push(Line { rows: ScoreRow::read_all(&artifact)?, model, artifact }),
+                Ok(artifact) => lines.push(Line {
+                    model,
+                    scores: artifact.reference(),
+                    rows: ScoreRow::read_all(&artifact)?,
+                    content: artifact.manifest.content,
+                }),
                 Err(e @ StoreError::Missing { .. }) => {
                     why.get_or_insert(e);
                     missing.push(model);
@@ -123,12 +130,21 @@ impl Table {
             .map(|r| (r.row_id.as_str(), Weighted { sum: r.value, weight: r.weight }))
     }
 
-    /// Difference to the first line on the rows both have.
-    fn difference(&self, line: &Line, column: &Column) -> Option<Estimate> {
-        let first: HashMap<&str, Weighted> = Self::parts(self.lines.first()?, column).collect();
-        let rows: Vec<(Weighted, Weighted)> =
-            Self::parts(line, column).filter_map(|(id, part)| Some((part, *first.get(id)?))).collect();
-        stats::paired_ratio_difference(&rows)
+    /// The rows that the first line and another both have, in the order of the latter.
+    fn pairs(&self, line: &Line, column: &Column) -> Vec<PairedRow> {
+        let first: HashMap<&str, Weighted> =
+            self.lines.first().map(|first| Self::parts(first, column).collect()).unwrap_or_default();
+        Self::parts(line, column).filter_map(|(id, part)| Some((*first.get(id)?, part))).collect()
+    }
+
+    /// What is said of each line but the first, which is what they are compared with. The differences
+    /// are judged together, as they stand in one column.
+    fn verdicts(&self, column: &Column) -> Vec<Option<Judged>> {
+        let others = self.lines.iter().skip(1);
+        let tested: Vec<Option<Tested>> =
+            others.map(|line| Tested::of(&column.metric, &self.pairs(line, column))).collect();
+        let mut judged = judge(&tested.iter().flatten().copied().collect::<Vec<_>>()).into_iter();
+        tested.into_iter().map(|tested| tested.and_then(|_| judged.next())).collect()
     }
 
     fn grid(&self, markdown: bool) -> String {
@@ -141,26 +157,20 @@ impl Table {
             head.push(format!("{} against {}", first.title, self.lines[0].model));
         }
         cells.push(head);
+        let verdicts = columns.first().map(|column| self.verdicts(column)).unwrap_or_default();
         for (i, line) in self.lines.iter().enumerate() {
             let mut row = vec![line.model.to_string()];
             row.extend(
                 columns.iter().map(|c| Self::estimate(line, c).map_or_else(|| "-".into(), |e| shown(&e, false))),
             );
-            if let Some(c) = columns.first() {
-                let difference = (i > 0).then(|| self.difference(line, c)).flatten();
-                row.push(difference.map_or_else(String::new, |d| {
-                    let gain = if c.higher_is_better { d.value } else { -d.value };
-                    let verdict = match d.interval95() {
-                        Some((low, high)) if low > 0.0 || high < 0.0 => {
-                            if gain > 0.0 {
-                                " better"
-                            } else {
-                                " worse"
-                            }
-                        }
-                        _ => " (within noise)",
-                    };
-                    shown(&d, true) + verdict
+            if !columns.is_empty() {
+                let judged = i.checked_sub(1).and_then(|i| verdicts[i]);
+                row.push(judged.map_or_else(String::new, |judged| {
+                    let difference = shown(&judged.tested.difference, true);
+                    match judged.verdict {
+                        Verdict::WithinNoise => format!("{difference} ({})", judged.verdict),
+                        told => format!("{difference} {told}"),
+                    }
                 }));
             }
             cells.push(row);
@@ -183,15 +193,15 @@ impl Table {
             .map(|(i, line)| {
                 let mut differences = Map::new();
                 for column in columns().iter().filter(|_| i > 0) {
-                    if let Some(d) = self.difference(line, column) {
+                    if let Some(d) = difference(&self.pairs(line, column)) {
                         let key = format!("{}/{}", column.task, column.metric);
                         differences.insert(key, json!({"value": d.value, "stderr": d.stderr, "rows": d.rows}));
                     }
                 }
                 json!({
                     "model": line.model.to_string(),
-                    "scores": line.artifact.reference(),
-                    "content": line.artifact.manifest.content,
+                    "scores": line.scores,
+                    "content": line.content,
                     "results": summarise(&line.rows),
                     "difference_to_first": differences,
                 })
@@ -206,7 +216,7 @@ impl Table {
 /// `0.4321 ±0.0123`, or with a sign.
 fn shown(e: &Estimate, signed: bool) -> String {
     let value = if signed { format!("{:+.4}", e.value) } else { format!("{:.4}", e.value) };
-    e.stderr.map_or(value.clone(), |s| format!("{value} ±{:.4}", 1.96 * s))
+    e.reach95().map_or(value.clone(), |reach| format!("{value} ±{reach:.4}"))
 }
 
 /// One line for people after a model is scored.
@@ -216,4 +226,48 @@ pub fn headline(results: &Value) -> String {
         .filter_map(|c| Some(format!("{} {:.4}", c.title, results[c.task][&c.metric]["value"].as_f64()?)))
         .collect();
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model that has the first `hits` of ten rows right.
+    fn line(t: usize, hits: usize) -> Line {
+        let row = |i: usize| ScoreRow {
+            task: GSM8K.into(),
+            metric: exact_match_metric(STRICT, Decoding::Sampled),
+            row_id: i.to_string(),
+            value: f64::from(u8::from(i < hits)),
+            weight: 1.0,
+            prediction: None,
+            target: None,
+        };
+        let rows = (0..10).map(row).collect();
+        Line { model: ModelId::Iteration(t), scores: String::new(), content: String::new(), rows }
+    }
+
+    /// The same numbers as in `compare`'s test of verdicts, and the same words.
+    #[test]
+    fn verdicts_are_those_of_compare() {
+        let lines = [0, 5, 6, 7].into_iter().enumerate().map(|(t, hits)| line(t, hits)).collect();
+        let mut table = Table { run: "r".into(), seed: 1, lines, missing: Vec::new() };
+        let text = table.render(Format::Text);
+        let words = |text: &str| -> Vec<String> {
+            let cells = text.lines().skip(3).take_while(|line| !line.is_empty());
+            cells.map(|line| line.split("   ").last().unwrap().to_owned()).collect()
+        };
+        let noise = ["+0.5000 ±0.3267 (within noise)", "+0.6000 ±0.3201 (within noise)"];
+        assert_eq!(words(&text), [noise[0], noise[1], "+0.7000 ±0.2994 better"]);
+        // An interval that leaves out 0 is no difference where three are looked at, and is one alone.
+        table.lines.remove(3);
+        table.lines.remove(1);
+        assert_eq!(words(&table.render(Format::Text)), ["+0.6000 ±0.3201 better"]);
+        // Who has no rows in common with the first is not judged, and takes nobody's place.
+        let strangers = line(9, 3).rows.into_iter().map(|row| ScoreRow { row_id: row.row_id + "x", ..row }).collect();
+        table.lines.insert(1, Line { rows: strangers, ..line(9, 3) });
+        let text = table.render(Format::Markdown);
+        assert!(text.contains("| iter-9 | 0.3000 ±0.2994    |"), "{text}");
+        assert!(text.contains("| iter-2 | 0.6000 ±0.3201    | +0.6000 ±0.3201 better           |"), "{text}");
+    }
 }
