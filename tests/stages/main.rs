@@ -16,6 +16,7 @@
 //! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
 //! - `imports`: what is a model, sources that move, many imports at once, looks
+//! - `old_store`: a store of an earlier release is read and extended
 //! - `streams`: full and closed streams, readers that leave, signals, odd names
 //! - `work_in_progress`: damaged and foreign parts are made again
 
@@ -30,6 +31,7 @@ mod killed;
 mod leaderboard;
 mod loop_runs;
 mod models;
+mod old_store;
 mod preferences;
 mod preflight;
 mod project;

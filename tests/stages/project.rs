@@ -122,6 +122,23 @@ impl Project {
         project
     }
 
+    /// A copy of a directory that has a run file, and may have a store.
+    pub fn of(dir: &Path) -> Project {
+        fn copy(from: &Path, to: &Path) {
+            std::fs::create_dir_all(to).expect("writable");
+            for entry in std::fs::read_dir(from).expect("it ships") {
+                let (entry, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).expect("readable");
+                match entry.is_dir() {
+                    true => copy(&entry, &to),
+                    false => drop(std::fs::copy(&entry, &to).expect("writable")),
+                }
+            }
+        }
+        let project = Project { dir: tempfile::tempdir().expect("a temporary directory") };
+        copy(dir, project.dir.path());
+        project
+    }
+
     /// A path inside.
     pub fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
@@ -147,8 +164,8 @@ impl Project {
         let mut command = Command::new(programs().join(program));
         let in_place: &[&str] = if program == "spin-store" { &[] } else { &["run.toml"] };
         let words: Vec<&str> = words.collect();
-        // `spin-bench table` takes the run file after its word.
-        let (before, after) = if words.first() == Some(&"table") { words.split_at(1) } else { words.split_at(0) };
+        // `spin-bench table` and `eval` take the run file after their word.
+        let (before, after) = words.split_at(matches!(words.first(), Some(&("table" | "eval"))).into());
         command.args(before).args(in_place).args(after).current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
