@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
+use spin_noise::SplitMix64;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -73,30 +74,21 @@ pub struct Problem {
     pub answer: String,
 }
 
-/// SplitMix64 (Steele, Lea & Flood 2014).
-struct Random(u64);
+/// What is drawn, in order.
+struct Random(SplitMix64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        ((u128::from(z) * u128::from(n)) >> 64) as u64
-    }
-
     fn between(&mut self, low: i64, high: i64) -> i64 {
-        low + self.below((high - low + 1) as u64) as i64
+        low + self.0.below((high - low + 1) as u64) as i64
     }
 
     fn pick<'a>(&mut self, words: &[&'a str]) -> &'a str {
-        words[self.below(words.len() as u64) as usize]
+        words[self.0.below(words.len() as u64) as usize]
     }
 }
 
 fn draw(random: &mut Random) -> Option<Problem> {
-    let (text, steps) = TEMPLATES[random.below(TEMPLATES.len() as u64) as usize];
+    let (text, steps) = TEMPLATES[random.0.below(TEMPLATES.len() as u64) as usize];
     let (a, b) = (random.between(11, LARGEST), random.between(11, LARGEST));
     let (c, d, e) = (random.between(2, 49), random.between(2, 9), random.between(2, 9));
     let (name, other, item) = (random.pick(&NAMES), random.pick(&NAMES), random.pick(&ITEMS));
@@ -138,7 +130,7 @@ fn draw(random: &mut Random) -> Option<Problem> {
 
 /// `train` and `test` problems, all questions different.
 pub fn problems(seed: u64, train: usize, test: usize) -> (Vec<Problem>, Vec<Problem>) {
-    let mut random = Random(seed);
+    let mut random = Random(SplitMix64::new(seed));
     let mut seen = HashSet::new();
     let mut all = Vec::with_capacity(train + test);
     while all.len() < train + test {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use spin_noise::SplitMix64;
 use spin_run::run::{Prompt, TemplateConfig};
 use spin_run::schema::{Demonstration, Pair, ReferenceRow};
 use spin_text::{Codec, TextError};
@@ -176,32 +177,14 @@ pub fn of_demonstrations(
     Ok((examples, dropped))
 }
 
-/// The increment of SplitMix64 (Steele, Lea & Flood 2014).
-const SPLIT_MIX: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The number that SplitMix64 gives in a state.
-pub(crate) fn mix(state: u64) -> u64 {
-    let z = state.wrapping_add(SPLIT_MIX);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// The order of the rows in an epoch: a permutation that depends on seed and
 /// epoch alone.
 pub fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows).collect();
-    let mut state = seed ^ (epoch as u64 + 1).wrapping_mul(0xD1B5_4A32_D192_ED03);
-    // Fisher–Yates with SplitMix64 (Steele, Lea & Flood 2014). The bias of the
-    // multiply-shift reduction is below rows / 2⁶⁴.
-    let mut next = move || {
-        let z = mix(state);
-        state = state.wrapping_add(SPLIT_MIX);
-        z
-    };
+    let mut numbers = SplitMix64::new(seed ^ (epoch as u64 + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
+    // Fisher–Yates.
     for i in (1..rows).rev() {
-        let j = ((u128::from(next()) * (i as u128 + 1)) >> 64) as usize;
-        order.swap(i, j);
+        order.swap(i, numbers.below(i as u64 + 1) as usize);
     }
     order
 }
@@ -242,6 +225,13 @@ impl Epochs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By an implementation of its own in Python: published weights follow from the order.
+    #[test]
+    fn the_order_of_an_epoch_is_the_published_one() {
+        assert_eq!(epoch_order(10, 7, 0), [6, 4, 5, 0, 9, 8, 1, 2, 7, 3]);
+        assert_eq!(epoch_order(10, 7, 1), [8, 1, 4, 5, 9, 0, 7, 3, 6, 2]);
+    }
 
     #[test]
     fn an_epoch_takes_every_row_once() {

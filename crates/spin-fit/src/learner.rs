@@ -2,10 +2,11 @@
 //! the optimiser's step. No files, no schedule, no order of rows.
 
 use spin_model::{Batch, CausalLm, Gradients};
+use spin_noise::mix;
 use spin_run::run::{FitConfig, OptimizerKind};
 
 use crate::batches::Limit;
-use crate::data::{Example, mix};
+use crate::data::Example;
 use crate::error::{FitError, Result};
 use crate::objective::{self, Objective, PairLogps, PairMetrics};
 use crate::optim::{self, AdamW, Optimizer, RmsProp, Rule};

@@ -3,8 +3,9 @@
 //! forward pass drops the same ones.
 
 use rayon::prelude::*;
+use spin_noise::mix;
 
-use crate::init::{mix, tensor_key};
+use crate::init::tensor_key;
 
 /// Numbers that one parallel task works on.
 const CHUNK: usize = 1 << 14;

@@ -5,6 +5,8 @@
 //! that rounds alike everywhere; even the logarithm is our own, because
 //! mathematical libraries differ in the last digit.
 
+use spin_noise::{fnv1a, mix};
+
 /// Standard normal numbers for one tensor.
 pub(crate) fn standard_normal(seed: u64, name: &str, len: usize) -> Vec<f32> {
     let key = tensor_key(seed, name);
@@ -17,21 +19,10 @@ pub(crate) fn uniform(seed: u64, name: &str, len: usize) -> Vec<f32> {
     (0..len as u64).map(|index| signed_unit((mix(key ^ mix(index)) >> 32) as u32) as f32).collect()
 }
 
-/// Mixes the seed with the name (FNV-1a), so that a tensor's weights do not
-/// depend on which other tensors a model has.
+/// Mixes the seed with the name, so that a tensor's weights do not depend on
+/// which other tensors a model has.
 pub(crate) fn tensor_key(seed: u64, name: &str) -> u64 {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    mix(mix(seed) ^ hash)
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-pub(crate) fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
+    mix(mix(seed) ^ fnv1a(name))
 }
 
 /// Marsaglia's polar method; a rejected attempt moves on to the next counter
@@ -82,6 +73,14 @@ mod tests {
             let difference = (natural_log(x) - f64::ln(x)).abs();
             assert!(difference <= 1e-15 * f64::ln(x).abs().max(1.0), "{x}: {difference}");
         }
+    }
+
+    /// By an implementation of its own in Python: published weights follow from these bits.
+    #[test]
+    fn numbers_are_the_published_ones() {
+        let bits = |numbers: Vec<f32>| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(standard_normal(7, "a", 4)), [0xbc29_229e, 0x3ed5_8781, 0xbe9b_c3b1, 0x3f68_c49f]);
+        assert_eq!(bits(uniform(7, "a", 4)), [0x3de9_bc37, 0xbf57_5a66, 0xbec2_16a4, 0x3f1e_5c8f]);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use spin_noise::{WEYL, finalize, unit};
+
 /// How often and after what pauses a failing judge is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
@@ -38,21 +40,13 @@ impl Retry {
     pub(super) fn delay(&self, failures: u32, retry_after: Option<Duration>, key: u64) -> Duration {
         let doubled = self.base_delay.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX));
         let full = doubled.min(self.max_delay);
-        let jitter = full.mul_f64(0.5 * unit(key.wrapping_add(u64::from(failures))));
+        let jitter = full.mul_f64(0.5 * unit(finalize(key.wrapping_add(u64::from(failures)).wrapping_mul(WEYL))));
         match retry_after {
             // Jitter on top: nobody should come back earlier than asked.
             Some(asked) => asked.min(self.max_retry_after) + jitter.min(self.base_delay),
             None => full / 2 + jitter,
         }
     }
-}
-
-/// A number in [0, 1) from a key: SplitMix64 (Steele, Lea & Flood 2014).
-fn unit(key: u64) -> f64 {
-    let z = key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// How often a wait looks up, so that a signal is heard in time.
@@ -120,6 +114,7 @@ mod tests {
             seen.push(pause);
         }
         assert_ne!(retry.delay(1, None, 7), retry.delay(1, None, 8));
+        assert_eq!(retry.delay(1, None, 7), Duration::from_nanos(885_773_278));
         assert!(retry.delay(40, None, 7) < retry.max_delay);
         let asked = retry.delay(1, Some(Duration::from_secs(20)), 7);
         assert!(asked >= Duration::from_secs(20) && asked < Duration::from_secs(21), "{asked:?}");
