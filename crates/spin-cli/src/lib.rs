@@ -7,6 +7,7 @@
 
 mod caught;
 mod causes;
+mod process;
 mod progress;
 mod streams;
 mod watchdog;
@@ -22,6 +23,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 pub use caught::caught;
+pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
 pub use progress::Progress;
 pub use streams::{out, printable, say};
 pub use watchdog::bounded;
@@ -171,78 +173,9 @@ pub fn elapsed_seconds() -> f64 {
     started().elapsed().as_secs_f64()
 }
 
-/// Largest resident memory of this process so far, in MiB, where the system
-/// tells.
-pub fn peak_memory_mib() -> Option<u64> {
-    memory_kib("VmHWM:").map(|kib| kib / 1024)
-}
-
-/// Resident memory of this process now, in MiB, where the system tells.
-pub fn resident_memory_mib() -> Option<f64> {
-    resident_memory().map(|bytes| bytes as f64 / f64::from(1 << 20))
-}
-
-/// Resident memory of this process now, in bytes, where the system tells.
-pub fn resident_memory() -> Option<u64> {
-    memory_kib("VmRSS:").map(|kib| kib * 1024)
-}
-
-fn memory_kib(key: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix(key))?;
-    line.trim().trim_end_matches(" kB").trim().parse().ok()
-}
-
-/// Bytes of memory that this process may still take without swapping: what the
-/// system has to give, or less where a control group says so. `None` where
-/// nobody tells.
-pub fn available_memory() -> Option<u64> {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let system = line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024;
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // Slurm's limit may be on a group above the process's own; files that were
-    // read and can be dropped count as used.
-    let limits = groups.lines().flat_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, own) = (fields.next().unwrap_or_default(), fields.next().unwrap_or("/").to_owned());
-        let (root, limit, used, dropped) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "),
-            "memory" => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
-            }
-            _ => return Vec::new(),
-        };
-        let left = std::path::Path::new(&own).ancestors().filter_map(|group| {
-            let file = |name: &str| format!("{root}{}/{name}", group.display().to_string().trim_end_matches('/'));
-            let stat = std::fs::read_to_string(file("memory.stat")).unwrap_or_default();
-            let dropped = stat.lines().find_map(|line| line.strip_prefix(dropped)?.trim().parse::<u64>().ok());
-            let used = number(&file(used))?.saturating_sub(dropped.unwrap_or(0));
-            Some(number(&file(limit))?.saturating_sub(used))
-        });
-        left.collect()
-    });
-    limits.chain([system]).min()
-}
-
-/// The processor's name, where the system tells: another one may round in
-/// another way.
-pub fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |key: &str| Some(info.lines().find_map(|line| line.strip_prefix(key)?.split_once(':'))?.1.trim());
-    if let Some(name) = field("model name") {
-        return name.to_owned();
-    }
-    // ARM has numbers.
-    let parts = ["CPU implementer", "CPU part", "CPU variant", "CPU revision"].into_iter().filter_map(field);
-    [std::env::consts::ARCH].into_iter().chain(parts).collect::<Vec<_>>().join(" ")
-}
-
 /// This process in words, for others that find its locks.
 pub fn whoami() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
+    let host = process::host().map(|host| format!(" on {host}")).unwrap_or_default();
     let job = std::env::var("SLURM_JOB_ID").map(|job| format!(", Slurm job {job}")).unwrap_or_default();
     let since = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     format!("process {}{host}{job}, since {since}", std::process::id())
@@ -257,8 +190,8 @@ pub fn environment() -> Map<String, Value> {
     map.insert("package_version".into(), json!(env!("CARGO_PKG_VERSION")));
     map.insert("target".into(), json!(format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)));
     map.insert("threads".into(), json!(std::thread::available_parallelism().map_or(1, usize::from)));
-    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
-        map.insert("host".into(), json!(host.trim()));
+    if let Some(host) = process::host() {
+        map.insert("host".into(), json!(host));
     }
     if let Some(mib) = peak_memory_mib() {
         map.insert("peak_memory_mib".into(), json!(mib));

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use crate::{Exit, resident_memory, say};
+use crate::process::resident_memory;
+use crate::{Exit, say};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(20);

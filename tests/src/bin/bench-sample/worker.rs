@@ -83,7 +83,7 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
         "loading_seconds": loading,
         "tokens": tokens,
         "prompt_tokens": chosen.iter().map(|ids| ids.len()).sum::<usize>(),
-        "peak_rss_bytes": memory("VmHWM:")?,
+        "peak_rss_bytes": memory("VmHWM")?,
         "engine": engine.describe(),
     });
     println!("{result}");
