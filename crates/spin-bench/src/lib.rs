@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod harness;
 pub mod heldout;
 pub mod mt_bench;
+mod retry;
 pub mod secret;
 pub mod stage;
 #[cfg(test)]

@@ -19,7 +19,7 @@ use spin_store::StoreError;
 
 use super::{Endpoints, FetchError, Result, check};
 use crate::mt_bench::client::{is_permanent, reason};
-use crate::mt_bench::retry::POLL;
+use crate::retry::{POLL, Stop, doubled, until};
 use crate::secret::{Redactor, Secret};
 
 /// Redirects followed: the hub sends to its storage, which may send further.
@@ -86,32 +86,10 @@ impl<'a> Client<'a> {
 
     /// Downloads into `file`, with retries of what may pass.
     pub(super) fn download(&self, wanted: &Wanted<'_>, file: &File) -> Result<Got> {
-        let mut tries = 1;
-        loop {
-            match self.once(wanted, file) {
-                Err(e) if e.may_pass() && tries < self.endpoints.tries => {
-                    let pause = self.endpoints.base_delay.saturating_mul(1 << (tries - 1).min(10));
-                    self.wait(pause)?;
-                    tries += 1;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Waits, unless a stop is asked for.
-    fn wait(&self, pause: Duration) -> Result<()> {
-        let end = Instant::now() + pause;
-        loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(FetchError::Stopped);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(POLL));
-        }
+        let Endpoints { tries, base_delay, .. } = *self.endpoints;
+        let pause = |error: &FetchError, failures: u32| error.may_pass().then(|| doubled(base_delay, failures.min(11)));
+        let once = || self.once(wanted, file);
+        until(&Stop::new(self.stop), tries, once, pause).unwrap_or(Err(FetchError::Stopped))
     }
 
     fn once(&self, wanted: &Wanted<'_>, mut file: &File) -> Result<Got> {

@@ -9,7 +9,7 @@ use spin_run::schema::Message;
 use spin_run::url;
 
 use super::judge::{Judge, JudgeError};
-use super::retry::{POLL, Stop};
+use crate::retry::{POLL, Stop};
 use crate::secret::{Redactor, Secret};
 
 /// Asks `/v1/chat/completions` of OpenAI, vLLM, llama.cpp, mistral.rs and the

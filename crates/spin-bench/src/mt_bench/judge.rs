@@ -8,8 +8,8 @@ use std::time::Duration;
 use spin_run::schema::{Judgment, Message};
 use spin_store::StoreError;
 
-use super::retry::{Retry, Stop};
 use super::{Answers, ERROR_OUTPUT, JUDGE_MAX_TOKENS, Prompts, Question, Request, rating};
+use crate::retry::{Retry, Stop, until};
 
 /// Shorthand for results of this module.
 pub type Result<T, E = MtBenchError> = std::result::Result<T, E>;
@@ -312,18 +312,16 @@ fn ask(request: &Request, judge: &dyn Judge, retry: &Retry, stop: &Stop<'_>) -> 
     let messages = request.messages();
     let key = u64::from(request.question_id) << 32 | u64::from(request.turn) << 16;
     let mut tries = 0;
-    let answer = loop {
+    let once = || {
         tries += 1;
-        match judge.complete(&messages, 0.0, JUDGE_MAX_TOKENS, stop) {
-            Err(JudgeError::Stopped) => return None,
-            Err(e) if e.is_transient() && tries < retry.tries => {
-                if stop.wait(retry.delay(tries, e.retry_after(), key)) {
-                    return None;
-                }
-            }
-            answer => break answer,
-        }
+        judge.complete(&messages, 0.0, JUDGE_MAX_TOKENS, stop)
     };
+    let answer = until(stop, retry.tries, once, |e, failures| {
+        e.is_transient().then(|| retry.delay(failures, e.retry_after(), key))
+    })?;
+    if matches!(answer, Err(JudgeError::Stopped)) {
+        return None;
+    }
     let (text, rating, error) = match answer {
         Ok(text) => {
             let rating = rating(&text);

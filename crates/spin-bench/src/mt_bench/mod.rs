@@ -18,16 +18,15 @@ pub mod client;
 pub mod judge;
 pub mod prompts;
 pub mod questions;
-pub(crate) mod retry;
 pub mod stage;
 #[cfg(test)]
 mod testing;
 
+pub use crate::retry::{Retry, Stop};
 pub use client::OpenAiJudge;
 pub use judge::{Judge, JudgeError, JudgeOptions, MtBenchError, Result, judge_all};
 pub use prompts::{Prompts, Request};
 pub use questions::{Answers, MtBench, Question};
-pub use retry::{Retry, Stop};
 pub use spin_report::mt_bench::{Summary, rating};
 
 /// Longest answer of a model, in tokens.

@@ -1,4 +1,5 @@
-//! When and how long to wait before the judge is asked again.
+//! When and how long to wait before a server is asked again, and how a stop
+//! ends the wait.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -37,14 +38,40 @@ impl Retry {
     /// Half of the exponential pause is jitter, so that workers that were
     /// turned away together do not come back together. It follows from `key`,
     /// not from a global generator.
-    pub(super) fn delay(&self, failures: u32, retry_after: Option<Duration>, key: u64) -> Duration {
-        let doubled = self.base_delay.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX));
-        let full = doubled.min(self.max_delay);
+    pub(crate) fn delay(&self, failures: u32, retry_after: Option<Duration>, key: u64) -> Duration {
+        let full = doubled(self.base_delay, failures).min(self.max_delay);
         let jitter = full.mul_f64(0.5 * unit(finalize(key.wrapping_add(u64::from(failures)).wrapping_mul(WEYL))));
         match retry_after {
             // Jitter on top: nobody should come back earlier than asked.
             Some(asked) => asked.min(self.max_retry_after) + jitter.min(self.base_delay),
             None => full / 2 + jitter,
+        }
+    }
+}
+
+/// `base` after the first failure, twice as long after each further one.
+pub(crate) fn doubled(base: Duration, failures: u32) -> Duration {
+    base.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX))
+}
+
+/// The first result of `once` that is worth no other try: success, an error
+/// for which `pause` (of it and the number of failures) is `None`, or the last
+/// of `tries`. `None` when a stop was asked for between two tries.
+pub(crate) fn until<T, E>(
+    stop: &Stop<'_>,
+    tries: u32,
+    mut once: impl FnMut() -> Result<T, E>,
+    pause: impl Fn(&E, u32) -> Option<Duration>,
+) -> Option<Result<T, E>> {
+    let mut failures = 0;
+    loop {
+        let result = once();
+        failures += 1;
+        let again = result.as_ref().err().filter(|_| failures < tries).and_then(|error| pause(error, failures));
+        match again {
+            None => return Some(result),
+            Some(pause) if stop.wait(pause) => return None,
+            Some(_) => {}
         }
     }
 }
@@ -72,17 +99,17 @@ impl<'a> Stop<'a> {
     }
 
     /// Ends the run; requests under way are waited for.
-    pub(super) fn set(&self) {
+    pub(crate) fn set(&self) {
         *self.over.lock().expect("no holder panics") = true;
         self.changed.notify_all();
     }
 
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.is_asked() || *self.over.lock().expect("no holder panics")
     }
 
     /// Waits, and says whether the run is over.
-    pub(super) fn wait(&self, pause: Duration) -> bool {
+    fn wait(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         let mut over = self.over.lock().expect("no holder panics");
         loop {
@@ -101,6 +128,28 @@ impl<'a> Stop<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tries_end_with_success_a_lasting_error_their_number_or_a_stop() {
+        let flag = AtomicBool::new(false);
+        let (stop, mut made) = (Stop::new(&flag), 0);
+        let mut tried = |tries, good: u32, passing: bool, stop: &Stop<'_>| {
+            made = 0;
+            let once = || {
+                made += 1;
+                if made == good { Ok(made) } else { Err(made) }
+            };
+            let result = until(stop, tries, once, |_, _| passing.then_some(Duration::ZERO));
+            (result, made)
+        };
+        assert_eq!(tried(5, 3, true, &stop), (Some(Ok(3)), 3));
+        assert_eq!(tried(2, 3, true, &stop), (Some(Err(2)), 2));
+        assert_eq!(tried(5, 3, false, &stop), (Some(Err(1)), 1));
+        flag.store(true, Ordering::Relaxed);
+        assert_eq!(tried(5, 3, true, &stop), (None, 1));
+        assert_eq!(tried(5, 1, true, &stop), (Some(Ok(1)), 1), "what is had is kept");
+        assert_eq!((doubled(POLL, 1), doubled(POLL, 4), doubled(POLL, 33)), (POLL, POLL * 8, POLL * u32::MAX));
+    }
 
     #[test]
     fn pauses_double_up_to_a_cap_and_are_reproducible() {
