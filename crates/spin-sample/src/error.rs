@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use spin_run::run::NameError;
 use spin_store::StoreError;
 use spin_text::TextError;
 
@@ -151,6 +152,10 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
             | SampleError::NotReplayed { .. },
         ) => false,
         Some(_) => true,
-        None => spin_store::error::is_bad_input(error) || error.downcast_ref().is_some_and(TextError::is_bad_input),
+        None => {
+            spin_store::error::is_bad_input(error)
+                || error.is::<NameError>()
+                || error.downcast_ref().is_some_and(TextError::is_bad_input)
+        }
     }
 }

@@ -16,7 +16,7 @@ use spin_report::evaluations::Results;
 use spin_report::mt_bench::Summary;
 use spin_run::graph::{Graph, ModelId};
 use spin_run::import::Importer;
-use spin_run::run::{EvalConfig, Init, MT_BENCH, ModelConfig, Profile, RunFile, as_params};
+use spin_run::run::{EvalConfig, MT_BENCH, Profile, RunFile, as_params};
 use spin_store::{Artifact, Context, Outcome, Store, digest};
 
 use crate::screen::Screen;
@@ -104,16 +104,9 @@ fn run_file(args: &Args) -> anyhow::Result<RunFile> {
     let mut run = match (&args.run, &args.model) {
         (Some(path), _) => RunFile::load(path, &args.set)?,
         (None, Some(dir)) => {
-            let dir = here(dir)?;
-            let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
-            let name = args.name.clone().or(own).context("give the results a name with --name")?;
-            if !spin_store::store::is_name(&name) || name.contains('/') {
-                let problem =
-                    format!("{name:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name");
-                return Err(BenchError::Settings(problem).into());
-            }
             let eval = EvalConfig { data: PathBuf::from("data/benchmarks"), ..EvalConfig::default() };
-            RunFile::for_model(&name, ModelConfig { path: dir, init: Init::Pretrained }, here(&args.store)?, eval)
+            RunFile::of_directory(here(dir)?, args.name.as_deref(), here(&args.store)?, eval)
+                .map_err(|e| BenchError::Settings(e.to_string()))?
         }
         (None, None) => anyhow::bail!("give a run file or --model DIR"),
     };

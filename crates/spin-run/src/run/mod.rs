@@ -246,6 +246,17 @@ fn default_store() -> PathBuf {
     PathBuf::from("../data")
 }
 
+/// Why a model's directory gives its results no name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It has none, as `/`.
+    #[error("give the results a name with --name")]
+    None,
+    /// It has one that artifacts cannot have.
+    #[error("{0:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name")]
+    Bad(String),
+}
+
 impl RunFile {
     /// Reads a run file and applies `--set key=value` overrides in order.
     ///
@@ -253,6 +264,27 @@ impl RunFile {
     /// Unknown keys, wrong types, bad overrides, impossible values.
     pub fn load(path: &Path, overrides: &[String]) -> Result<RunFile> {
         parse::load(path, overrides)
+    }
+
+    /// The run that a `--model DIR` without a run file stands for: it only
+    /// evaluates that model. `dir` and `store` are absolute; its name is `name`,
+    /// or else the directory's. Programs that are given the same flags mean the
+    /// same artifacts by it.
+    ///
+    /// # Errors
+    /// When the name is none that artifacts can have.
+    pub fn of_directory(
+        dir: PathBuf,
+        name: Option<&str>,
+        store: PathBuf,
+        eval: EvalConfig,
+    ) -> std::result::Result<RunFile, NameError> {
+        let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.map(str::to_owned).or(own).ok_or(NameError::None)?;
+        if !spin_store::store::is_name(&name) || name.contains('/') {
+            return Err(NameError::Bad(name));
+        }
+        Ok(RunFile::for_model(&name, ModelConfig { path: dir, init: Init::Pretrained }, store, eval))
     }
 
     /// A run that only evaluates a model, without a file.

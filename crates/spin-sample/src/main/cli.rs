@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
 use spin_run::graph::ModelId;
-use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
+use spin_run::run::{EvalConfig, RunFile};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::parts::Shard;
 use spin_sample::stage::Options;
@@ -89,16 +89,9 @@ impl Cli {
             let path = self.run.as_deref().context("give a run file or --model DIR")?;
             return Ok(RunFile::load(path, &self.set)?);
         };
-        let dir = here(dir)?;
-        let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = self.name.clone().or(own).context("give the name of the results with --name")?;
-        if !spin_store::store::is_name(&name) || name.contains('/') {
-            anyhow::bail!("{name:?} is not a name; give one of letters, digits, `-`, `_` and `.` with --name");
-        }
         let eval = EvalConfig { dtype: self.dtype.clone(), ..EvalConfig::default() };
         eval.check().map_err(|problem| anyhow::anyhow!("--{problem}"))?;
-        let model = ModelConfig { path: dir, init: Init::Pretrained };
-        Ok(RunFile::for_model(&name, model, here(&self.store)?, eval))
+        Ok(RunFile::of_directory(here(dir)?, self.name.as_deref(), here(&self.store)?, eval)?)
     }
 
     /// Whether the model is a directory of the flags, which no run file imports.
