@@ -57,7 +57,7 @@ pub struct Evaluation {
 pub fn rule(config: &FitConfig) -> Rule {
     let FitConfig { alpha, betas, eps, weight_decay, .. } = *config;
     match config.optimizer {
-        OptimizerKind::Rmsprop => Rule::RmsProp(RmsProp { alpha, eps, weight_decay, ..RmsProp::default() }),
+        OptimizerKind::Rmsprop => Rule::RmsProp(RmsProp { alpha, eps, weight_decay }),
         OptimizerKind::Adamw => Rule::AdamW(AdamW { betas, eps, weight_decay }),
     }
 }

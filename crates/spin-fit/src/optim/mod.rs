@@ -109,7 +109,7 @@ const MASTER: &str = "master";
 impl Slot {
     /// The rule's buffers, then the master of weights that are not f32.
     fn buffer_names(&self) -> Vec<&'static str> {
-        let mut names = self.rule.buffer_names();
+        let mut names = self.rule.buffer_names().to_vec();
         if self.var.dtype() != DType::F32 {
             names.push(MASTER);
         }

@@ -3,7 +3,8 @@
 use candle_core::{Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// Settings of RMSProp; the defaults are `torch.optim.RMSprop`'s.
+/// Settings of RMSProp, without momentum and not centred; the defaults are
+/// `torch.optim.RMSprop`'s.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RmsProp {
@@ -13,15 +14,11 @@ pub struct RmsProp {
     pub eps: f64,
     /// L2 penalty, added to the gradient.
     pub weight_decay: f64,
-    /// Decay of the running sum of updates; 0 keeps none.
-    pub momentum: f64,
-    /// Whether to divide by the standard deviation instead.
-    pub centered: bool,
 }
 
 impl Default for RmsProp {
     fn default() -> Self {
-        Self { alpha: 0.99, eps: 1e-8, weight_decay: 0.0, momentum: 0.0, centered: false }
+        Self { alpha: 0.99, eps: 1e-8, weight_decay: 0.0 }
     }
 }
 
@@ -63,19 +60,10 @@ impl Rule {
 
     /// The state kept per weight, in the order the updates take it; the names
     /// are PyTorch's.
-    pub(super) fn buffer_names(&self) -> Vec<&'static str> {
+    pub(super) fn buffer_names(&self) -> &'static [&'static str] {
         match self {
-            Self::RmsProp(options) => {
-                let mut names = vec!["square_avg"];
-                if options.momentum > 0.0 {
-                    names.push("momentum_buffer");
-                }
-                if options.centered {
-                    names.push("grad_avg");
-                }
-                names
-            }
-            Self::AdamW(_) => vec!["exp_avg", "exp_avg_sq"],
+            Self::RmsProp(_) => &["square_avg"],
+            Self::AdamW(_) => &["exp_avg", "exp_avg_sq"],
         }
     }
 
@@ -107,60 +95,20 @@ impl RmsProp {
     fn update(&self, lr: f64, params: &mut [f32], grads: &[f32], buffers: &mut [&mut [f32]]) {
         let (lr, alpha, rest) = (lr as f32, self.alpha as f32, (1.0 - self.alpha) as f32);
         let (eps, decay) = (self.eps as f32, self.weight_decay as f32);
-        let momentum = self.momentum as f32;
-        let (square_avg, others) = buffers.split_first_mut().expect("square_avg is always kept");
-        if others.is_empty() {
-            // The common case, in a form that vectorises.
-            let squares = square_avg.iter_mut();
-            for ((param, grad), square) in params.iter_mut().zip(grads).zip(squares) {
-                let grad = grad + decay * *param;
-                *square = alpha * *square + rest * grad * grad;
-                *param -= lr * grad / (square.sqrt() + eps);
-            }
-            return;
-        }
-        let (mut momenta, mut means) = match (self.momentum > 0.0, self.centered) {
-            (true, true) => {
-                let (first, second) = others.split_at_mut(1);
-                (Some(&mut first[0]), Some(&mut second[0]))
-            }
-            (true, false) => (Some(&mut others[0]), None),
-            (false, _) => (None, Some(&mut others[0])),
+        let [squares] = buffers else {
+            unreachable!("RMSProp keeps one buffer");
         };
-        for i in 0..params.len() {
-            let grad = grads[i] + decay * params[i];
-            square_avg[i] = alpha * square_avg[i] + rest * grad * grad;
-            let mut variance = square_avg[i];
-            if let Some(means) = &mut means {
-                means[i] += rest * (grad - means[i]);
-                variance -= means[i] * means[i];
-            }
-            let mut update = grad / (variance.sqrt() + eps);
-            if let Some(momenta) = &mut momenta {
-                momenta[i] = momentum * momenta[i] + update;
-                update = momenta[i];
-            }
-            params[i] -= lr * update;
+        for ((param, grad), square) in params.iter_mut().zip(grads).zip(squares.iter_mut()) {
+            let grad = grad + decay * *param;
+            *square = alpha * *square + rest * grad * grad;
+            *param -= lr * grad / (square.sqrt() + eps);
         }
     }
 
     fn update_tensors(&self, lr: f64, param: &Tensor, grad: &Tensor, buffers: &mut [Tensor]) -> CandleResult<Tensor> {
         let grad = (grad + (param * self.weight_decay)?)?;
-        let rest = 1.0 - self.alpha;
-        buffers[0] = ((&buffers[0] * self.alpha)? + (grad.sqr()? * rest)?)?;
-        let mut variance = buffers[0].clone();
-        let has_momentum = self.momentum > 0.0;
-        if self.centered {
-            let means = &mut buffers[1 + usize::from(has_momentum)];
-            *means = (&*means + ((&grad - &*means)? * rest)?)?;
-            variance = (variance - means.sqr()?)?;
-        }
-        let mut update = (grad / (variance.sqrt()? + self.eps)?)?;
-        if has_momentum {
-            buffers[1] = ((&buffers[1] * self.momentum)? + update)?;
-            update = buffers[1].clone();
-        }
-        param - (update * lr)?
+        buffers[0] = ((&buffers[0] * self.alpha)? + (grad.sqr()? * (1.0 - self.alpha))?)?;
+        param - ((grad / (buffers[0].sqrt()? + self.eps)?)? * lr)?
     }
 }
 
