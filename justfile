@@ -36,6 +36,10 @@ table FILE *FLAGS: build
 test: build
     cargo test --release --workspace
 
+# Run all tests, also those that need real models and benchmark files in ../shared
+test-shared: build
+    cargo test --release --workspace -- --include-ignored
+
 # Check format and lints as CI does
 lint:
     cargo fmt --check

@@ -5,7 +5,8 @@
 
 --out      receives chatml/ and zephyr/ (two small byte-level tokenizers, trained here) and
            {chatml,zephyr,stories260k}.json (conversations with the texts and ids expected)
---stories  a directory with the tokenizer of stories260K; left out, its file is not written
+--stories  the directory with the tokenizer of stories260K, which ships as stories260k/ (karpathy/tinyllamas
+           through icppWorld/icpp_llm, MIT); left out, its file is not written
 
 Every file holds a list of cases:
     messages, response   what goes in

@@ -67,10 +67,9 @@ fn mixed(count: usize) -> Vec<Wanted> {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
-    let (Some(dir), Some(golden)) = (shared("models/stories260K"), shared("golden/stories260K_golden.json")) else {
-        return;
-    };
+    let (dir, golden) = (shared("models/stories260K"), shared("golden/stories260K_golden.json"));
     let golden: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
     let ids: Vec<u32> = serde_json::from_value(golden["greedy_ids"].clone()).unwrap();
     // BOS and "Once upon a time".
@@ -98,8 +97,9 @@ fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn a_sample_does_not_depend_on_its_neighbours() {
-    let Some(dir) = shared("models/stories260K") else { return };
+    let dir = shared("models/stories260K");
     let rows = mixed(48);
     let reversed: Vec<Wanted> = rows.iter().rev().cloned().collect();
     let engines: [[Box<dyn Engine>; 2]; 2] = [
@@ -118,8 +118,9 @@ fn a_sample_does_not_depend_on_its_neighbours() {
 /// Two implementations of one model: rows are the same but where rounding
 /// decides, and log-probabilities are the trainer's.
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn the_engines_check_each_other() {
-    let Some(dir) = shared("models/stories260K") else { return };
+    let dir = shared("models/stories260K");
     let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
     let rows = mixed(120);
     let theirs = run(&mistral(&dir, 2), &rows);
@@ -150,8 +151,9 @@ fn the_engines_check_each_other() {
 
 /// Draws of one token against the softmax of the model's logits.
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn draws_of_a_model_follow_its_softmax() {
-    let Some(dir) = shared("models/stories260K") else { return };
+    let dir = shared("models/stories260K");
     let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
     // A beginning after which many tokens may come.
     let prompt = [1, 350, 305];

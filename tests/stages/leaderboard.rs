@@ -76,8 +76,9 @@ fn copy_model(from: &Path, to: &Path) {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn a_task_is_one_file() {
-    let Some(model) = shared("models/stories260K") else { return };
+    let model = shared("models/stories260K");
     let (place, tasks) = (Place::new(), shipped("pipelines/tasks"));
     let args = ["eval", "--model", text(&model), "--include-path", text(&tasks), "--tasks", "opposites", "--json"];
     let results: Value = serde_json::from_str(&place.run("spin-bench", &args)).unwrap();
@@ -107,9 +108,10 @@ fn a_task_is_one_file() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn a_killed_evaluation_ends_with_the_same_bytes() {
-    let Some(model) = shared("models/stories260K") else { return };
-    let Some(data) = shared("benchmarks") else { return };
+    let model = shared("models/stories260K");
+    let data = shared("benchmarks");
     let (quiet, killed) = (Place::new(), Place::new());
     let args = ["eval", "--model", text(&model), "--data", text(&data), "--tasks", "mmlu", "--limit", "3"];
     let table = quiet.run("spin-bench", &args);
@@ -128,8 +130,9 @@ fn a_killed_evaluation_ends_with_the_same_bytes() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn what_can_be_wrong_with_a_task() {
-    let Some(model) = shared("models/stories260K") else { return };
+    let model = shared("models/stories260K");
     let place = Place::new();
     let task = |extra: &str, row: &str| {
         let file = format!(
@@ -170,9 +173,10 @@ fn what_can_be_wrong_with_a_task() {
 /// Parts of another size that a killed run left must not be mixed in, and a
 /// comparison needs the same documents.
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn other_parts_and_other_documents_are_noticed() {
-    let Some(model) = shared("models/stories260K") else { return };
-    let Some(data) = shared("benchmarks") else { return };
+    let model = shared("models/stories260K");
+    let data = shared("benchmarks");
     let place = Place::new();
     run_file(&place, &model, &data, "tasks = [\"openbookqa\"]\nlimit = 300\n");
     place.run("spin-store", &["import", "run.toml"]);
@@ -215,9 +219,10 @@ fn other_parts_and_other_documents_are_noticed() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn other_data_is_said_and_recorded() {
-    let Some(model) = shared("models/stories260K") else { return };
-    let Some(data) = shared("benchmarks/openbookqa/test.jsonl") else { return };
+    let model = shared("models/stories260K");
+    let data = shared("benchmarks/openbookqa/test.jsonl");
     let place = Place::new();
     std::fs::create_dir_all(place.path("bench/openbookqa")).unwrap();
     let rows: Vec<String> = std::fs::read_to_string(data).unwrap().lines().take(7).map(str::to_owned).collect();
@@ -234,8 +239,9 @@ fn other_data_is_said_and_recorded() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn broken_weights_get_no_score() {
-    let Some(model) = shared("models/stories260K") else { return };
+    let model = shared("models/stories260K");
     let (place, tasks) = (Place::new(), shipped("pipelines/tasks"));
     copy_model(&model, &place.path("broken"));
     let file = place.path("broken/model.safetensors");
@@ -292,9 +298,10 @@ fn run_file(place: &Place, model: &Path, data: &Path, eval: &str) {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn generated_answers_go_through_spin_sample() {
-    let Some(model) = shared("models/stories260K") else { return };
-    let Some(data) = shared("benchmarks") else { return };
+    let model = shared("models/stories260K");
+    let data = shared("benchmarks");
     let place = Place::new();
     run_file(&place, &model, &data, "tasks = [\"gsm8k\"]\nlimit = 4\nmax_gen_toks = 24\nnum_fewshot = 1\n");
     place.run("spin-store", &["import", "run.toml"]);
@@ -316,9 +323,10 @@ fn generated_answers_go_through_spin_sample() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn two_turns_are_answered_and_judged() {
-    let Some(model) = shared("models/stories260K") else { return };
-    let Some(data) = shared("benchmarks") else { return };
+    let model = shared("models/stories260K");
+    let data = shared("benchmarks");
     let place = Place::new();
     // One judgment is refused, which only its own row sees; later nothing is
     // answered any more.

@@ -20,7 +20,7 @@
 //! - `streams`: full and closed streams, readers that leave, signals, odd names
 //! - `work_in_progress`: damaged and foreign parts are made again
 
-#![expect(clippy::print_stderr, reason = "a test that skips says so")]
+#![expect(clippy::print_stderr, reason = "tests report what they measured")]
 
 mod adapters;
 mod bad_input;

@@ -30,14 +30,12 @@ pub fn shipped(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
-/// A path in the folder of real data, or a visible skip.
-pub fn shared(path: &str) -> Option<PathBuf> {
+/// A path in the folder of real data. Tests that need it are ignored unless
+/// asked for.
+pub fn shared(path: &str) -> PathBuf {
     let path = shipped("../shared").join(path);
-    if !path.exists() {
-        eprintln!("SKIPPED: {} is not there", path.display());
-        return None;
-    }
-    Some(path)
+    assert!(path.exists(), "this test needs {}", path.display());
+    path
 }
 
 /// A run in a temporary directory: a model of 13 thousand parameters, 120

@@ -2,8 +2,6 @@
 //! of whole splits, the scores of a model that guesses, and the examples drawn
 //! for each document. `../shared/golden` says where the values are from.
 
-#![expect(clippy::print_stderr, reason = "a test that skips says so")]
-
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +15,10 @@ use spin_bench::harness::{Answer, Doc, Metric, Profile, Task, dataset, filter, m
 use spin_report::random::PyRandom;
 use spin_report::stats;
 
-fn shared() -> Option<PathBuf> {
+fn shared() -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    if !dir.join("benchmarks").exists() {
-        eprintln!("skipped: no {}", dir.display());
-        return None;
-    }
-    Some(dir)
+    assert!(dir.join("benchmarks").exists(), "this test needs {}", dir.display());
+    dir
 }
 
 fn golden(shared: &Path, name: &str) -> Value {
@@ -127,8 +122,9 @@ fn old_mmlu(subject: &str) -> Task {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn every_zero_shot_request_has_the_harness_hash() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let hashes = golden(&shared, "harness_testdata_hashes.json");
     let check = |key: &str, requests: &[String]| assert_eq!(sha256(&dumps(requests)), hashes[key], "{key}");
     for name in ["arc_challenge", "openbookqa", "winogrande"] {
@@ -168,8 +164,9 @@ fn every_zero_shot_request_has_the_harness_hash() {
 
 /// Scores of a model that returns `-random.random()` for each request.
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn a_guessing_model_gets_the_harness_scores() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let expected = golden(&shared, "harness_testdata_hashes.json");
     let check = |task: &str, version: &str, metric: &str, values: &[f64]| {
         let results = &expected[format!("{task}-{version}-res.json")]["results"][task];
@@ -236,8 +233,9 @@ fn check_draws(turns: &[Turn], expected: &Value, what: &str) {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn examples_are_those_that_the_harness_draws() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let golden = golden(&shared, "fewshot_golden.json");
     let orders = [("v04x_main", Profile::Current), ("b281b0921b", Profile::LeaderboardV1)];
     for (key, name, shots) in [
@@ -282,8 +280,9 @@ fn examples_are_those_that_the_harness_draws() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn hellaswag_draws_need_no_data() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let golden = golden(&shared, "fewshot_golden.json");
     let expected = &golden["hellaswag_idx_only"];
     let doc = |i: usize| Doc { question: i.to_string(), answer: Answer::Text(String::new()) };
@@ -297,8 +296,9 @@ fn hellaswag_draws_need_no_data() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn mmlu_prompts_have_the_harness_hash() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let golden = golden(&shared, "fewshot_golden.json");
     let hashes = golden["mmlu_5shot_ctx_sha256_by_subject"].as_object().unwrap();
     assert_eq!(hashes.len(), 57);

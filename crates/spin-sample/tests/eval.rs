@@ -1,8 +1,6 @@
 //! Answers to the prompts of leaderboard tasks, from published requests to
 //! published samples, with a real model.
 
-#![expect(clippy::print_stderr, reason = "a test that skips says so")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,18 +17,14 @@ use spin_text::Codec;
 
 const MODEL: ModelId = ModelId::Iteration(0);
 
-/// The model and its golden ids, or a visible skip. The first five ids are a
-/// prompt, the others its greedy answer.
-fn golden() -> Option<(PathBuf, Vec<u32>)> {
+/// The model and its golden ids. The first five ids are a prompt, the others its
+/// greedy answer.
+fn golden() -> (PathBuf, Vec<u32>) {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let (model, golden) = (shared.join("models/stories260K"), shared.join("golden/stories260K_golden.json"));
-    if !model.exists() || !golden.exists() {
-        eprintln!("SKIPPED: {} is not there", shared.display());
-        return None;
-    }
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
     let ids = serde_json::from_value(golden["greedy_ids"].clone()).unwrap();
-    Some((model, ids))
+    (model, ids)
 }
 
 /// A store with nothing but the model, and the run that evaluates it.
@@ -130,8 +124,9 @@ fn mixed(prompt: &[u32]) -> Vec<RequestRow> {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn greedy_answers_are_golden_and_end_at_stop_texts() {
-    let Some((model, ids)) = golden() else { return };
+    let (model, ids) = golden();
     let (prompt, expected) = ids.split_at(5);
     let codec = Codec::from_dir(&model).unwrap();
     let long: Vec<u32> = [1].into_iter().chain(ids.iter().copied().cycle().skip(1)).take(512).collect();
@@ -180,8 +175,9 @@ fn greedy_answers_are_golden_and_end_at_stop_texts() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn stops_shards_and_engines_change_no_row() {
-    let Some((model, ids)) = golden() else { return };
+    let (model, ids) = golden();
     let rows = mixed(&ids);
     let one = Bench::new(&model, 2);
     one.publish("bbh", &rows);
@@ -215,8 +211,9 @@ fn stops_shards_and_engines_change_no_row() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn requests_that_cannot_be_answered_are_named() {
-    let Some((model, ids)) = golden() else { return };
+    let (model, ids) = golden();
     let too_long = [1].repeat(513);
     let hot = RequestRow { temperature: f64::NAN, ..request("r/1", &ids[..5], &[], 5) };
     for (row, problem) in [
@@ -233,8 +230,9 @@ fn requests_that_cannot_be_answered_are_named() {
 }
 
 #[test]
+#[ignore = "needs ../shared, see `just test-shared`"]
 fn the_program_answers_for_a_directory() {
-    let Some((model, ids)) = golden() else { return };
+    let (model, ids) = golden();
     let bench = Bench::new(&model, 1024);
     let model = std::path::absolute(&model).unwrap();
     let model = model.to_str().unwrap();

@@ -74,11 +74,7 @@ fn zephyr_equals_transformers() {
 
 #[test]
 fn stories_equals_transformers() {
-    let dir = root().join("../shared/models/stories260K");
-    if !dir.is_dir() {
-        eprintln!("skipped: no {}", dir.display());
-        return;
-    }
+    let dir = root().join("tests/golden/text/stories260k");
     let codec = Codec::from_dir(&dir).unwrap();
     assert_eq!(codec.bos_policy(), BosPolicy::Prepend);
     assert_eq!((codec.primary_eos(), codec.eos_ids()), (2, &[2, 1][..]));
@@ -108,11 +104,7 @@ fn stories_equals_transformers() {
 
 #[test]
 fn stories_control_tokens_are_text() {
-    let dir = root().join("../shared/models/stories260K");
-    if !dir.is_dir() {
-        eprintln!("skipped: no {}", dir.display());
-        return;
-    }
+    let dir = root().join("tests/golden/text/stories260k");
     let codec = Codec::from_dir(&dir).unwrap();
     let prompt = [Message::user("Say </s> and <s>, 🦀<unk>.")];
     let prompt_ids = codec.prompt_ids(&prompt).unwrap();

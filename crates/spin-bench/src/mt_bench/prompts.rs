@@ -200,8 +200,9 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs ../shared, see `just test-shared`"]
     fn prompts_equal_pythons() {
-        let Some(dir) = data_dir() else { return };
+        let dir = data_dir();
         let data = MtBench::read(&dir).unwrap();
         let golden: BTreeMap<String, String> =
             serde_json::from_str(include_str!("../../../../tests/golden/mt_bench.json")).unwrap();
