@@ -17,6 +17,7 @@
 //! - `run_files`: the run files that ship can be read
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `old_store`: a store of an earlier release is read and extended
+//! - `snapshots`: what the programs print: help, plans, listings, the table, errors
 //! - `streams`: full and closed streams, readers that leave, signals, odd names
 //! - `work_in_progress`: damaged and foreign parts are made again
 
@@ -38,6 +39,7 @@ mod project;
 mod run_files;
 mod sampling;
 mod shards;
+mod snapshots;
 mod streams;
 mod tasks_wild;
 mod work_in_progress;
