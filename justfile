@@ -18,15 +18,18 @@ build:
 build-cuda *FLAGS:
     @command -v nvcc > /dev/null || { echo "just build-cuda: no nvcc on PATH; install a CUDA toolkit (12.x or 13.0 to 13.2)" >&2; exit 1; }
     cargo build --release --workspace --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
-    @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store}
+    @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store,run}
 
 # Train a small model from nothing, play two rounds of self-play, print the table (2 minutes on 2 cores)
 demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
 
 # Run every stage of a run file that is not done yet, then print its table
 run FILE *FLAGS: build
-    @# A plan that fails ends here, with its exit code.
-    plan="$(spin-store plan {{ FILE }} {{ FLAGS }})" && bash -euo pipefail -c "$plan"
+    spin-run run {{ FILE }} {{ FLAGS }}
+
+# Say of every artifact of a run file whether it is done, stale or missing
+status FILE *FLAGS: build
+    spin-run status {{ FILE }} {{ FLAGS }}
 
 # Print a run's table from its stored scores
 table FILE *FLAGS: build

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use spin_run::graph::{PairsOf, Product};
 use spin_run::schema::{Demonstration, Message, Pair, Row};
 use spin_store::{Context, Outcome, Staged, Step, StoreError};
 
@@ -170,7 +171,7 @@ fn pairs_of_another_vocabulary_are_refused_before_anything_is_computed() {
     let project = Project::new();
     project.run_plan("spin-fit --iteration");
     project.with_graph(|graph| {
-        let (recipe, pairs) = (graph.pairs_recipe(0).unwrap(), graph.pairs(0).unwrap());
+        let (recipe, pairs) = (graph.recipe(&Product::Pairs(PairsOf::Iteration(0))).unwrap(), graph.pairs(0).unwrap());
         let mut rows = Pair::read_all(&pairs).unwrap();
         rows[7].generated_ids[0] = 460;
         rows[7].row_id = "strange".into();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use spin_run::graph::{ModelId, PairsOf};
+use spin_run::graph::{ModelId, PairsOf, Product};
 use spin_run::schema::{ReferenceRow, Row};
 
 use crate::project::{Project, both, shipped};
@@ -111,7 +111,7 @@ fn parts_of_a_reference_that_are_not_its_own_are_computed_again() {
     undisturbed.run_plan("spin-sample --iteration 1");
     let rows = undisturbed.with_graph(|graph| ReferenceRow::read_all(&graph.reference(0).unwrap()).unwrap());
     project.with_graph(|graph| {
-        let recipe = graph.reference_recipe_of(&pairs).unwrap();
+        let recipe = graph.recipe(&Product::Reference(pairs)).unwrap();
         let work = graph.store.work(&recipe.identity()).unwrap();
         // Right columns, right rows, right label, other numbers: and nothing beside it that vouches for them.
         let wrong: Vec<_> = rows.iter().map(|r| ReferenceRow { real_logps: r.real_logps + 1.0, ..r.clone() }).collect();

@@ -15,6 +15,7 @@
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
+//! - `runs`: plans, what is done and why not, runs that stop, share and go on
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
@@ -37,6 +38,7 @@ mod preferences;
 mod preflight;
 mod project;
 mod run_files;
+mod runs;
 mod sampling;
 mod shards;
 mod snapshots;

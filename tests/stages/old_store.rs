@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use spin_run::graph::stage_version;
+use spin_run::Maker;
 use spin_run::schema::{Demonstration, EvaluationRow, MetricsRow, Pair, ReferenceRow, Row, Sample, ScoreRow};
 use spin_store::manifest::content_of;
 use spin_store::table::{self, PartLabel};
@@ -114,9 +114,9 @@ fn an_old_store_is_extended() {
         assert_ne!(manifest.identity, then.identity);
     }
     for (reference, version) in [
-        ("model/tiny/iter-0", stage_version::FIT),
-        ("samples/tiny/iter-0", stage_version::SAMPLE),
-        ("scores/tiny/iter-1", stage_version::BENCH),
+        ("model/tiny/iter-0", Maker::Fit.version()),
+        ("samples/tiny/iter-0", Maker::Sample.version()),
+        ("scores/tiny/iter-1", Maker::Bench.version()),
     ] {
         let then = &old[&format!("{reference}@v1")].manifest.stage;
         assert!(version > then.version, "the fixture no longer shows a stage with a new version");

@@ -17,7 +17,7 @@ pub fn programs() -> &'static Path {
         // target/release/deps/stages-… -> target/release
         let exe = std::env::current_exe().expect("a path");
         let dir = exe.parent().and_then(Path::parent).expect("target/release").to_path_buf();
-        for program in ["spin-store", "spin-sample", "spin-pair", "spin-fit", "spin-bench"] {
+        for program in ["spin-store", "spin-run", "spin-sample", "spin-pair", "spin-fit", "spin-bench"] {
             let path = dir.join(program);
             assert!(path.exists(), "{} is not built; run `cargo build --release --workspace` first", path.display());
         }
@@ -154,13 +154,14 @@ impl Project {
         self.write(path, &text.replace(from, to));
     }
 
-    /// A program with the run file and arguments; `spin-store` takes its
-    /// arguments as they are.
+    /// A program with the run file and arguments; `spin-store` and `spin-run`
+    /// take their arguments as they are.
     pub fn command(&self, line: &str) -> Command {
         let mut words = line.split_whitespace();
         let program = words.next().expect("a program");
         let mut command = Command::new(programs().join(program));
-        let in_place: &[&str] = if program == "spin-store" { &[] } else { &["run.toml"] };
+        let takes_all = ["spin-store", "spin-run"].contains(&program);
+        let in_place: &[&str] = if takes_all { &[] } else { &["run.toml"] };
         let words: Vec<&str> = words.collect();
         // `spin-bench table` and `eval` take the run file after their word.
         let (before, after) = words.split_at(matches!(words.first(), Some(&("table" | "eval"))).into());

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use spin_run::graph::Product;
 use spin_run::schema::{Row, Sample};
 use spin_store::{Artifact, Kind, table};
 
@@ -82,7 +83,7 @@ fn a_part_in_work_is_left_to_who_makes_it() {
         ["samples/tiny/iter-0\t1\t12\t", "samples/tiny/iter-0\t8\t12\t"]
     );
 
-    let identity = project.with_graph(|graph| graph.samples_recipe(0).unwrap().identity());
+    let identity = project.with_graph(|graph| graph.recipe(&Product::Samples(0)).unwrap().identity());
     let work = project.with_graph(|graph| graph.store.work(&identity).unwrap());
     let lock = work.lock_as(&format!("{}.lock", table::part_name(4)), "process 1 on another host").unwrap();
     project.fails(sample, 75, &["9 of 10 parts are there", "part 4 is held by process 1 on another host"]);

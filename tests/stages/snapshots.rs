@@ -52,6 +52,7 @@ fn all_said(dir: &Path, lines: &[&str]) -> String {
 fn help() {
     for (program, commands) in [
         ("spin-store", &["import", "ls", "show", "lineage", "verify", "plan"][..]),
+        ("spin-run", &["plan", "run", "status"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),
         ("spin-fit", &[]),
@@ -79,7 +80,10 @@ fn plans() {
     assert_snapshot("plan-demo", &said(&root, "spin-store plan pipelines/demo.toml"));
     assert_eq!(root.join("data/STORE.json").exists(), store, "a plan makes nothing");
     let project = Project::of(&shipped(FIXTURE));
-    assert_snapshot("plan-tiny", &said(&project.path(""), "spin-store plan run.toml"));
+    let views = ["spin-store plan run.toml", "spin-run plan run.toml"];
+    let more = ["spin-run plan run.toml --format shell --shards 2 --device cuda --set seed=2"];
+    assert_snapshot("plan-tiny", &all_said(&project.path(""), &[&views[..], &more].concat()));
+    assert_snapshot("status", &said(&project.path(""), "spin-run status run.toml"));
 }
 
 /// The store of release 0.1: its times, hosts and digests are always the same.

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use serde_json::{Map, json};
 use spin_model::CausalLm;
 use spin_report::table as report;
-use spin_run::graph::{Decoding, Graph, ModelId, Split};
+use spin_run::graph::{Decoding, Graph, ModelId, Product, Split};
 use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
 use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
 use spin_store::{Artifact, Context, Making, Staged, StoreError, table};
@@ -18,7 +18,7 @@ use crate::heldout;
 /// # Errors
 /// Missing inputs, rows that cannot be scored, a full disk.
 pub fn run(graph: &Graph<'_>, id: &ModelId, context: &Context<'_>) -> Result<(Artifact, bool)> {
-    context.make(&graph.scores_recipe(id)?, |making| assemble(graph, id, making))
+    context.make(&graph.recipe(&Product::Scores(id.clone()))?, |making| assemble(graph, id, making))
 }
 
 fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Staged> {

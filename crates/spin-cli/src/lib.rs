@@ -7,6 +7,7 @@
 
 mod caught;
 mod causes;
+mod children;
 mod process;
 mod progress;
 mod streams;
@@ -23,6 +24,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 pub use caught::caught;
+pub use children::{stop_child, stop_with_parent};
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
 pub use progress::Progress;
 pub use streams::{out, printable, say};
@@ -53,6 +55,13 @@ impl Exit {
             Exit::AuditMismatch => 4,
             Exit::Again => 75,
         }
+    }
+
+    /// How a program ended that this one started: with a code that is none of
+    /// these, or by a signal, it failed.
+    pub fn of(status: std::process::ExitStatus) -> Exit {
+        let exits = [Exit::Done, Exit::BadInput, Exit::AuditMismatch, Exit::Again];
+        exits.into_iter().find(|exit| status.code() == Some(exit.code().into())).unwrap_or(Exit::Failed)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, LoraConfig};
-use spin_run::graph::Graph;
+use spin_run::graph::metrics_recipe;
 use spin_run::schema::{MetricsRow, Row};
 use spin_store::{Artifact, Making, Recipe, Staged, StoreError, fsutil, table};
 
@@ -62,7 +62,7 @@ pub fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize)
 /// # Errors
 /// When they cannot be written.
 pub fn metrics(making: &Making<'_>, log: &[LogLine], facts: &Map<String, Value>) -> Result<()> {
-    let recipe = Graph::metrics_recipe(making.recipe);
+    let recipe = metrics_recipe(making.recipe);
     making.context.make(&recipe, |making| -> Result<Staged> {
         let staged = making.staging()?;
         let rows: Vec<MetricsRow> = log.iter().map(LogLine::row).collect();

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, ModelConfig};
-use spin_run::graph::{Graph, ModelId, PairsOf, Split};
+use spin_run::graph::{Graph, ModelId, PairsOf, Product, Split};
 use spin_run::run::{FitConfig, FitDtype, Init, Objective};
 use spin_run::schema::{Demonstration, Pair, Row};
 use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Step, StoreError};
@@ -77,7 +77,7 @@ pub fn run(
     let config = graph.fit_of(id)?;
     // An adapter to start from is there.
     graph.training_params(id)?;
-    let start = graph.start_of(id)?;
+    let start = graph.artifact(&graph.start_of(id)?)?;
     let pairs = match graph.trained_on(id)? {
         Some(of) => Some((graph.pairs_of(&of)?, of)),
         None => None,
@@ -85,13 +85,13 @@ pub fn run(
     let mut training = Training { graph, id, options, config, start, pairs, loaded: None };
     // The reference comes first: the model's recipe names it.
     if let Some((_, of)) = &training.pairs {
-        let recipe = graph.reference_recipe_of(of)?;
+        let recipe = graph.recipe(&Product::Reference(of.clone()))?;
         let outcome = context.make_or_leave(&recipe, |making| training.reference(making, watch))?;
         if let Outcome::Left(left) = outcome {
             return Ok(Outcome::Left(left));
         }
     }
-    let recipe = graph.model_recipe(id)?.expect("a model that is not trained was refused");
+    let recipe = graph.recipe(&Product::Model(id.clone()))?;
     context.make_or_leave(&recipe, |making| training.train(making, watch))
 }
 

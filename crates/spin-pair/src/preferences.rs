@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, json};
 use spin_run::ModelShape;
-use spin_run::graph::{Graph, PairsOf};
+use spin_run::graph::{Graph, PairsOf, Product};
 use spin_run::run::{Prompt, TemplateConfig};
 use spin_run::schema::{Message, Pair, Preference, Row};
 use spin_store::{Artifact, Context, Making, Staged};
@@ -35,11 +35,11 @@ pub struct Tokenised {
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
 pub fn run(graph: &Graph<'_>, baseline: &str, context: &Context<'_>) -> Result<(Artifact, bool)> {
     let of = PairsOf::Baseline(baseline.to_owned());
-    context.make(&graph.pairs_recipe_of(&of)?, |making| assemble(graph, baseline, &of, making))
+    context.make(&graph.recipe(&Product::Pairs(of.clone()))?, |making| assemble(graph, baseline, &of, making))
 }
 
 fn assemble(graph: &Graph<'_>, baseline: &str, of: &PairsOf, making: &Making<'_>) -> Result<Staged> {
-    let model = graph.opponent(of)?;
+    let model = graph.artifact(&graph.opponent_of(of)?)?;
     let codec = Codec::of_run(&model.dir, graph.chat()?)?;
     let shape = ModelShape::read(&model.dir)?;
     codec.check_vocab(shape.vocab_size)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use spin_run::ModelShape;
-use spin_run::graph::{Graph, ModelId, Split};
+use spin_run::graph::{Graph, ModelId, PairsOf, Product, Split};
 use spin_run::run::Prompt;
 use spin_run::schema::{Demonstration, Message, Pair, Row};
 use spin_store::{Artifact, Context, Making, Staged, table};
@@ -22,7 +22,7 @@ const ROWS_PER_PART: usize = 65_536;
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
 pub fn run(graph: &Graph<'_>, t: usize, context: &Context<'_>) -> Result<(Artifact, bool)> {
     graph.run.check_iteration(t)?;
-    context.make(&graph.pairs_recipe(t)?, |making| assemble(graph, t, making))
+    context.make(&graph.recipe(&Product::Pairs(PairsOf::Iteration(t)))?, |making| assemble(graph, t, making))
 }
 
 fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Staged> {

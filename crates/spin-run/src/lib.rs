@@ -1,7 +1,8 @@
 //! A run: the file that describes it, the artifacts that the file stands for,
 //! and how data and models get into a store.
 //!
-//! - [`run`] is the run file, [`graph`] the artifacts that follow from it;
+//! - [`run`] is the run file, [`graph`] the artifacts that follow from it,
+//!   [`plan`] what there is to do;
 //! - [`schema`] has the rows of every kind of table;
 //! - [`records`] reads the files that people have, [`import`] brings
 //!   demonstrations, preferences and models in;
@@ -9,10 +10,13 @@
 
 pub mod graph;
 pub mod import;
+mod maker;
+pub mod plan;
 pub mod records;
 pub mod run;
 pub mod schema;
 mod shape;
 pub mod url;
 
+pub use maker::Maker;
 pub use shape::ModelShape;

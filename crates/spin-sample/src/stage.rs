@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 use spin_run::ModelShape;
-use spin_run::graph::{Decoding as BenchDecoding, Graph, ModelId, Split};
+use spin_run::graph::{Decoding as BenchDecoding, Graph, ModelId, Product, Split};
 use spin_store::work::{Found, WorkDir};
 use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Share, StoreError};
 use spin_text::Codec;
@@ -41,7 +41,7 @@ impl Task {
     /// When something it needs is missing.
     pub fn iteration(graph: &Graph<'_>, t: usize) -> Result<Task> {
         Ok(Task {
-            recipe: graph.samples_recipe(t)?,
+            recipe: graph.recipe(&Product::Samples(t))?,
             model: graph.model(&ModelId::Iteration(t))?,
             prompts: Prompts::Demonstrations {
                 table: graph.demonstrations(Split::Train)?,
@@ -57,7 +57,7 @@ impl Task {
     /// When something it needs is missing.
     pub fn bench(graph: &Graph<'_>, model: &ModelId, decoding: BenchDecoding) -> Result<Task> {
         Ok(Task {
-            recipe: graph.bench_samples_recipe(model, decoding)?,
+            recipe: graph.recipe(&Product::BenchSamples(model.clone(), decoding))?,
             model: graph.model(model)?,
             prompts: Prompts::Demonstrations {
                 table: graph.demonstrations(Split::Test)?,

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
-use spin_run::graph::{Graph, ModelId};
+use spin_run::graph::{Graph, ModelId, Product};
 use spin_run::import;
 use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
 use spin_run::schema::{RequestRow, Row, Sample};
@@ -42,7 +42,7 @@ impl Bench {
         run.sample.rows_per_part = rows_per_part;
         let store = Store::open(&run.store_dir()).unwrap();
         let bench = Bench { dir, run, store };
-        let recipe = bench.graph().base_recipe().unwrap();
+        let recipe = bench.graph().recipe(&Product::Base).unwrap();
         import::model(&Context::silent(&bench.store), &recipe, model).unwrap();
         bench
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use spin_report::names::MMLU_SUBJECTS;
-use spin_run::run::{BBH, GROUPS, LEADERBOARD, MMLU, MT_BENCH, SPIN_PAPER};
+use spin_run::run::{BBH, GROUPS, MMLU, MT_BENCH, SPIN_PAPER, units_of};
 
 use super::tasks::{arc, bbh, custom, gsm8k, hellaswag, mmlu, openbookqa, truthfulqa, winogrande};
 use super::{Metric, Profile, Task};
@@ -73,33 +73,19 @@ impl Registry {
             None => units.push(Unit { name: name.into(), tasks }),
         };
         for name in names {
-            match name.as_str() {
-                LEADERBOARD => {
-                    for part in ["arc_challenge", "hellaswag", "truthfulqa_mc2", "winogrande", "gsm8k"] {
-                        add(part, vec![self.task(part)?]);
+            for unit in units_of(name) {
+                let tasks = match unit {
+                    MMLU => self.mmlu(),
+                    BBH => {
+                        let tasks = bbh::names().map(|task| bbh::task(task, self.profile, &self.data));
+                        tasks.collect::<Result<_>>()?
                     }
-                    add(MMLU, self.mmlu());
-                }
-                SPIN_PAPER => {
-                    for part in ["arc_challenge", "truthfulqa_mc2", "winogrande", "gsm8k", "hellaswag"] {
-                        add(part, vec![self.task(part)?]);
-                    }
-                    add(MMLU, self.mmlu());
-                    for part in ["causal_judgement", "formal_fallacies", "sports_understanding"] {
-                        let name = format!("bbh_cot_fewshot_{part}");
-                        add(&name, vec![self.task(&name)?]);
-                    }
+                    MT_BENCH => Vec::new(),
                     // The paper's 45.4 is 227 of 500, with one example.
-                    add("openbookqa", vec![Task { num_fewshot: 1, ..openbookqa::openbookqa() }]);
-                    add(MT_BENCH, Vec::new());
-                }
-                MMLU => add(MMLU, self.mmlu()),
-                BBH => {
-                    let tasks = bbh::names().map(|task| bbh::task(task, self.profile, &self.data));
-                    add(BBH, tasks.collect::<Result<_>>()?);
-                }
-                MT_BENCH => add(MT_BENCH, Vec::new()),
-                other => add(other, vec![self.task(other)?]),
+                    "openbookqa" if name == SPIN_PAPER => vec![Task { num_fewshot: 1, ..openbookqa::openbookqa() }],
+                    other => vec![self.task(other)?],
+                };
+                add(unit, tasks);
             }
         }
         Ok(units)
@@ -165,6 +151,8 @@ pub fn headline(task: &Task) -> String {
 
 #[cfg(test)]
 mod tests {
+    use spin_run::run::LEADERBOARD;
+
     use super::*;
 
     #[test]

@@ -13,13 +13,12 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use spin_model::{CausalLm, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
 use spin_report::evaluations;
-use spin_run::graph::{Graph, ModelId};
-use spin_run::run::{EvalConfig, SoftmaxDtype, as_params};
+use spin_run::graph::{Graph, ModelId, UnitInputs};
+use spin_run::run::{EvalConfig, SoftmaxDtype};
 use spin_run::schema::{EvaluationRow, RequestRow, Row, Sample};
-use spin_store::kind::Kind;
-use spin_store::manifest::{Parent, StageId};
+use spin_store::manifest::Parent;
 use spin_store::work::{Found, WorkDir, WorkPart};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Staged, Step, StoreError, digest, table};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Staged, Step, StoreError, digest, table};
 use spin_text::Codec;
 
 use super::dataset::{self, Split};
@@ -28,9 +27,6 @@ use super::prompt::{self, Prompt, Style, Turn};
 use super::registry::Unit;
 use super::{Doc, Examples, Generation, Task, filter, measure};
 use crate::error::{BenchError, Result};
-
-/// Behaviour version: raise it when the same inputs give other results.
-const VERSION: u32 = 1;
 
 /// Evaluates one model; loads its weights when the first part is missing.
 pub struct Evaluator<'a> {
@@ -185,57 +181,35 @@ impl<'a> Evaluator<'a> {
         Ok(Prepared { name: unit.name, warnings, tasks })
     }
 
-    /// What decides the prompts of a unit: its tasks, data and settings.
-    fn recipe(&self, kind: Kind, unit: &Prepared, mut parents: Vec<Parent>) -> Result<Recipe> {
-        let mut settings = as_params(self.config());
-        let table = settings.as_object_mut().expect("a table");
-        // Names of tasks and places of data stand in `tasks` and as parents;
-        // the others change no result.
-        for key in ["tasks", "data", "include", "max_batch_tokens", "docs_per_part", "judge", "num_fewshot"] {
-            table.remove(key);
-        }
-        // Settings without an effect on this unit.
-        let generates = Self::generates(unit);
-        if kind == Kind::Requests || generates {
-            table.remove("dtype");
-            table.remove("softmax_dtype");
-        }
-        if !generates {
-            table.remove("max_gen_toks");
-        }
-        if !self.config().apply_chat_template {
-            table.remove("fewshot_as_multiturn");
-        }
-        if unit.tasks.iter().all(|task| task.turns.len() == task.docs.docs.len()) {
-            table.insert("limit".into(), json!(0));
-        }
-        let mut params = json!({"eval": settings, "tasks": unit.tasks.iter().map(|task| json!({
-            "name": task.task.name,
-            "version": task.task.version,
-            "num_fewshot": task.shots,
-            "declaration": task.task.declaration,
-            "examples": task.own_examples(),
-        })).collect::<Vec<_>>()});
-        if self.config().apply_chat_template {
-            params["template"] = self.graph.template_params()?;
-        }
+    /// What decides a unit's prompts and results, beside run file and model.
+    fn inputs<'u>(unit: &'u Prepared) -> UnitInputs<'u> {
+        let tasks = unit.tasks.iter().map(|task| {
+            json!({
+                "name": task.task.name,
+                "version": task.task.version,
+                "num_fewshot": task.shots,
+                "declaration": task.task.declaration,
+                "examples": task.own_examples(),
+            })
+        });
+        let mut data = Vec::new();
         for task in &unit.tasks {
             for split in [Some(&task.docs), task.pool.as_ref()].into_iter().flatten() {
                 let name = split.path.file_name().map_or_else(|| "-".into(), |n| n.to_string_lossy().into_owned());
-                parents.push(Parent {
+                data.push(Parent {
                     role: format!("data {}", task.task.name),
                     reference: format!("file:{name}"),
                     content: split.file_digest.clone(),
                 });
             }
         }
-        Ok(Recipe {
-            kind,
-            name: self.graph.evaluation_name(self.id, &unit.name),
-            stage: StageId { name: "spin-bench eval".into(), version: VERSION },
-            params,
-            parents,
-        })
+        UnitInputs {
+            name: &unit.name,
+            tasks: tasks.collect(),
+            data,
+            generates: Self::generates(unit),
+            is_whole: unit.tasks.iter().all(|task| task.turns.len() == task.docs.docs.len()),
+        }
     }
 
     /// Whether a unit needs generated answers.
@@ -249,7 +223,8 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When a prompt cannot be written, or the disk is full.
     pub fn requests(&self, unit: &Prepared, context: &Context<'_>) -> Result<(Artifact, bool)> {
-        context.make(&self.requests_recipe(unit)?, |making| self.assemble_requests(unit, making))
+        let recipe = self.graph.requests_recipe(self.id, &Self::inputs(unit))?;
+        context.make(&recipe, |making| self.assemble_requests(unit, making))
     }
 
     fn assemble_requests(&self, unit: &Prepared, making: &Making<'_>) -> Result<Staged> {
@@ -277,10 +252,6 @@ impl<'a> Evaluator<'a> {
         Ok(Staged::new(staged, facts))
     }
 
-    fn requests_recipe(&self, unit: &Prepared) -> Result<Recipe> {
-        self.recipe(Kind::Requests, unit, vec![self.model.as_parent("tokenizer")])
-    }
-
     fn max_gen_toks(&self, generation: &Generation) -> usize {
         self.config().max_gen_toks.unwrap_or(generation.max_gen_toks)
     }
@@ -292,21 +263,19 @@ impl<'a> Evaluator<'a> {
     /// Bad documents, missing answers, a broken model, a full disk; finished
     /// parts stay.
     pub fn evaluate(&self, unit: &Prepared, context: &Context<'_>) -> Result<(Outcome, ScoreStats)> {
-        let mut parents = vec![self.model.as_parent("model")];
-        let answers = if Self::generates(unit) {
-            let requests = self.requests_recipe(unit)?;
+        let inputs = Self::inputs(unit);
+        let answers = if inputs.generates {
+            let requests = self.graph.requests_recipe(self.id, &inputs)?;
             let requests = self.graph.store.find(&requests)?.ok_or_else(|| StoreError::Missing {
                 reference: format!("{}/{}", requests.kind, requests.name),
                 store: self.graph.store.root().to_path_buf(),
                 remedy: format!("make it with `{} --requests`", self.graph.eval_command(self.id)),
             })?;
-            let answers = self.graph.answers(self.id, &requests)?;
-            parents.push(answers.as_parent("answers"));
-            Some(answers)
+            Some(self.graph.answers(self.id, &requests)?)
         } else {
             None
         };
-        let recipe = self.recipe(Kind::Evaluations, unit, parents)?;
+        let recipe = self.graph.evaluation_recipe(self.id, &inputs, answers.as_ref())?;
         let mut stats = ScoreStats::default();
         let outcome =
             context.make_or_leave(&recipe, |making| self.in_parts(unit, answers.as_ref(), &mut stats, making))?;

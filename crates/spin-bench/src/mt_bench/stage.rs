@@ -7,19 +7,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::schema::{Judgment, RequestRow, Row, Sample};
-use spin_store::kind::Kind;
-use spin_store::manifest::{Parent, StageId};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Staged, Step, table};
+use spin_store::manifest::Parent;
+use spin_store::{Artifact, Context, Left, Making, Outcome, Staged, Step, table};
 use spin_text::{Codec, Message};
 
 use super::judge::{Judge, JudgeOptions, judge_all};
 use super::questions::{Answers, MtBench};
 use super::{MAX_NEW_TOKENS, Summary};
 use crate::error::{BenchError, Result};
-
-/// Behaviour version: raise it when the same inputs give other results.
-/// 2: the questions and prompts are parents as files, not as prose.
-const VERSION: u32 = 2;
 
 /// The name of the unit in the store.
 pub const NAME: &str = "mt_bench";
@@ -28,7 +23,6 @@ pub const NAME: &str = "mt_bench";
 pub struct Conversations<'a> {
     graph: &'a Graph<'a>,
     id: &'a ModelId,
-    model: Artifact,
     codec: Codec,
     bench: MtBench,
     data: Vec<Parent>,
@@ -75,7 +69,7 @@ impl<'a> Conversations<'a> {
             content: content.clone(),
         };
         let data = bench.files.iter().map(parent).collect();
-        Ok(Self { graph, id, model, codec, bench, data })
+        Ok(Self { graph, id, codec, bench, data })
     }
 
     /// Goes as far as the answers that are there allow.
@@ -123,20 +117,8 @@ impl<'a> Conversations<'a> {
         context: &Context<'_>,
     ) -> Result<Artifact> {
         let longest = self.graph.run.eval.max_gen_toks.unwrap_or(MAX_NEW_TOKENS);
-        let mut parents = self.data.clone();
-        parents.push(self.model.as_parent("tokenizer"));
-        parents.extend(answers.map(|artifact| artifact.as_parent("answers")));
-        let recipe = Recipe {
-            kind: Kind::Requests,
-            name: self.graph.evaluation_name(self.id, &format!("{NAME}-{turn}")),
-            stage: self.stage(),
-            params: json!({
-                "template": self.graph.template_params()?, "turn": turn, "max_gen_toks": longest,
-                "questions": self.bench.questions.len(),
-                "system_instruction": self.graph.run.eval.system_instruction,
-            }),
-            parents,
-        };
+        let extent = (self.bench.questions.len(), longest);
+        let recipe = self.graph.conversation_recipe(self.id, turn, &self.data, answers, extent)?;
         Ok(context.make(&recipe, |making| self.prompts(turn, so_far, longest, making))?.0)
     }
 
@@ -173,10 +155,6 @@ impl<'a> Conversations<'a> {
         Ok(Staged::new(staged, facts))
     }
 
-    fn stage(&self) -> StageId {
-        StageId { name: "spin-bench eval mt_bench".into(), version: VERSION }
-    }
-
     /// Asks the judge about every answer and publishes what it says. A killed
     /// run asks again only about those that had no judgment yet. Where some
     /// could not be had, the others are kept and nothing is published, so that
@@ -194,19 +172,7 @@ impl<'a> Conversations<'a> {
     ) -> Result<(Option<Artifact>, Summary)> {
         let config = self.graph.run.eval.judge.as_ref();
         let accepts = config.is_some_and(|config| config.accept_errors);
-        let mut parents = self.data.clone();
-        parents.extend(artifacts.iter().map(|artifact| artifact.as_parent("answers")));
-        let recipe = Recipe {
-            kind: Kind::Judgments,
-            name: self.graph.evaluation_name(self.id, NAME),
-            stage: self.stage(),
-            // The same name may be another model elsewhere.
-            params: json!({
-                "judge": judge.name(),
-                "base_url": config.map(|config| spin_run::url::public(&config.base_url)),
-            }),
-            parents,
-        };
+        let recipe = self.graph.judgments_recipe(self.id, judge.name(), &self.data, artifacts);
         let is_final = |found: &Artifact| Ok(accepts || Summary::of(&Judgment::read_all(found)?).errors == 0);
         let mut summary = None;
         let outcome = context.make_unless(&recipe, is_final, |making| {

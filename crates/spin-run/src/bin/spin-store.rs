@@ -12,6 +12,7 @@ use serde_json::json;
 use spin_cli::{Exit, say};
 use spin_run::graph::{Graph, Split};
 use spin_run::import::{self, Importer};
+use spin_run::plan::{self, Plan};
 use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_run::schema::{Demonstration, Row};
 use spin_store::audit::{self, Finding};
@@ -81,7 +82,7 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Print the commands of a whole run, one a line, in order
+    /// Print the commands of a whole run, one a line, in order (`spin-run plan` knows more)
     Plan {
         #[command(flatten)]
         run: spin_cli::RunArgs,
@@ -137,7 +138,7 @@ fn main() -> ExitCode {
         Command::Show { reference, at } => show(&open(&at)?, &reference),
         Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
         Command::Verify { at } => verify(&open(&at)?),
-        Command::Plan { run } => plan(&run),
+        Command::Plan { run } => print_plan(&run),
     })
 }
 
@@ -405,23 +406,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn plan(args: &spin_cli::RunArgs) -> anyhow::Result<Exit> {
+fn print_plan(args: &spin_cli::RunArgs) -> anyhow::Result<Exit> {
     let run = RunFile::load(&args.run, &args.set)?;
     // The plan follows from the run file: there may be no store yet.
     let store = Store::handle(&run.store_dir());
-    for mut words in Graph::new(&run, &store).plan() {
-        for assignment in &args.set {
-            words.push("--set".into());
-            words.push(assignment.clone());
-        }
-        let line: Vec<String> = words.iter().map(|w| quoted(w)).collect();
-        out(&format!("{}\n", line.join(" ")))?;
-    }
+    let options = plan::Options { set: args.set.clone(), ..plan::Options::default() };
+    out(&Plan::new(&Graph::new(&run, &store), &options)?.to_shell())?;
     Ok(Exit::Done)
-}
-
-/// A word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&b);
-    if !word.is_empty() && word.bytes().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

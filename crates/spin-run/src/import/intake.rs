@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{ROWS_PER_PART, file_parent, layout, stage};
+use super::{ROWS_PER_PART, file_parent, layout, stage_of};
 use crate::records::{self, Bad, Budget, Record};
 use crate::run::{BadRows, SourceConfig, Turns};
 use crate::schema::{Message, Row};
@@ -64,7 +64,7 @@ pub(super) fn recipe(kind: Kind, name: &str, source: &SourceConfig, path: &Path,
         }
         parents.push(file_parent("source", Path::new(&file.name), content));
     }
-    Ok(Recipe { kind, name: name.into(), stage: stage(), params, parents })
+    Ok(Recipe { kind, name: name.into(), stage: stage_of(kind), params, parents })
 }
 
 /// A place in a source, for messages.

@@ -23,6 +23,7 @@ use std::path::Path;
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
 
+use crate::Maker;
 pub use crate::records::is_data_dir;
 pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
 pub use model::{model, model_recipe, model_recipe_of};
@@ -34,19 +35,13 @@ pub use run::Importer;
 /// Rows per part of imported demonstrations.
 const ROWS_PER_PART: usize = 65_536;
 
-/// The behaviour version of imports of rows.
-const VERSION: u32 = 1;
-
-fn stage() -> StageId {
-    StageId { name: "spin-store import".into(), version: VERSION }
-}
-
 /// The stage that makes imports of a kind now.
 fn stage_of(kind: Kind) -> StageId {
     match kind {
-        Kind::Model => model::stage(),
-        _ => stage(),
+        Kind::Model => Maker::ImportModel,
+        _ => Maker::ImportRows,
     }
+    .id()
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {

@@ -6,22 +6,16 @@ use std::path::Path;
 use serde_json::{Map, json};
 
 use super::model_files::{self, Listing};
+use super::stage_of;
 use super::stamp::Stamp;
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::manifest::{Parent, StageId};
+use spin_store::manifest::Parent;
 use spin_store::{Artifact, Context, Making, Recipe, Staged, Store};
-
-/// The behaviour version of this import.
-const VERSION: u32 = 1;
 
 /// How many names of files that were left out a manifest keeps.
 const NAMED: usize = 20;
-
-pub(super) fn stage() -> StageId {
-    StageId { name: "spin-store import".into(), version: VERSION }
-}
 
 /// The recipe of a model imported from a directory. Hashes the weights only
 /// where the file system does not prove that they are those of a version in
@@ -40,8 +34,13 @@ pub fn model_recipe(store: &Store, name: &str, dir: &Path) -> Result<Recipe> {
 /// As [`model_recipe`].
 pub fn model_recipe_of(store: &Store, name: &str, dir: &Path, rehash: bool) -> Result<Recipe> {
     let listing = model_files::list(dir)?;
-    let mut recipe =
-        Recipe { kind: Kind::Model, name: name.into(), stage: stage(), params: json!({}), parents: Vec::new() };
+    let mut recipe = Recipe {
+        kind: Kind::Model,
+        name: name.into(),
+        stage: stage_of(Kind::Model),
+        params: json!({}),
+        parents: Vec::new(),
+    };
     let mut versions = Vec::new();
     for version in store.versions(Kind::Model, name)?.into_iter().rev() {
         let known = store.load_listed(&(Kind::Model, name.into(), version))?.manifest;

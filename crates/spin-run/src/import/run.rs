@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::recall::{Source, recall, remember};
 use super::{demonstrations, model, model_files, model_recipe_of, preferences};
-use crate::graph::{Graph, Split};
+use crate::graph::{Graph, Product, Split};
 use crate::run::{Init, RunFile};
 use spin_store::Context;
 use spin_store::error::{Result, StoreError};
@@ -84,7 +84,7 @@ impl<'a> Importer<'a> {
     /// When its directory is no model's, or cannot be read.
     pub fn base(&self, run: &RunFile) -> Result<(Artifact, bool)> {
         let dir = run.resolve(&run.model.path);
-        let name = Graph::new(run, self.context.store).base_name();
+        let name = Graph::new(run, self.context.store).name_of(&Product::Base);
         let _lock = self.lock(Kind::Model, &name)?;
         let import = || {
             if run.model.init == Init::Pretrained {
@@ -103,10 +103,10 @@ impl<'a> Importer<'a> {
     pub fn demonstrations(&self, run: &RunFile, split: Split) -> Result<(Artifact, bool)> {
         let graph = Graph::new(run, self.context.store);
         let (source, path) = graph.source(split)?;
-        let name = graph.demonstrations_name(split);
+        let name = graph.name_of(&Product::Demonstrations(split));
         let _lock = self.lock(Kind::Demonstrations, &name)?;
         let import = || {
-            let recipe = graph.demonstrations_recipe(split)?;
+            let recipe = graph.recipe(&Product::Demonstrations(split))?;
             demonstrations(&self.context, &recipe, source, &path)
         };
         let wanted = Source::of_rows(run, self.context.store, source);
@@ -121,10 +121,10 @@ impl<'a> Importer<'a> {
     pub fn preferences(&self, run: &RunFile, baseline: &str) -> Result<(Artifact, bool)> {
         let graph = Graph::new(run, self.context.store);
         let (source, path) = graph.preference_source(baseline)?;
-        let name = graph.preferences_name(baseline);
+        let name = graph.name_of(&Product::Preferences(baseline.into()));
         let _lock = self.lock(Kind::Preferences, &name)?;
         let import = || {
-            let recipe = graph.preferences_recipe(baseline)?;
+            let recipe = graph.recipe(&Product::Preferences(baseline.into()))?;
             preferences(&self.context, &recipe, source, &path)
         };
         let wanted = Source::of_rows(run, self.context.store, source);

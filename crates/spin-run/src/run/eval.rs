@@ -20,6 +20,28 @@ pub const MT_BENCH: &str = "mt_bench";
 /// The names of all groups of `eval.tasks`.
 pub const GROUPS: [&str; 5] = [LEADERBOARD, SPIN_PAPER, MMLU, BBH, MT_BENCH];
 
+/// The tasks and groups that a name of `eval.tasks` stands for and that are
+/// scored and stored together; another name is its own.
+pub fn units_of(name: &str) -> Vec<&str> {
+    match name {
+        LEADERBOARD => vec!["arc_challenge", "hellaswag", "truthfulqa_mc2", "winogrande", "gsm8k", MMLU],
+        SPIN_PAPER => vec![
+            "arc_challenge",
+            "truthfulqa_mc2",
+            "winogrande",
+            "gsm8k",
+            "hellaswag",
+            MMLU,
+            "bbh_cot_fewshot_causal_judgement",
+            "bbh_cot_fewshot_formal_fallacies",
+            "bbh_cot_fewshot_sports_understanding",
+            "openbookqa",
+            MT_BENCH,
+        ],
+        other => vec![other],
+    }
+}
+
 /// Which revision of lm-evaluation-harness a score follows. The same model has
 /// different scores under each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

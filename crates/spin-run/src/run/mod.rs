@@ -24,7 +24,9 @@ pub use bench::{
     BenchConfig, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, PREFERENCE, default_tasks, final_answer, tasks_for,
 };
 pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
-pub use eval::{BBH, EvalConfig, GROUPS, JudgeConfig, LEADERBOARD, MMLU, MT_BENCH, Profile, SPIN_PAPER, SoftmaxDtype};
+pub use eval::{
+    BBH, EvalConfig, GROUPS, JudgeConfig, LEADERBOARD, MMLU, MT_BENCH, Profile, SPIN_PAPER, SoftmaxDtype, units_of,
+};
 pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
 pub use sample::SampleConfig;
 

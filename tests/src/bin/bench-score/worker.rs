@@ -10,7 +10,7 @@ use spin_bench::harness::registry::Registry;
 use spin_bench::harness::stage::Evaluator;
 use spin_fit::metrics::flops;
 use spin_report::evaluations::Results;
-use spin_run::graph::{Graph, ModelId};
+use spin_run::graph::{Graph, ModelId, Product};
 use spin_run::import;
 use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
 use spin_store::{Context, Outcome, Store};
@@ -39,7 +39,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);
     let context = Context::silent(&store);
-    import::model(&context, &graph.base_recipe()?, &model.path)?;
+    import::model(&context, &graph.recipe(&Product::Base)?, &model.path)?;
     let id = ModelId::Iteration(0);
     let registry = Registry::new(eval.profile, &eval.data, &[])?;
     let unit = registry.units(std::slice::from_ref(&spec.task))?.remove(0);

@@ -1,0 +1,193 @@
+//! `spin-run`: what there is to do for a run, what of it is done, and doing the
+//! rest.
+
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use spin_cli::{Exit, out, printable};
+use spin_run::graph::Graph;
+use spin_run::plan::{Options, Plan, State, Survey, shell_line};
+use spin_run::run::RunFile;
+use spin_store::Store;
+
+#[derive(Parser)]
+#[command(version, about = "Plan a run, do what is missing of it, and say what is there", after_help = spin_cli::EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the steps of a run: what each reads, needs and calls
+    Plan {
+        #[command(flatten)]
+        what: What,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = PlanFormat::Text)]
+        format: PlanFormat,
+    },
+    /// Do every step that is not done yet, in order; with --jobs side by side where none needs the other
+    Run {
+        #[command(flatten)]
+        what: What,
+        /// Steps at once, at most; each takes its own memory, and they share the cores
+        #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        jobs: u16,
+        /// After a failure, go on with the steps that do not need what failed
+        #[arg(long, short)]
+        keep_going: bool,
+    },
+    /// Say of every artifact of a run whether it is done, stale (and what changed) or missing
+    Status {
+        #[command(flatten)]
+        what: What,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = StatusFormat::Text)]
+        format: StatusFormat,
+    },
+}
+
+#[derive(clap::Args)]
+struct What {
+    #[command(flatten)]
+    run: spin_cli::RunArgs,
+    /// Where models generate and are trained: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Have answers generated in this many shares, at most one for each part
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    shards: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PlanFormat {
+    /// A table for people
+    Text,
+    /// The commands, one a line, for a shell
+    Shell,
+    /// Everything, for schedulers
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StatusFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+impl What {
+    fn load(&self) -> anyhow::Result<(RunFile, Store)> {
+        let run = RunFile::load(&self.run.run, &self.run.set)?;
+        // Looks create nothing: there may be no store yet.
+        let store = match run.store_dir() {
+            dir if dir.exists() => Store::open_existing(&dir)?,
+            dir => Store::handle(&dir),
+        };
+        Ok((run, store))
+    }
+
+    fn options(&self) -> Options {
+        Options { set: self.run.set.clone(), device: self.device.clone(), shards: self.shards }
+    }
+}
+
+fn main() -> ExitCode {
+    spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
+        Command::Plan { what, format } => plan(&what, format),
+        Command::Run { what, jobs, keep_going } => run::run(&what, usize::from(jobs), keep_going),
+        Command::Status { what, format } => status(&what, format),
+    })
+}
+
+fn plan(what: &What, format: PlanFormat) -> anyhow::Result<Exit> {
+    let (run, store) = what.load()?;
+    let plan = Plan::new(&Graph::new(&run, &store), &what.options())?;
+    match format {
+        PlanFormat::Text => out(&plan_table(&plan)),
+        PlanFormat::Shell => out(&plan.to_shell()),
+        PlanFormat::Json => out(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?)),
+    }
+    Ok(Exit::Done)
+}
+
+fn plan_table(plan: &Plan) -> String {
+    let mut rows = vec![["step", "after", "memory", "took", "command"].map(str::to_owned)];
+    for step in &plan.steps {
+        let after: Vec<&str> = step.after.iter().map(|&i| plan.steps[i].name.as_str()).collect();
+        let resources = &step.resources;
+        let measured = resources.measured.as_ref();
+        let least = resources.memory_at_least.map(|bytes| format!(">= {}", size(bytes)));
+        let memory = measured.and_then(|measured| measured.memory).map(size).or(least);
+        let shards = if step.shards > 1 { format!("  ({} shares)", step.shards) } else { String::new() };
+        rows.push([
+            step.name.clone(),
+            if after.is_empty() { "-".into() } else { after.join(" ") },
+            memory.unwrap_or_else(|| "-".into()),
+            measured.map_or_else(|| "-".into(), |measured| format!("{:.1} s", measured.seconds)),
+            shell_line(&step.command) + &shards,
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..4).map(width).collect();
+    let line = |row: &[String; 5]| {
+        let cells: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        printable(&format!("{cells}{}", row[4])) + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x4000_0000 => format!("{} MiB", bytes.div_ceil(1 << 20)),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
+fn status(what: &What, format: StatusFormat) -> anyhow::Result<Exit> {
+    let (run, store) = what.load()?;
+    let graph = Graph::new(&run, &store);
+    let plan = Plan::new(&graph, &what.options())?;
+    let survey = Survey::new(&graph, &plan);
+    let nodes = || plan.steps.iter().flat_map(|step| step.makes.iter().map(move |node| (step, node)));
+    if format == StatusFormat::Json {
+        let artifacts = nodes().map(|(step, node)| {
+            let mut value = survey.state(&node.product).to_json();
+            value["artifact"] = json!(node.name);
+            value["step"] = json!(step.name);
+            value
+        });
+        let value = json!({"run": run.run, "artifacts": artifacts.collect::<Value>()});
+        out(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        return Ok(Exit::Done);
+    }
+    let width = nodes().map(|(_, node)| node.name.len() + 4).max().unwrap_or(0);
+    let mut counts = [0_usize; 3];
+    for (_, node) in nodes() {
+        let state = survey.state(&node.product);
+        counts[match state {
+            State::Done { .. } => 0,
+            State::Stale { .. } => 1,
+            State::Missing | State::Unknown { .. } => 2,
+        }] += 1;
+        let name = match state {
+            State::Done { reference } | State::Stale { reference, .. } => reference,
+            _ => &node.name,
+        };
+        let line = format!("{:8}{name:width$}  {}", state.word(), state.why().join("; "));
+        out(&format!("{}\n", printable(line.trim_end())));
+    }
+    let [done, stale, missing] = counts;
+    let rest = match stale + missing {
+        0 => String::new(),
+        _ => format!("; `spin-run run {}` makes the rest", shell_line(&[what.run.run.display().to_string()])),
+    };
+    out(&format!("{done} done, {stale} stale, {missing} missing{rest}\n"));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,223 @@
+//! What a step takes: what it cannot do with less of, and what it took before.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Options, Plan, Step};
+use crate::graph::{Graph, ModelId, PairsOf, Product, Split};
+use crate::run::{FitConfig, FitDtype, OptimizerKind};
+use spin_store::error::Result;
+use spin_store::store::Artifact;
+
+/// What a step takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    /// Where its model computes; `cpu` for steps without one.
+    pub device: String,
+    /// Bytes of memory for weights, gradients and an optimizer's state. What
+    /// grows with rows (activations, keys and values, the process itself) comes
+    /// on top.
+    pub memory_at_least: Option<u64>,
+    /// What it, or one of its kind in this store, took.
+    pub measured: Option<Measured>,
+}
+
+/// What a step took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Wall-clock time of the process that published, in seconds.
+    pub seconds: f64,
+    /// Its largest resident memory, in bytes.
+    pub memory: Option<u64>,
+    /// The artifact that has it in its record.
+    pub of: String,
+}
+
+impl Resources {
+    /// For other programs.
+    pub(super) fn to_json(&self) -> Value {
+        let measured = self
+            .measured
+            .as_ref()
+            .map(|measured| json!({"seconds": measured.seconds, "memory_bytes": measured.memory, "of": measured.of}));
+        json!({"device": self.device, "memory_at_least_bytes": self.memory_at_least, "measured": measured})
+    }
+}
+
+/// Number of weights of a decoder with the shapes in a `config.json`: embedding
+/// and head, and of each layer four projections of attention, three of the
+/// feed-forward network and two norms. `None` where it does not say.
+///
+/// Biases and further norms of some architectures, thousandths of the whole, are
+/// left out.
+pub fn parameters(config: &Value) -> Option<u64> {
+    let number = |key: &str| config[key].as_u64().filter(|n| *n > 0);
+    let (hidden, layers, vocab) = (number("hidden_size")?, number("num_hidden_layers")?, number("vocab_size")?);
+    let (inner, heads) = (number("intermediate_size")?, number("num_attention_heads")?);
+    let groups = number("num_key_value_heads").unwrap_or(heads);
+    let head = number("head_dim").unwrap_or(hidden / heads);
+    let ties = matches!(config["model_type"].as_str(), Some("gemma2" | "smollm3"));
+    let tables = if config["tie_word_embeddings"].as_bool().unwrap_or(ties) { 1 } else { 2 };
+    let layer = 2 * hidden * head * (heads + groups) + 3 * hidden * inner + 2 * hidden;
+    Some(tables * vocab * hidden + layers * layer + hidden)
+}
+
+/// Fills in shards and resources of all steps.
+pub(super) fn fill(graph: &Graph<'_>, options: &Options, plan: &mut Plan) -> Result<()> {
+    let weights = base_config(graph).as_ref().and_then(parameters);
+    let records = Records::read(graph)?;
+    for step in &mut plan.steps {
+        let computes = computes(step);
+        let generates = step.command[0] == "spin-sample";
+        step.resources = Resources {
+            device: if computes { options.device.clone() } else { "cpu".into() },
+            memory_at_least: weights.filter(|_| computes).map(|weights| memory(graph, step, weights)).transpose()?,
+            measured: records.of(step),
+        };
+        step.shards = if generates { shards(graph, step, options.shards.max(1)) } else { 1 };
+    }
+    Ok(())
+}
+
+/// Whether a step loads a model.
+fn computes(step: &Step) -> bool {
+    let program = step.command[0].as_str();
+    let is_table = ["table", "--requests"].iter().any(|word| step.command.iter().any(|w| w == word));
+    ["spin-fit", "spin-sample", "spin-bench"].contains(&program) && !is_table
+}
+
+fn base_config(graph: &Graph<'_>) -> Option<Value> {
+    let read = |dir: &Path| serde_json::from_slice(&std::fs::read(dir.join("config.json")).ok()?).ok();
+    let imported = graph.base().ok().and_then(|base| read(&base.dir));
+    imported.or_else(|| read(&graph.run.resolve(&graph.run.model.path)))
+}
+
+/// Bytes that a step cannot do without.
+fn memory(graph: &Graph<'_>, step: &Step, weights: u64) -> Result<u64> {
+    let trained = step.makes.iter().find_map(|node| match &node.product {
+        Product::Model(model) => Some(model),
+        _ => None,
+    });
+    Ok(match trained {
+        Some(model) => training(&graph.fit_of(model)?, weights),
+        None if step.name.starts_with("eval-") => weights * bytes_of(&graph.run.eval.dtype),
+        None if step.command[0] == "spin-sample" => weights * bytes_of(&graph.run.sample.dtype),
+        None => weights * 4,
+    })
+}
+
+fn bytes_of(dtype: &str) -> u64 {
+    if dtype == "f32" { 4 } else { 2 }
+}
+
+/// Weights, and where all are trained gradients, the optimizer's state and, for
+/// weights of two bytes, masters: all in f32.
+fn training(fit: &FitConfig, weights: u64) -> u64 {
+    let own = match fit.dtype {
+        FitDtype::F32 => 4,
+        FitDtype::Bf16 => 2,
+    };
+    let state = match fit.optimizer {
+        OptimizerKind::Adamw => 8,
+        OptimizerKind::Rmsprop => 4,
+    };
+    match (&fit.lora, own) {
+        (Some(_), own) => weights * own,
+        (None, 4) => weights * (4 + 4 + state),
+        (None, own) => weights * (own + 4 + 4 + state),
+    }
+}
+
+/// No more shares than there are parts.
+fn shards(graph: &Graph<'_>, step: &Step, asked: u32) -> u32 {
+    let parts = step.makes.iter().filter_map(|node| {
+        let (split, per_row, rows_per_part) = match &node.product {
+            Product::Samples(t) => {
+                let config = graph.run.sample_at(*t).ok()?;
+                (Split::Train, config.samples_per_prompt, config.rows_per_part)
+            }
+            Product::BenchSamples(..) => (Split::Test, 1, graph.run.sample.rows_per_part),
+            _ => return None,
+        };
+        let rows = graph.demonstrations(split).ok()?.manifest.rows() * u64::from(per_row);
+        Some(rows.div_ceil(rows_per_part as u64))
+    });
+    parts.max().map_or(asked, |parts| asked.min(u32::try_from(parts.max(1)).unwrap_or(u32::MAX)))
+}
+
+/// What is recorded of the run's artifacts.
+struct Records(Vec<Artifact>);
+
+impl Records {
+    fn read(graph: &Graph<'_>) -> Result<Records> {
+        let prefix = format!("{}/", graph.run.run);
+        let own = graph.store.list()?.into_iter().filter(|(_, name, _)| name.starts_with(&prefix));
+        // What is damaged says nothing; `verify` names it.
+        let mut records: Vec<Artifact> = own.filter_map(|entry| graph.store.load_listed(&entry).ok()).collect();
+        records.reverse();
+        Ok(Records(records))
+    }
+
+    /// What making a step's first artifact took, or else the like of it; of a
+    /// training its model, with which the process ended.
+    fn of(&self, step: &Step) -> Option<Measured> {
+        let mut made = step.makes.iter().filter(|node| !matches!(node.product, Product::Reference(_)));
+        let node = made.next().filter(|_| step.name != "import")?;
+        let own = |artifact: &&Artifact| format!("{}/{}", artifact.manifest.kind, artifact.manifest.name) == node.name;
+        let stage = node.maker.id().name;
+        let like = |artifact: &&Artifact| {
+            let m = &artifact.manifest;
+            m.kind == node.product.kind() && m.stage.name == stage && is_alike(&node.product, &m.name)
+        };
+        let found = self.0.iter().find(own).or_else(|| self.0.iter().find(like))?;
+        let environment = &found.manifest.environment;
+        Some(Measured {
+            seconds: environment.get("seconds")?.as_f64()?,
+            memory: environment.get("peak_memory_mib").and_then(Value::as_u64).map(|mib| mib << 20),
+            of: found.manifest.reference(),
+        })
+    }
+}
+
+/// Whether an artifact of the same stage is of the same sort.
+fn is_alike(product: &Product, name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let is_round = last.strip_prefix("iter-").is_some_and(|t| t != "0");
+    match product {
+        Product::BenchSamples(_, decoding) => last == decoding.name() && name.contains("/bench/"),
+        Product::Samples(_) => !name.contains("/bench/") && !name.ends_with("/eval"),
+        Product::Model(ModelId::Iteration(t)) => *t > 0 && is_round,
+        Product::Model(ModelId::Baseline(_)) => false,
+        Product::Pairs(PairsOf::Baseline(_)) => false,
+        Product::Evaluation(_, unit) => last == unit,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_takes_weights_gradients_state_and_masters() {
+        let mut fit = FitConfig { optimizer: OptimizerKind::Adamw, dtype: FitDtype::F32, ..FitConfig::default() };
+        assert_eq!(training(&fit, 10), 160);
+        fit.optimizer = OptimizerKind::Rmsprop;
+        assert_eq!(training(&fit, 10), 120);
+        fit.dtype = FitDtype::Bf16;
+        assert_eq!(training(&fit, 10), 140);
+        fit.lora = Some(serde_json::from_value(json!({"r": 4})).expect("a table"));
+        assert_eq!(training(&fit, 10), 20);
+    }
+
+    #[test]
+    fn weights_are_counted_as_llama_2_7b_has_them() {
+        let config = json!({
+            "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 32000, "intermediate_size": 11008,
+            "num_attention_heads": 32, "tie_word_embeddings": false,
+        });
+        assert_eq!(parameters(&config), Some(6_738_415_616));
+        assert_eq!(parameters(&json!({"hidden_size": 4096})), None);
+    }
+}

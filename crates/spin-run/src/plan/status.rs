@@ -1,0 +1,295 @@
+//! What of a plan the store has: done, stale and why, or missing.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Plan, Step};
+use crate::graph::{Graph, ModelId, Product, UnitInputs};
+use crate::import;
+use crate::run::MT_BENCH;
+use spin_store::error::{Result, StoreError};
+use spin_store::manifest::Manifest;
+use spin_store::store::{Artifact, Recipe, Reference, Version};
+
+/// How many differences between what is and what was are told.
+const TOLD: usize = 6;
+
+/// What the store has of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is there as the run file has it.
+    Done {
+        /// Its reference.
+        reference: String,
+    },
+    /// One is there under its name that was made from something else.
+    Stale {
+        /// The newest.
+        reference: String,
+        /// What is another now.
+        changed: Vec<String>,
+    },
+    /// None is there.
+    Missing,
+    /// Something it depends on cannot be read.
+    Unknown {
+        /// Why.
+        problem: String,
+    },
+}
+
+impl State {
+    /// In a word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            State::Done { .. } => "done",
+            State::Stale { .. } => "stale",
+            State::Missing => "missing",
+            State::Unknown { .. } => "unknown",
+        }
+    }
+
+    /// Why it is not done, where that is known.
+    pub fn why(&self) -> &[String] {
+        match self {
+            State::Stale { changed, .. } => changed,
+            State::Unknown { problem } => std::slice::from_ref(problem),
+            State::Done { .. } | State::Missing => &[],
+        }
+    }
+
+    /// For other programs.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({"state": self.word()});
+        if let State::Done { reference } | State::Stale { reference, .. } = self {
+            value["reference"] = json!(reference);
+        }
+        if !self.why().is_empty() {
+            value["why"] = json!(self.why());
+        }
+        value
+    }
+}
+
+/// What a store has of a plan. Sources outside of it are looked at, those of
+/// leaderboard tasks excepted: of evaluations it is known whether model and
+/// settings are still those, not whether task files and data are.
+pub struct Survey<'a> {
+    graph: &'a Graph<'a>,
+    states: BTreeMap<Product, State>,
+}
+
+impl<'a> Survey<'a> {
+    /// Looks for every artifact of the plan.
+    pub fn new(graph: &'a Graph<'a>, plan: &Plan) -> Survey<'a> {
+        let mut survey = Survey { graph, states: BTreeMap::new() };
+        for step in &plan.steps {
+            for node in &step.makes {
+                let state = survey.look(&node.product).unwrap_or_else(|error| match error {
+                    StoreError::Missing { .. } => State::Missing,
+                    error => State::Unknown { problem: error.to_string() },
+                });
+                survey.states.insert(node.product.clone(), state);
+            }
+        }
+        survey
+    }
+
+    /// What there is of an artifact.
+    pub fn state(&self, product: &Product) -> &State {
+        self.states.get(product).unwrap_or(&State::Missing)
+    }
+
+    /// Whether a step has nothing to do, as far as the store tells.
+    pub fn is_done(&self, step: &Step) -> bool {
+        !step.makes.is_empty() && step.makes.iter().all(|node| matches!(self.state(&node.product), State::Done { .. }))
+    }
+
+    fn look(&self, product: &Product) -> Result<State> {
+        if let Some(source) = self.graph.import_source(product)? {
+            return self.import(product, &source);
+        }
+        let inputs = match self.waits_for(self.graph.planned_inputs(product)?.into_iter().map(|input| input.product)) {
+            // Now that they are there, they say which they are.
+            waits if waits.is_empty() => self.graph.inputs(product)?,
+            waits => return self.not_yet(product, waits),
+        };
+        let counted = self.graph.counted_by(product)?;
+        let waits = self.waits_for(inputs.into_iter().map(|input| input.product).chain(counted));
+        if !waits.is_empty() {
+            return self.not_yet(product, waits);
+        }
+        match product {
+            Product::Evaluation(model, unit) => self.evaluation(product, model, unit),
+            _ => self.by_recipe(product, &self.graph.recipe(product)?),
+        }
+    }
+
+    /// Those that are not done, in words.
+    fn waits_for(&self, products: impl Iterator<Item = Product>) -> Vec<String> {
+        let name = |product: &Product| format!("{}/{}", product.kind(), self.graph.name_of(product));
+        let open = products.filter(|product| !matches!(self.state(product), State::Done { .. }));
+        let mut told: Vec<String> = Vec::new();
+        for product in open {
+            let text = format!("{} is {}", name(&product), self.state(&product).word());
+            if !told.contains(&text) {
+                told.push(text);
+            }
+        }
+        told
+    }
+
+    fn not_yet(&self, product: &Product, changed: Vec<String>) -> Result<State> {
+        Ok(match self.newest(product)? {
+            Some(found) => State::Stale { reference: found.manifest.reference(), changed },
+            None => State::Missing,
+        })
+    }
+
+    fn newest(&self, product: &Product) -> Result<Option<Artifact>> {
+        let name = self.graph.name_of(product);
+        if self.graph.store.versions(product.kind(), &name)?.is_empty() {
+            return Ok(None);
+        }
+        self.graph.store.get(&Reference { kind: product.kind(), name, version: Version::Latest }).map(Some)
+    }
+
+    fn by_recipe(&self, product: &Product, recipe: &Recipe) -> Result<State> {
+        if let Some(found) = self.graph.store.find(recipe)? {
+            return Ok(State::Done { reference: found.manifest.reference() });
+        }
+        Ok(match self.newest(product)? {
+            Some(found) => {
+                State::Stale { reference: found.manifest.reference(), changed: differences(&found.manifest, recipe) }
+            }
+            None => State::Missing,
+        })
+    }
+
+    fn import(&self, product: &Product, source: &import::Source) -> Result<State> {
+        let name = self.graph.name_of(product);
+        let imported = import::recall(self.graph.store, product.kind(), &name, source)?;
+        let recipe = match (self.graph.recipe(product), &imported) {
+            (Ok(recipe), _) => recipe,
+            // What was imported of a source that is gone is used.
+            (Err(error), Some(found)) if is_gone(&error) => {
+                return Ok(State::Done { reference: found.manifest.reference() });
+            }
+            (Err(error), _) => return Err(error),
+        };
+        match imported {
+            // The import that stages use is of other files than are there now,
+            // whether those were imported before or not.
+            Some(found) if found.manifest.identity != recipe.identity() => Ok(State::Stale {
+                reference: found.manifest.reference(),
+                changed: differences(&found.manifest, &recipe),
+            }),
+            _ => self.by_recipe(product, &recipe),
+        }
+    }
+
+    /// An evaluation is compared by model and settings: its tasks and data are
+    /// taken to be those that it was made from.
+    fn evaluation(&self, product: &Product, model: &ModelId, unit: &str) -> Result<State> {
+        let Some(found) = self.newest(product)? else { return Ok(State::Missing) };
+        let m = &found.manifest;
+        let done = State::Done { reference: m.reference() };
+        let answers = m.parents.iter().filter(|parent| parent.role == "answers");
+        let answers: Vec<Artifact> =
+            answers.map(|parent| self.graph.store.get(&parent.reference.parse()?)).collect::<Result<_>>()?;
+        let weights = self.graph.model(model)?.manifest.content;
+        let is_others = |answers: &Artifact| {
+            answers.manifest.parents.iter().any(|parent| parent.role == "model" && parent.content != weights)
+        };
+        if answers.iter().any(is_others) {
+            let changed = vec!["the answers are of another model".into()];
+            return Ok(State::Stale { reference: m.reference(), changed });
+        }
+        if unit == MT_BENCH {
+            return Ok(done);
+        }
+        let limit = self.graph.run.eval.limit as u64;
+        let counts = m.facts.get("documents").and_then(Value::as_object);
+        let documents = counts.into_iter().flat_map(|counts| counts.values().filter_map(Value::as_u64));
+        let inputs = UnitInputs {
+            name: unit,
+            tasks: m.params["tasks"].clone(),
+            data: m.parents.iter().filter(|parent| parent.is_outside()).cloned().collect(),
+            generates: !answers.is_empty(),
+            is_whole: documents.into_iter().all(|count| limit == 0 || count <= limit),
+        };
+        let recipe = self.graph.evaluation_recipe(model, &inputs, answers.first())?;
+        self.by_recipe(product, &recipe)
+    }
+}
+
+fn is_gone(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// What an artifact was made by and from, against what it would be now.
+fn differences(was: &Manifest, now: &Recipe) -> Vec<String> {
+    let mut told = Vec::new();
+    if was.stage != now.stage {
+        let (a, b) = (&was.stage, &now.stage);
+        told.push(format!(
+            "it was made by {} version {}, now it is {} version {}",
+            a.name, a.version, b.name, b.version
+        ));
+    }
+    values("", &was.params, &now.params, &mut told);
+    for parent in &now.parents {
+        let same_place = |other: &&spin_store::Parent| {
+            other.role == parent.role && (!parent.is_outside() || other.reference == parent.reference)
+        };
+        match was.parents.iter().find(same_place) {
+            Some(other) if other.content == parent.content => {}
+            Some(other) if other.reference == parent.reference => told.push(format!("{} changed", parent.reference)),
+            Some(other) => told.push(format!("{} was {}, is {}", parent.role, other.reference, parent.reference)),
+            None => told.push(format!("{} {} is new", parent.role, parent.reference)),
+        }
+    }
+    let gone = was.parents.iter().filter(|other| {
+        !now.parents
+            .iter()
+            .any(|parent| parent.role == other.role && (!other.is_outside() || parent.reference == other.reference))
+    });
+    told.extend(gone.map(|parent| format!("{} {} is not used any more", parent.role, parent.reference)));
+    if told.len() > TOLD {
+        let more = told.len() - TOLD;
+        told.truncate(TOLD);
+        told.push(format!("and {more} more"));
+    }
+    told
+}
+
+/// The leaves in which two values differ.
+fn values(path: &str, was: &Value, now: &Value, told: &mut Vec<String>) {
+    match (was, now) {
+        (a, b) if a == b => {}
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            for key in keys {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let at = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
+                values(&path, &at(a), &at(b), told);
+            }
+        }
+        (a, b) => told.push(format!("{path} was {}, is {}", short(a), short(b))),
+    }
+}
+
+/// A value in a few words.
+fn short(value: &Value) -> String {
+    if value.is_null() {
+        return "not set".into();
+    }
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
