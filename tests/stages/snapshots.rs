@@ -50,6 +50,7 @@ fn all_said(dir: &Path, lines: &[&str]) -> String {
 
 #[test]
 fn help() {
+    let listed = Regex::new(r"(?m)^  ([a-z]+)  +[A-Z]").expect("a pattern");
     for (program, commands) in [
         ("spin-store", &["import", "ls", "show", "lineage", "verify", "plan"][..]),
         ("spin-run", &["plan", "run", "status"]),
@@ -64,7 +65,6 @@ fn help() {
             assert!(!text.contains("[exit"), "{text}");
         }
         // A command that nobody wrote down here.
-        let listed = Regex::new(r"(?m)^  ([a-z]+)  +[A-Z]").expect("a pattern");
         let (_, list) = text.split_once("Commands:\n").unwrap_or_default();
         let (list, _) = list.split_once("\n\n").unwrap_or_default();
         let listed: Vec<&str> = listed.captures_iter(list).map(|c| c.get(1).expect("a name").as_str()).collect();
