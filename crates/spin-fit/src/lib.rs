@@ -6,7 +6,8 @@
 //! those are cut into forward passes, [`learner`] makes one update, [`trainer`]
 //! runs updates with evaluations and checkpoints, [`metrics`] is what is
 //! recorded, [`mod@reference`] computes the opponent's log-probabilities once,
-//! [`stage`] ties them to artifacts.
+//! [`start`] loads the model that a training starts from, [`stage`] ties them to
+//! artifacts.
 //!
 //! [`mod@merge`] turns an adapter into whole weights.
 //!
@@ -24,8 +25,10 @@ pub mod objective;
 pub mod optim;
 mod publish;
 pub mod reference;
+mod rows;
 pub mod schedule;
 pub mod stage;
+pub mod start;
 #[cfg(test)]
 mod testing;
 pub mod trainer;

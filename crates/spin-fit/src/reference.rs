@@ -12,7 +12,7 @@ use spin_store::{Artifact, Left, Making, Staged, Step, table};
 
 use crate::batches::Limit;
 use crate::error::{FitError, Result};
-use crate::stage::kind_of;
+use crate::start::kind_of;
 use crate::watch::Watch;
 
 /// Pairs per part: what a restart may lose.
@@ -75,12 +75,14 @@ pub fn read(
     };
     for (role, what, expected) in [("model", "weights", model), ("pairs", "pairs", pairs)] {
         let parent = reference.manifest.parents.iter().find(|p| p.role == role);
-        let name = |reference: &str, content: &str| format!("{reference} ({})", &content[..content.len().min(12)]);
+        let name = |reference: &dyn std::fmt::Display, content: &str| {
+            format!("{reference} ({})", &content[..content.len().min(12)])
+        };
         match parent {
             Some(parent) if parent.content == expected.manifest.content => {}
             Some(parent) => {
                 let expected = name(&expected.reference(), &expected.manifest.content);
-                return refuse(what, name(&parent.reference, &parent.content), expected);
+                return refuse(what, name(&parent.origin, &parent.content), expected);
             }
             None => return refuse(what, "none recorded".into(), expected.reference()),
         }

@@ -1,52 +1,23 @@
 //! The stage: what is trained on what, and what is published.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde_json::{Map, Value, json};
-use spin_model::{CausalLm, ModelConfig};
-use spin_run::graph::{Graph, ModelId, PairsOf, Product, Split};
-use spin_run::run::{FitConfig, FitDtype, Init, Objective};
-use spin_run::schema::{Demonstration, Pair, Row};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Step, StoreError};
-use spin_text::Codec;
+use spin_model::CausalLm;
+use spin_run::graph::{Graph, ModelId, PairsOf, Product};
+use spin_run::run::{FitConfig, Init, Objective};
+use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Step};
 
 use crate::batches::Limit;
 use crate::checkpoint::Settings;
-use crate::data::{self, Example};
-use crate::error::{FitError, Result};
+use crate::data;
+use crate::error::Result;
 use crate::metrics::{events, flops};
 use crate::publish;
 use crate::reference;
+use crate::rows::{Rows, demonstrations, read_pairs, split};
+use crate::start::{adapted, check_adapter, kind_of, load};
 use crate::trainer::{End, Files, Job, Trainer};
 use crate::watch::Watch;
-
-/// Where the model is computed.
-///
-/// # Errors
-/// When there is no such device, or this program was built without it.
-pub fn device(name: &str) -> Result<Device> {
-    let problem = |problem: String| FitError::Device { device: name.to_owned(), problem };
-    if name == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cuda", _) if !cfg!(feature = "cuda") => {
-            Err(problem("this program was built without it; build with `--features cuda`".into()))
-        }
-        ("cuda", ordinal) => {
-            let ordinal = ordinal.parse().map_err(|_| problem("give cuda or cuda:N".into()))?;
-            Device::new_cuda(ordinal).map_err(|error| problem(error.to_string()))
-        }
-        _ => Err(problem("give cpu, cuda or cuda:N".into())),
-    }
-}
-
-/// `cuda` of `cuda:1`: which one of several computes changes nothing.
-pub(crate) fn kind_of(device: &str) -> &str {
-    device.split(':').next().unwrap_or(device)
-}
 
 /// What is not of the training itself.
 #[derive(Clone, Debug)]
@@ -229,107 +200,4 @@ pub fn settings_of(recipe: &Recipe, device: &str) -> Settings {
         }
     }
     Settings::of(&value)
-}
-
-fn load(start: &Artifact, graph: &Graph<'_>, config: &FitConfig, random: bool, device: &Device) -> Result<CausalLm> {
-    let dtype = match config.dtype {
-        FitDtype::F32 => DType::F32,
-        FitDtype::Bf16 => DType::BF16,
-    };
-    let model = match random {
-        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, device)?.to_dtype(dtype)?,
-        false => CausalLm::load(&start.dir, device, dtype)?,
-    };
-    Ok(model.with_recompute(config.recompute_every))
-}
-
-/// Checks an adapter to start from as far as that goes without weights.
-fn check_adapter(graph: &Graph<'_>, config: &FitConfig) -> Result<()> {
-    let Some((lora, from)) = config.lora.as_ref().and_then(|lora| Some((lora, lora.from.as_ref()?))) else {
-        return Ok(());
-    };
-    let dir = graph.run.resolve(from);
-    let path = dir.join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
-    let found = spin_model::LoraConfig::from_json(&text, &path.display().to_string())?;
-    let wanted = publish::peft(lora);
-    if found.r == wanted.r && found.scale() == wanted.scale() { Ok(()) } else { Err(other_adapter(&dir, &found)) }
-}
-
-fn other_adapter(dir: &Path, found: &spin_model::LoraConfig) -> FitError {
-    FitError::OtherAdapter { path: dir.display().to_string(), found: found.to_json("").replace('\n', " ") }
-}
-
-/// The model with the adapter that is trained instead of its weights, if the
-/// configuration has one. The reference was computed without it.
-fn adapted(model: &CausalLm, config: &FitConfig, graph: &Graph<'_>, start: &Artifact, seed: u64) -> Result<CausalLm> {
-    let Some(lora) = &config.lora else { return Ok(model.clone()) };
-    let wanted = publish::peft(lora);
-    let Some(from) = &lora.from else { return Ok(model.with_new_adapter(&wanted, seed)?) };
-    let dir = graph.run.resolve(from);
-    let model = model.load_adapter(&dir, Some(&start.manifest.content))?;
-    match model.adapter() {
-        Some(found) if !model.adapter_is(&wanted) => Err(other_adapter(&dir, found)),
-        _ => Ok(model),
-    }
-}
-
-/// What is trained on, and the table it is from.
-enum Rows {
-    /// Pairs, without their reference yet.
-    Pairs(Vec<Pair>, String),
-    /// Rows of a supervised training.
-    Examples(Vec<Example>, String),
-}
-
-impl Rows {
-    /// Checks that something is left to train on.
-    fn check(&self, config: &FitConfig, facts: &Map<String, Value>) -> Result<()> {
-        let (ids, table): (BTreeSet<&str>, _) = match self {
-            Rows::Pairs(rows, table) => (rows.iter().map(|p| p.row_id.as_str()).collect(), table),
-            Rows::Examples(rows, table) => (rows.iter().map(|e| e.row_id.as_str()).collect(), table),
-        };
-        let held_out = if config.eval_every > 0 { config.eval_rows } else { 0 };
-        if ids.len() > held_out {
-            return Ok(());
-        }
-        let dropped = facts.get("dropped_over_length").map_or_else(String::new, |n| format!(", {n} too long"));
-        Err(FitError::NoRows {
-            table: table.clone(),
-            why: format!("{} rows fit{dropped}, {held_out} are to be held out", ids.len()),
-            remedy: if ids.is_empty() { "raise template.max_length" } else { "lower eval_rows" }.into(),
-        })
-    }
-}
-
-/// Pairs that the model can read.
-fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>> {
-    let rows = Pair::read_all(pairs)?;
-    let config = ModelConfig::load(&model.dir)?;
-    data::check_pairs(&rows, config.vocab_size, config.max_position_embeddings, &pairs.reference())?;
-    Ok(rows)
-}
-
-/// Rows of a supervised training, and the table they are from.
-fn demonstrations(graph: &Graph<'_>, start: &Artifact, facts: &mut Map<String, Value>) -> Result<Rows> {
-    let artifact = graph.demonstrations(Split::Train)?;
-    let config = ModelConfig::load(&start.dir)?;
-    let codec = Codec::of_run(&start.dir, graph.chat()?)?;
-    codec.check_vocab(config.vocab_size)?;
-    let template = &graph.run.template;
-    let context = config.max_position_embeddings;
-    let rows = Demonstration::read_all(&artifact)?;
-    let (examples, dropped) = data::of_demonstrations(&rows, &codec, template, context, &artifact.reference())?;
-    facts.insert("dropped_over_length".into(), json!(dropped));
-    Ok(Rows::Examples(examples, artifact.reference()))
-}
-
-/// Rows to train on and rows held out.
-fn split(examples: Vec<Example>, config: &FitConfig, facts: &mut Map<String, Value>) -> (Vec<Example>, Vec<Example>) {
-    if config.eval_every == 0 {
-        return (examples, Vec::new());
-    }
-    let (examples, held_out) = data::hold_out(examples, config.eval_rows);
-    facts.insert("held_out".into(), json!(held_out.len()));
-    (examples, held_out)
 }

@@ -6,7 +6,7 @@ use walkdir::WalkDir;
 
 use crate::digest;
 use crate::error::{Result, StoreError};
-use crate::manifest::{self, FileEntry, Manifest, Parent};
+use crate::manifest::{self, FileEntry, Manifest, Origin, Parent};
 
 /// A published artifact.
 #[derive(Clone, Debug)]
@@ -90,7 +90,11 @@ impl Artifact {
 
     /// This artifact as an input.
     pub fn as_parent(&self, role: &str) -> Parent {
-        Parent { role: role.into(), reference: self.manifest.reference(), content: self.manifest.content.clone() }
+        Parent {
+            role: role.into(),
+            origin: Origin::Artifact(self.manifest.reference()),
+            content: self.manifest.content.clone(),
+        }
     }
 
     /// `kind/name@vN`.

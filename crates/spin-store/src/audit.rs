@@ -48,18 +48,17 @@ pub fn parent_problems(store: &Store, artifact: &Artifact) -> Vec<StoreError> {
     let manifest = artifact.dir.join(crate::manifest::FILE_NAME);
     let mut problems = Vec::new();
     for parent in artifact.manifest.parents.iter().filter(|p| !p.is_outside()) {
-        let found = parent.reference.parse().and_then(|r| store.get(&r));
-        match found {
+        match store.parent(parent) {
             // Nothing is known of a parent that cannot be read.
             Err(e) if !e.is_difference() => problems.push(e),
             Err(e) => problems.push(StoreError::corrupt(
                 &manifest,
-                format!("its parent {} is not there ({e})", parent.reference),
+                format!("its parent {} is not there ({e})", parent.origin),
                 "restore the parent, or treat this artifact as unproven",
             )),
             Ok(p) if p.manifest.content != parent.content => problems.push(StoreError::corrupt(
                 &manifest,
-                format!("its parent {} has other content than it was made from", parent.reference),
+                format!("its parent {} has other content than it was made from", parent.origin),
                 "restore the parent, or make this artifact again",
             )),
             Ok(_) => {}
@@ -116,7 +115,7 @@ fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<Stri
         lineage.parents.push(if parent.is_outside() {
             Lineage {
                 role: parent.role.clone(),
-                reference: parent.reference.clone(),
+                reference: parent.origin.to_string(),
                 content: parent.content.clone(),
                 stage: String::new(),
                 seed: None,
@@ -124,7 +123,7 @@ fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<Stri
                 parents: Vec::new(),
             }
         } else {
-            node(store, &store.get(&parent.reference.parse()?)?, &parent.role, seen)?
+            node(store, &store.parent(parent)?, &parent.role, seen)?
         });
     }
     Ok(lineage)

@@ -193,9 +193,3 @@ pub fn is_bad_file(action: &str, source: &std::io::Error) -> bool {
         _ => false,
     }
 }
-
-/// For a program's exit code: whether an error of a chain is a
-/// [`StoreError`] that blames the input.
-pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_bad_input)
-}

@@ -31,6 +31,6 @@ pub use artifact::Artifact;
 pub use error::{Result, StoreError};
 pub use kind::Kind;
 pub use make::{Context, Left, Making, Outcome, Share, Staged, Step, Watch};
-pub use manifest::{FileEntry, Manifest, Parent, StageId};
+pub use manifest::{FileEntry, Manifest, Origin, Parent, StageId};
 pub use row::Row;
 pub use store::{Recipe, Reference, Store, Version};

@@ -11,6 +11,7 @@
 //! means a new layout number, because an old reader would not know what it
 //! leaves out.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -37,29 +38,72 @@ pub struct StageId {
     pub version: u32,
 }
 
+/// Where an input of an artifact lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Origin {
+    /// In the store, as `kind/name@vN`, whether this program knows the kind or
+    /// not.
+    Artifact(String),
+    /// Outside of it: a file, by its name.
+    File(String),
+    /// Outside of it, in words that earlier releases wrote (`questions and
+    /// judge prompts`).
+    Words(String),
+}
+
+/// What stands before the name of a file.
+const FILE: &str = "file:";
+
+impl From<String> for Origin {
+    fn from(text: String) -> Origin {
+        if let Some(name) = text.strip_prefix(FILE) {
+            return Origin::File(name.into());
+        }
+        let is_artifact = text.rsplit_once("@v").is_some_and(|(name, version)| {
+            name.contains('/') && !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())
+        });
+        if is_artifact { Origin::Artifact(text) } else { Origin::Words(text) }
+    }
+}
+
+impl From<Origin> for String {
+    fn from(origin: Origin) -> String {
+        origin.to_string()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Artifact(text) | Origin::Words(text) => f.write_str(text),
+            Origin::File(name) => write!(f, "{FILE}{name}"),
+        }
+    }
+}
+
 /// An input of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     /// What it was used as, e.g. `model` or `samples`.
     pub role: String,
-    /// `kind/name@vN`, or `file:NAME` for a file outside the store.
-    pub reference: String,
+    /// Where it lies.
+    #[serde(rename = "reference")]
+    pub origin: Origin,
     /// Its `content` digest, or the digest of the outside file.
     pub content: String,
 }
 
 impl Parent {
-    /// Whether it lies outside the store: a `file:NAME`, or the words that
-    /// stood there before (`questions and judge prompts`). Anything in the form
-    /// `kind/name@vN` is an artifact, whether this program knows its kind or
-    /// not.
+    /// A file outside of the store, by its name and digest.
+    pub fn file(role: impl Into<String>, name: impl fmt::Display, content: impl Into<String>) -> Parent {
+        Parent { role: role.into(), origin: Origin::File(name.to_string()), content: content.into() }
+    }
+
+    /// Whether it lies outside the store.
     pub fn is_outside(&self) -> bool {
-        let reference = &self.reference;
-        let is_artifact = reference.rsplit_once("@v").is_some_and(|(name, version)| {
-            name.contains('/') && !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())
-        });
-        reference.starts_with("file:") || !is_artifact
+        !matches!(self.origin, Origin::Artifact(_))
     }
 }
 
@@ -204,7 +248,10 @@ mod tests {
     #[test]
     fn what_is_no_reference_lies_outside() {
         let outside = |reference: &str| {
-            Parent { role: "r".into(), reference: reference.into(), content: "c".into() }.is_outside()
+            let parent: Parent =
+                serde_json::from_value(json!({"role": "r", "reference": reference, "content": "c"})).unwrap();
+            assert_eq!(serde_json::to_value(&parent).unwrap()["reference"], reference);
+            parent.is_outside()
         };
         for reference in
             ["file:a.jsonl", "file:models/x@v1", "questions and judge prompts", "-", "a@v1", "a/b@v", "a/b"]

@@ -278,6 +278,15 @@ impl Store {
         }
     }
 
+    /// The artifact that a parent in the store is.
+    ///
+    /// # Errors
+    /// When it is not there, is of a kind that this program does not know, lies
+    /// outside of the store, or its record is damaged.
+    pub fn parent(&self, parent: &Parent) -> Result<Artifact> {
+        self.get(&parent.origin.to_string().parse()?)
+    }
+
     /// The newest artifact with the recipe's name and identity, if any.
     ///
     /// # Errors

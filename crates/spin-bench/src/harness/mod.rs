@@ -11,11 +11,13 @@
 
 pub mod dataset;
 pub mod encode;
+pub mod evaluator;
 pub mod filter;
 pub mod jinja;
 pub mod literal;
 pub mod measure;
 pub mod pins;
+pub mod prepared;
 pub mod prompt;
 pub mod registry;
 pub mod stage;

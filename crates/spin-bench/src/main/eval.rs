@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::json;
 use spin_bench::BenchError;
+use spin_bench::harness::evaluator::Evaluator;
 use spin_bench::harness::registry::Registry;
-use spin_bench::harness::stage::Evaluator;
 use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
 use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry};
 use spin_bench::secret::Secret;
@@ -30,8 +30,8 @@ pub struct Args {
     /// Override a key of the run file, e.g. --set eval.limit=100
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
     set: Vec<String>,
-    /// Evaluate the model that entered this iteration
-    #[arg(long, conflicts_with = "model")]
+    /// Evaluate the model that enters this round, θN: of R rounds, N = R is the last model
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     iteration: Option<usize>,
     /// Evaluate a [[baseline]] of the run file
     #[arg(long, conflicts_with_all = ["iteration", "model"])]
@@ -186,7 +186,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         for warning in &unit.warnings {
             say(&format!("warning: {warning}"));
         }
-        if Evaluator::generates(&unit)
+        if unit.generates()
             && let (requests, true) = evaluator.requests(&unit, &context)?
         {
             say(&format!("made {}: {} prompts", requests.reference(), requests.manifest.rows()));

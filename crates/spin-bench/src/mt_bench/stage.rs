@@ -63,11 +63,7 @@ impl<'a> Conversations<'a> {
         let model = graph.model(id)?;
         model.verify()?;
         let codec = Codec::of_run(&model.dir, graph.chat()?)?;
-        let parent = |(name, content): &(String, String)| Parent {
-            role: format!("data {NAME}"),
-            reference: format!("file:{name}"),
-            content: content.clone(),
-        };
+        let parent = |(name, content): &(String, String)| Parent::file(format!("data {NAME}"), name, content);
         let data = bench.files.iter().map(parent).collect();
         Ok(Self { graph, id, codec, bench, data })
     }

@@ -45,6 +45,5 @@ fn stage_of(kind: Kind) -> StageId {
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {
-    let name = path.to_string_lossy();
-    Parent { role: role.into(), reference: format!("file:{name}"), content }
+    Parent::file(role, path.to_string_lossy(), content)
 }

@@ -11,7 +11,7 @@ use super::stamp::Stamp;
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
-use spin_store::manifest::Parent;
+use spin_store::manifest::{Origin, Parent};
 use spin_store::{Artifact, Context, Making, Recipe, Staged, Store};
 
 /// How many names of files that were left out a manifest keeps.
@@ -57,7 +57,7 @@ pub fn model_recipe_of(store: &Store, name: &str, dir: &Path, rehash: bool) -> R
     }
     for file in &listing.files {
         let (content, _) = digest::of_file(&dir.join(file))?;
-        recipe.parents.push(Parent { role: "file".into(), reference: format!("file:{}", file.display()), content });
+        recipe.parents.push(Parent::file("file", file.display(), content));
     }
     // Earlier releases took every file there was. A version that has this
     // model's files, and whatever else lay beside them, is this model.
@@ -70,7 +70,10 @@ pub fn model_recipe_of(store: &Store, name: &str, dir: &Path, rehash: bool) -> R
 /// Whether what was imported is the model that is there now, once what is no
 /// part of a model is left out.
 fn same_model(imported: &[Parent], now: &[Parent], listing: &Listing) -> bool {
-    let path = |parent: &Parent| parent.reference.strip_prefix("file:").unwrap_or_default().to_owned();
+    let path = |parent: &Parent| match &parent.origin {
+        Origin::File(name) => name.clone(),
+        Origin::Artifact(_) | Origin::Words(_) => String::new(),
+    };
     let names: BTreeSet<String> = imported.iter().map(path).collect();
     let of_the_model: Vec<_> = imported
         .iter()
@@ -95,8 +98,8 @@ fn copied(making: &Making<'_>, dir: &Path) -> Result<Staged> {
     // Before the copy: whatever changes from here on has another stamp.
     let mut environment = Map::new();
     environment.insert("source".into(), Stamp::of(dir, &files)?.to_json());
-    let listed = files.iter().map(|file| format!("file:{}", file.display()));
-    if !listed.eq(recipe.parents.iter().map(|parent| parent.reference.clone())) {
+    let listed = files.iter().map(|file| Origin::File(file.display().to_string()));
+    if !listed.eq(recipe.parents.iter().map(|parent| parent.origin.clone())) {
         return Err(changed(dir));
     }
     let staged = making.staging()?;

@@ -50,7 +50,7 @@ impl Place {
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(self.path(file), to).unwrap();
             let content = digest::of_file(&self.path(file)).unwrap().0;
-            recipe.parents.push(Parent { role: "file".into(), reference: format!("file:{file}"), content });
+            recipe.parents.push(Parent::file("file", file, content));
         }
         let mut environment = Map::new();
         let dir = self.path("").canonicalize().unwrap();
@@ -143,7 +143,7 @@ fn the_file_systems_word_is_taken_where_it_proves_something_and_never_with_rehas
     let staged = place.store.staging().unwrap();
     fs::write(staged.path().join("config.json"), "other").unwrap();
     let content = digest::of_bytes(b"other");
-    let parents = vec![Parent { role: "file".into(), reference: "file:config.json".into(), content }];
+    let parents = vec![Parent::file("file", "config.json", content)];
     let recipe = Recipe { parents: parents.clone(), ..place.recipe() };
     let environment = [("source".to_owned(), source)].into_iter().collect();
     publish(&place.store, &recipe, Staged { dir: staged, facts: Map::new(), environment });

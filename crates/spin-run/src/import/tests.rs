@@ -266,7 +266,7 @@ fn shards_are_one_table_with_all_files_as_parents() {
     let rows = Demonstration::read_all(&artifact).unwrap();
     assert_eq!(rows.iter().map(|r| r.row_id.as_str()).collect::<Vec<_>>(), ["000000", "000001"]);
     assert_eq!(rows[1].prompt, user("q1"));
-    let names: Vec<&str> = artifact.manifest.parents.iter().map(|p| p.reference.as_str()).collect();
+    let names: Vec<String> = artifact.manifest.parents.iter().map(|p| p.origin.to_string()).collect();
     assert_eq!(names, ["file:a.jsonl", "file:b.jsonl"]);
     bench.file("s/b.jsonl", "{\"prompt\":\"q1\",\"response\":\"\"}\n");
     let error = bench.import(&bench.dir.path().join("s"), |_| {}).unwrap_err().to_string();

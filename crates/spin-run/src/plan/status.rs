@@ -196,8 +196,7 @@ impl<'a> Survey<'a> {
         let m = &found.manifest;
         let done = State::Done { reference: m.reference() };
         let answers = m.parents.iter().filter(|parent| parent.role == "answers");
-        let answers: Vec<Artifact> =
-            answers.map(|parent| self.graph.store.get(&parent.reference.parse()?)).collect::<Result<_>>()?;
+        let answers: Vec<Artifact> = answers.map(|parent| self.graph.store.parent(parent)).collect::<Result<_>>()?;
         let weights = self.graph.model(model)?.manifest.content;
         let is_others = |answers: &Artifact| {
             answers.manifest.parents.iter().any(|parent| parent.role == "model" && parent.content != weights)
@@ -241,21 +240,21 @@ fn differences(was: &Manifest, now: &Recipe) -> Vec<String> {
     values("", &was.params, &now.params, &mut told);
     for parent in &now.parents {
         let same_place = |other: &&spin_store::Parent| {
-            other.role == parent.role && (!parent.is_outside() || other.reference == parent.reference)
+            other.role == parent.role && (!parent.is_outside() || other.origin == parent.origin)
         };
         match was.parents.iter().find(same_place) {
             Some(other) if other.content == parent.content => {}
-            Some(other) if other.reference == parent.reference => told.push(format!("{} changed", parent.reference)),
-            Some(other) => told.push(format!("{} was {}, is {}", parent.role, other.reference, parent.reference)),
-            None => told.push(format!("{} {} is new", parent.role, parent.reference)),
+            Some(other) if other.origin == parent.origin => told.push(format!("{} changed", parent.origin)),
+            Some(other) => told.push(format!("{} was {}, is {}", parent.role, other.origin, parent.origin)),
+            None => told.push(format!("{} {} is new", parent.role, parent.origin)),
         }
     }
     let gone = was.parents.iter().filter(|other| {
         !now.parents
             .iter()
-            .any(|parent| parent.role == other.role && (!other.is_outside() || parent.reference == other.reference))
+            .any(|parent| parent.role == other.role && (!other.is_outside() || parent.origin == other.origin))
     });
-    told.extend(gone.map(|parent| format!("{} {} is not used any more", parent.role, parent.reference)));
+    told.extend(gone.map(|parent| format!("{} {} is not used any more", parent.role, parent.origin)));
     if told.len() > TOLD {
         let more = told.len() - TOLD;
         told.truncate(TOLD);
