@@ -268,3 +268,18 @@ fn a_full_disk_leaves_the_store_as_it_was() {
     project.run("spin-sample --iteration 0");
     project.run("spin-store verify --store store");
 }
+
+/// Which failures of the system are the input's is said in three crates that
+/// share no dependency: they agree.
+#[test]
+fn all_crates_blame_the_same_failures_of_the_system() {
+    // All codes of Linux.
+    for code in 1..134 {
+        let error = || std::io::Error::from_raw_os_error(code);
+        let path = || std::path::PathBuf::from("x");
+        let of_store = StoreError::Io { action: "read", path: path(), source: error() }.is_bad_input();
+        let of_model = spin_model::Error::Read { path: path(), source: error() }.is_bad_input();
+        let of_text = spin_text::TextError::Read { path: path(), source: error() }.is_bad_input();
+        assert_eq!((of_model, of_text), (of_store, of_store), "{}", error());
+    }
+}

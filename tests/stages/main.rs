@@ -15,6 +15,7 @@
 //! - `leaderboard`: tasks of lm-evaluation-harness, custom ones, a judge
 //! - `tasks_wild`: tasks that follow from the data, task files in the wild, judges and secrets
 //! - `run_files`: the run files that ship can be read
+//! - `logs`: messages as objects, for schedulers
 //! - `runs`: plans, what is done and why not, runs that stop, share and go on
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `old_store`: a store of an earlier release is read and extended
@@ -31,6 +32,7 @@ mod engines;
 mod imports;
 mod killed;
 mod leaderboard;
+mod logs;
 mod loop_runs;
 mod models;
 mod old_store;

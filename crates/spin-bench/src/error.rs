@@ -140,19 +140,18 @@ fn list(places: &[PathBuf]) -> String {
     places.join(" or ")
 }
 
-/// For a program's exit code: whether the input is to blame.
-pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(error) = error.downcast_ref::<ReportError>() {
-        return error.is_bad_input();
-    }
-    match error.downcast_ref::<BenchError>() {
-        Some(BenchError::Store(e)) => e.is_bad_input(),
-        Some(BenchError::MtBench(e)) => e.is_bad_input(),
-        Some(BenchError::Report(e)) => e.is_bad_input(),
-        Some(BenchError::Fetch(e)) => e.is_bad_input(),
-        Some(BenchError::Text(e)) => e.is_bad_input(),
-        Some(BenchError::Model(e)) => e.is_bad_input(),
-        Some(_) => true,
-        None => spin_store::error::is_bad_input(error),
+impl BenchError {
+    /// Whether the input is to blame, rather than the machine: exit code 3
+    /// instead of 1.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            BenchError::Store(error) => error.is_bad_input(),
+            BenchError::MtBench(error) => error.is_bad_input(),
+            BenchError::Report(error) => error.is_bad_input(),
+            BenchError::Fetch(error) => error.is_bad_input(),
+            BenchError::Text(error) => error.is_bad_input(),
+            BenchError::Model(error) => error.is_bad_input(),
+            _ => true,
+        }
     }
 }

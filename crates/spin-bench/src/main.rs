@@ -14,13 +14,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use spin_bench::error::is_bad_input;
-use spin_bench::stage;
+use spin_bench::{BenchError, stage};
 use spin_cli::{Exit, RunArgs, say};
-use spin_report::table as report;
+use spin_report::{ReportError, table as report};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
-use spin_store::{Context, Store};
+use spin_store::{Context, Store, StoreError};
 
 use crate::screen::Screen;
 
@@ -41,12 +40,14 @@ struct Cli {
     /// Override a key of the run file, e.g. --set bench.batch_size=8
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Score the model that entered this iteration
-    #[arg(long, required_unless_present = "baseline")]
+    /// Score the model that enters this round, θN: of R rounds, N = R is the last model
+    #[arg(long, value_name = "N", required_unless_present = "baseline")]
     iteration: Option<usize>,
     /// Score a [[baseline]] of the run file
     #[arg(long, conflicts_with = "iteration")]
     baseline: Option<String>,
+    #[command(flatten)]
+    log: spin_cli::LogArgs,
 }
 
 #[derive(Subcommand)]
@@ -79,7 +80,7 @@ enum Format {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    spin_cli::run(is_bad_input, || match &cli.command {
+    spin_cli::run(cli.log, spin_cli::bad_input!(BenchError, ReportError, StoreError), || match &cli.command {
         Some(Command::Table { run, format }) => table(run, *format),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Compare(args)) => compare::run(args),

@@ -8,6 +8,7 @@
 mod caught;
 mod causes;
 mod children;
+mod log;
 mod process;
 mod progress;
 mod streams;
@@ -25,9 +26,10 @@ use serde_json::{Map, Value, json};
 
 pub use caught::caught;
 pub use children::{stop_child, stop_with_parent};
+pub use log::{LogArgs, LogFormat, log_as_this, log_format, pass_on, say};
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
 pub use progress::Progress;
-pub use streams::{out, printable, say};
+pub use streams::{out, printable};
 pub use watchdog::bounded;
 
 /// How a program ends. The numbers are a promise to schedulers.
@@ -80,8 +82,20 @@ pub struct RunArgs {
     pub set: Vec<String>,
 }
 
+/// Whether an error blames the input: it is of one of these types, and says so
+/// by its `is_bad_input`.
+#[macro_export]
+macro_rules! bad_input {
+    ($($error:ty),+ $(,)?) => {
+        |error: &(dyn std::error::Error + 'static)| {
+            false $(|| error.downcast_ref::<$error>().is_some_and(<$error>::is_bad_input))+
+        }
+    };
+}
+
 /// Runs a program's body and turns its result into an exit code and, on an
-/// error, one message with its causes. `is_bad_input` tells for an error of
+/// error, one message with its causes. `is_bad_input`, made by [`bad_input!`],
+/// tells for an error of
 /// the chain whether the input is to blame; a lock that another process holds
 /// ([`std::fs::TryLockError::WouldBlock`] in the chain) is [`Exit::Again`] in
 /// every program.
@@ -89,8 +103,13 @@ pub struct RunArgs {
 /// The body's verdict stands whatever becomes of its words: a reader that
 /// closes the pipe changes nothing, and a standard output that failed in
 /// another way turns success, and nothing else, into failure.
-pub fn run(is_bad_input: fn(&(dyn Error + 'static)) -> bool, body: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+pub fn run(
+    log: LogArgs,
+    is_bad_input: fn(&(dyn Error + 'static)) -> bool,
+    body: impl FnOnce() -> anyhow::Result<Exit>,
+) -> ExitCode {
     started();
+    log.start();
     keep_freed_memory();
     caught::quiet_hook();
     watchdog::start();
@@ -190,6 +209,9 @@ pub fn whoami() -> String {
     format!("process {}{host}{job}, since {since}", std::process::id())
 }
 
+/// What Slurm says of a job, by its key in records.
+const SLURM: [(&str, &str); 2] = [("slurm_job_id", "SLURM_JOB_ID"), ("slurm_array_task_id", "SLURM_ARRAY_TASK_ID")];
+
 /// Facts about this process for a manifest's `environment`.
 pub fn environment() -> Map<String, Value> {
     let mut map = Map::new();
@@ -205,7 +227,7 @@ pub fn environment() -> Map<String, Value> {
     if let Some(mib) = peak_memory_mib() {
         map.insert("peak_memory_mib".into(), json!(mib));
     }
-    for (key, variable) in [("slurm_job_id", "SLURM_JOB_ID"), ("slurm_array_task_id", "SLURM_ARRAY_TASK_ID")] {
+    for (key, variable) in SLURM {
         if let Ok(value) = std::env::var(variable) {
             map.insert(key.into(), json!(value));
         }

@@ -3,6 +3,9 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::log::{LogFormat, log_format, progress};
 
 /// How often a plain line is written when standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(20);
@@ -26,7 +29,7 @@ impl Progress {
     pub fn new(label: impl Into<String>, unit: &'static str, done: u64, total: u64) -> Self {
         let label = label.into();
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        let bar = terminal.then(|| {
+        let bar = (terminal && log_format() == LogFormat::Text).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
             let template = "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}<{eta}";
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
@@ -49,7 +52,7 @@ impl Progress {
             }
             None if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                crate::say(&self.line(message));
+                self.tell(message);
             }
             None => {}
         }
@@ -77,13 +80,18 @@ impl Progress {
         }
     }
 
-    fn line(&self, message: &str) -> String {
+    fn tell(&self, message: &str) {
         let elapsed = self.start.elapsed().as_secs_f64();
         let speed = (self.done - self.at_start) as f64 / elapsed.max(1e-9);
         let left = (self.total - self.done.min(self.total)) as f64 / speed.max(1e-9);
-        format!(
+        let text = format!(
             "{}: {}/{} {}, {speed:.1}/s, {elapsed:.0} s so far, {left:.0} s left {message}",
             self.label, self.done, self.total, self.unit
-        )
+        );
+        let numbers = json!({
+            "label": self.label, "unit": self.unit, "done": self.done, "total": self.total,
+            "per_second": speed, "seconds": elapsed, "seconds_left": left,
+        });
+        progress(&text, numbers.as_object().cloned().unwrap_or_default());
     }
 }

@@ -7,15 +7,6 @@ use std::sync::{Mutex, PoisonError};
 /// Why standard output takes no more, if it does not.
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// A line for people, on standard error. Control characters other than line
-/// breaks and tabs are shown escaped: file names and messages of others must
-/// not speak to the terminal. A standard error that takes nothing is ignored.
-pub fn say(text: &str) {
-    let text: String = text.split('\n').map(printable).collect::<Vec<_>>().join("\n");
-    // One write, so that lines of several processes do not mix.
-    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
-}
-
 /// Data, on standard output. Once it takes no more, the rest is left out and
 /// the program goes on: whoever closed the pipe has what he wanted, and a
 /// verdict stands whether it was read or not. [`run`](crate::run) turns every

@@ -162,13 +162,14 @@ pub enum FitError {
     },
 }
 
-/// For a program's exit code: whether the input is to blame.
-pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
-    match error.downcast_ref::<FitError>() {
-        Some(FitError::Store(e)) => e.is_bad_input(),
-        Some(FitError::Model(e)) => e.is_bad_input(),
-        Some(FitError::Text(e)) => e.is_bad_input(),
-        Some(
+impl FitError {
+    /// Whether the input is to blame, rather than the machine: exit code 3
+    /// instead of 1.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            FitError::Store(error) => error.is_bad_input(),
+            FitError::Model(error) => error.is_bad_input(),
+            FitError::Text(error) => error.is_bad_input(),
             FitError::Row { .. }
             | FitError::NoRows { .. }
             | FitError::OtherReference { .. }
@@ -177,9 +178,8 @@ pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
             | FitError::Device { .. }
             | FitError::StartNotFinite { .. }
             | FitError::Checkpoint { .. }
-            | FitError::OtherSettings { .. },
-        ) => true,
-        Some(_) => false,
-        None => spin_store::error::is_bad_input(error),
+            | FitError::OtherSettings { .. } => true,
+            _ => false,
+        }
     }
 }

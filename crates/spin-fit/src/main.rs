@@ -3,24 +3,38 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use candle_core::DType;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::Watch;
-use spin_fit::error::{FitError, is_bad_input};
+use spin_fit::error::FitError;
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::stage::{self, Options};
+use spin_fit::start::device;
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
 use spin_store::{Context, Left, Outcome, Store, StoreError};
 
 #[derive(Parser)]
-#[command(version, about = "Train the main player", after_help = after_help())]
-struct Training {
-    #[command(flatten)]
-    run: spin_cli::RunArgs,
+#[command(
+    version,
+    about = "Train the main player",
+    after_help = after_help(),
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The run file; one that is called merge is ./merge
+    #[arg(value_name = "RUN.toml", required = true)]
+    run: Option<PathBuf>,
+    /// Override a key of the run file, e.g. --set fit.learning_rate=1e-6
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
     #[command(flatten)]
     target: Target,
     /// The machine's peak, for the model FLOP utilisation [default: measured at the start by a short matrix product]
@@ -29,6 +43,15 @@ struct Training {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: String,
+    #[command(flatten)]
+    log: spin_cli::LogArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Merge a LoRA adapter in PEFT's format into whole weights
+    #[command(after_help = spin_cli::EXIT_CODES)]
+    Merge(Merge),
 }
 
 /// What the flags do not say.
@@ -42,16 +65,13 @@ fn after_help() -> String {
          answers.\n\
          Others: max_tokens_per_batch, dtype, recompute_every, on_nonfinite, eval_every, eval_rows, patience, \
          stop_margin, keep, the table lora; an unknown key is answered with the nearest one.\n\n\
-         An adapter becomes whole weights by: spin-fit merge BASE ADAPTER OUT\n\n\
          A training can be watched while it runs: tensorboard --logdir STORE/.work; a finished one lies under \
          STORE/metrics.\n\n{}",
         spin_cli::EXIT_CODES
     )
 }
 
-/// Merge a LoRA adapter in PEFT's format into whole weights
-#[derive(Parser)]
-#[command(bin_name = "spin-fit merge", version, after_help = spin_cli::EXIT_CODES)]
+#[derive(clap::Args)]
 struct Merge {
     /// Hugging Face directory of the base model
     base: PathBuf,
@@ -74,8 +94,8 @@ enum Dtype {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// Train the main player of this iteration
-    #[arg(long)]
+    /// Train the main player of this round: from the model that enters it, θN, the next, θN+1
+    #[arg(long, value_name = "N")]
     iteration: Option<usize>,
     /// Train θ0 by supervised fine-tuning
     #[arg(long)]
@@ -141,26 +161,26 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    // The one other command; a run file of that name is `./merge`.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "merge") {
-        let Merge { base, adapter, out, dtype } = Merge::parse_from(std::env::args_os().skip(1));
-        let dtype = match dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F16 => DType::F16,
-        };
-        return spin_cli::run(is_bad_input, || {
-            merge(&base, &adapter, &out, dtype)?;
-            say(&format!("made {}", out.display()));
-            Ok(Exit::Done)
-        });
-    }
-    let cli = Training::parse();
-    spin_cli::run(is_bad_input, || body(&cli))
+    let cli = Cli::parse();
+    spin_cli::run(cli.log, spin_cli::bad_input!(FitError, StoreError), || match &cli.command {
+        Some(Command::Merge(args)) => merged(args),
+        None => train(&cli),
+    })
 }
 
-fn body(cli: &Training) -> anyhow::Result<Exit> {
-    let run = RunFile::load(&cli.run.run, &cli.run.set)?;
+fn merged(Merge { base, adapter, out, dtype }: &Merge) -> anyhow::Result<Exit> {
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+    };
+    merge(base, adapter, out, dtype)?;
+    say(&format!("made {}", out.display()));
+    Ok(Exit::Done)
+}
+
+fn train(cli: &Cli) -> anyhow::Result<Exit> {
+    let run = RunFile::load(cli.run.as_deref().context("give a run file")?, &cli.set)?;
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);
     let id = match (&cli.target.baseline, cli.target.iteration) {
@@ -171,7 +191,7 @@ fn body(cli: &Training) -> anyhow::Result<Exit> {
         }
         (None, None) => ModelId::Iteration(0),
     };
-    let options = Options { device: stage::device(&cli.device)?, peak_gflops: cli.peak_gflops };
+    let options = Options { device: device(&cli.device)?, peak_gflops: cli.peak_gflops };
     let stop = stop_flag()?;
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
     let holder = spin_cli::whoami();

@@ -14,6 +14,8 @@ const LAYOUT: &str = "; a model directory holds config.json and model.safetensor
 fn is_of_the_file(source: &std::io::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
     matches!(source.kind(), NotFound | NotADirectory | IsADirectory | PermissionDenied | InvalidData)
+        // A ring of links; its kind has no stable name.
+        || source.to_string().contains("symbolic links")
 }
 
 /// An error of this crate.

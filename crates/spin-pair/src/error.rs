@@ -50,13 +50,15 @@ pub enum PairError {
     },
 }
 
-/// For a program's exit code: whether the input is to blame.
-pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
-    match error.downcast_ref::<PairError>() {
-        Some(PairError::Store(e)) => e.is_bad_input(),
-        Some(PairError::Text(e)) => e.is_bad_input(),
-        Some(PairError::Polars(_)) => false,
-        Some(_) => true,
-        None => spin_store::error::is_bad_input(error),
+impl PairError {
+    /// Whether the input is to blame, rather than the machine: exit code 3
+    /// instead of 1.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            PairError::Store(error) => error.is_bad_input(),
+            PairError::Text(error) => error.is_bad_input(),
+            PairError::Polars(_) => false,
+            _ => true,
+        }
     }
 }

@@ -4,11 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use spin_cli::{Exit, say};
-use spin_pair::error::is_bad_input;
-use spin_pair::{preferences, stage};
+use spin_pair::{PairError, preferences, stage};
 use spin_run::graph::Graph;
 use spin_run::run::RunFile;
-use spin_store::{Context, Store};
+use spin_store::{Context, Store, StoreError};
 
 #[derive(Parser)]
 #[command(version, about = "Pair human answers with the opponent's, or chosen with rejected ones", after_help = spin_cli::EXIT_CODES)]
@@ -17,13 +16,15 @@ struct Cli {
     run: spin_cli::RunArgs,
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    log: spin_cli::LogArgs,
 }
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// The iteration to pair for
-    #[arg(long)]
+    /// Pair for this round: the answers of the model that enters it, θN
+    #[arg(long, value_name = "N")]
     iteration: Option<usize>,
     /// Pair the answers of this [[baseline]]'s preference set
     #[arg(long, value_name = "NAME")]
@@ -32,7 +33,7 @@ struct Target {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    spin_cli::run(is_bad_input, || {
+    spin_cli::run(cli.log, spin_cli::bad_input!(PairError, StoreError), || {
         let run = RunFile::load(&cli.run.run, &cli.run.set)?;
         let store = Store::open(&run.store_dir())?;
         let graph = Graph::new(&run, &store);

@@ -103,7 +103,7 @@ fn a_generator_that_computes_another_model_is_caught() {
         let error = place.logps().unwrap_err();
         let row_id = &place.samples[4].row_id;
         assert!(error.to_string().contains(&format!("token 7 of sample 0 of row {row_id:?}")), "{error}");
-        assert!(!crate::error::is_bad_input(&error));
+        assert!(!error.is_bad_input());
     }
     // Other weights under the same name.
     let (place, other) = (Place::new(Decoding::PLAIN), Place::new(Decoding::PLAIN));

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use spin_run::run::NameError;
 use spin_store::StoreError;
 use spin_text::TextError;
 
@@ -138,24 +137,20 @@ pub enum SampleError {
     },
 }
 
-/// For a program's exit code: whether the input is to blame.
-pub fn is_bad_input(error: &(dyn std::error::Error + 'static)) -> bool {
-    match error.downcast_ref::<SampleError>() {
-        Some(SampleError::Store(e)) => e.is_bad_input(),
-        Some(SampleError::Model { source, .. }) => source.is_bad_input(),
-        Some(SampleError::Text(e)) => e.is_bad_input(),
-        Some(
+impl SampleError {
+    /// Whether the input is to blame, rather than the machine: exit code 3
+    /// instead of 1.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            SampleError::Store(error) => error.is_bad_input(),
+            SampleError::Model { source, .. } => source.is_bad_input(),
+            SampleError::Text(error) => error.is_bad_input(),
             SampleError::Engine(_)
             | SampleError::Failed { .. }
             | SampleError::Changed { .. }
             | SampleError::Disagree { .. }
-            | SampleError::NotReplayed { .. },
-        ) => false,
-        Some(_) => true,
-        None => {
-            spin_store::error::is_bad_input(error)
-                || error.is::<NameError>()
-                || error.downcast_ref().is_some_and(TextError::is_bad_input)
+            | SampleError::NotReplayed { .. } => false,
+            _ => true,
         }
     }
 }

@@ -12,15 +12,18 @@ use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_run::graph::{Decoding, Graph, ModelId};
 use spin_run::import::Importer;
-use spin_sample::error::is_bad_input;
+use spin_run::run::NameError;
+use spin_sample::error::SampleError;
 use spin_sample::stage::{self, Missing, PartDone, Task, Watch};
-use spin_store::{Context, Left, Outcome, Store};
+use spin_store::{Context, Left, Outcome, Store, StoreError};
+use spin_text::TextError;
 
 use crate::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    spin_cli::run(is_bad_input, || body(&cli))
+    let is_bad_input = spin_cli::bad_input!(SampleError, StoreError, TextError, NameError);
+    spin_cli::run(cli.log, is_bad_input, || body(&cli))
 }
 
 fn tasks(cli: &Cli, graph: &Graph<'_>) -> anyhow::Result<Vec<Task>> {

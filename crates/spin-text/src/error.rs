@@ -275,8 +275,10 @@ impl TextError {
     pub fn is_bad_input(&self) -> bool {
         use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
         match self {
+            // As the store and the models say it.
             TextError::Read { source, .. } => {
                 matches!(source.kind(), NotFound | NotADirectory | IsADirectory | PermissionDenied | InvalidData)
+                    || source.to_string().contains("symbolic links")
             }
             _ => true,
         }

@@ -412,7 +412,7 @@ fn what_was_not_finite_before_training_is_not_blamed_on_the_learning_rate() {
     let adapted = spoilt().0.with_new_adapter(&spin_model::LoraConfig { r: 2, ..Default::default() }, 1).unwrap();
     for model in [model, adapted] {
         let error = said(model, &ragged(20, true));
-        assert!(crate::error::is_bad_input(&error), "the input is to blame");
+        assert!(error.is_bad_input(), "the input is to blame");
         let error = error.to_string();
         assert!(error.contains(&name) && !error.contains("learning_rate"), "{error}");
     }

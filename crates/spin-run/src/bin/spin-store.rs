@@ -23,6 +23,8 @@ use spin_store::{Artifact, Context, Kind, Manifest, Reference, Store, StoreError
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: spin_cli::LogArgs,
 }
 
 #[derive(Subcommand)]
@@ -124,7 +126,8 @@ fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
 }
 
 fn main() -> ExitCode {
-    spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
+    let cli = Cli::parse();
+    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
         Command::Import { source, set, name, limit, rows, rehash, store } => {
             match import_any(&ImportArgs { source, set, name, limit, rows, rehash, store }) {
                 Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => {

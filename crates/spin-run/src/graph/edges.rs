@@ -113,7 +113,7 @@ impl Graph<'_> {
         Ok(match model {
             ModelId::Iteration(0) => None,
             ModelId::Iteration(next) => {
-                self.run.check_iteration(next - 1)?;
+                self.run.check_model(*next)?;
                 Some(PairsOf::Iteration(next - 1))
             }
             ModelId::Baseline(name) => {
@@ -130,7 +130,7 @@ impl Graph<'_> {
         Ok(match model {
             ModelId::Iteration(0) => Product::Base,
             ModelId::Iteration(next) => {
-                self.run.check_iteration(next - 1)?;
+                self.run.check_model(*next)?;
                 self.weights(&ModelId::Iteration(next - 1))
             }
             ModelId::Baseline(name) => self.weights(&ModelId::Iteration(self.run.baseline_named(name)?.from)),

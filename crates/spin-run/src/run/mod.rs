@@ -259,6 +259,13 @@ pub enum NameError {
     Bad(String),
 }
 
+impl NameError {
+    /// Whether the input is to blame, rather than the machine: always.
+    pub fn is_bad_input(&self) -> bool {
+        true
+    }
+}
+
 impl RunFile {
     /// Reads a run file and applies `--set key=value` overrides in order.
     ///
@@ -334,13 +341,29 @@ impl RunFile {
         if t < self.rounds() {
             return Ok(());
         }
-        Err(StoreError::run(
-            &self.path,
-            format!(
-                "has {} [[iteration]] tables, so no iteration {t}; add a table or give a smaller number",
-                self.rounds()
-            ),
-        ))
+        let rounds = self.rounds();
+        let last = rounds.checked_sub(1).map_or_else(String::new, |last| format!(": the last is {last}"));
+        let problem = format!(
+            "has {rounds} [[iteration]] tables, so no iteration {t}{last}; add a table or give a smaller number"
+        );
+        Err(StoreError::run(&self.path, problem))
+    }
+
+    /// Checks that there is a model θN: it enters iteration N, or came out of
+    /// the last.
+    ///
+    /// # Errors
+    /// When the file has fewer iterations.
+    pub fn check_model(&self, n: usize) -> Result<()> {
+        let rounds = self.rounds();
+        if n <= rounds {
+            return Ok(());
+        }
+        let problem = format!(
+            "has {rounds} [[iteration]] tables, so no model θ{n}: the last is θ{rounds}; add a table or give a smaller \
+             number"
+        );
+        Err(StoreError::run(&self.path, problem))
     }
 
     /// `[sample]` with the overrides of iteration `t`.

@@ -25,8 +25,8 @@ pub struct Cli {
     /// Override a key of the run file, e.g. --set sample.temperature=0.7
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
     set: Vec<String>,
-    /// The iteration whose opponent answers
-    #[arg(long, required_unless_present_any = ["baseline", "model"])]
+    /// The model that enters this round answers, θN
+    #[arg(long, value_name = "N", required_unless_present_any = ["baseline", "model"])]
     iteration: Option<usize>,
     /// A baseline of the run file instead (with --bench or --eval)
     #[arg(long, conflicts_with = "iteration", requires = "scored")]
@@ -74,6 +74,8 @@ pub struct Cli {
     /// two per core, at most 8. The rows are the same
     #[arg(long, default_value_t = 0)]
     engines: usize,
+    #[command(flatten)]
+    pub log: spin_cli::LogArgs,
 }
 
 /// Paths of flags count from where the user is.

@@ -11,13 +11,15 @@ use spin_cli::{Exit, out, printable};
 use spin_run::graph::Graph;
 use spin_run::plan::{Options, Plan, State, Survey, shell_line};
 use spin_run::run::RunFile;
-use spin_store::Store;
+use spin_store::{Store, StoreError};
 
 #[derive(Parser)]
 #[command(version, about = "Plan a run, do what is missing of it, and say what is there", after_help = spin_cli::EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: spin_cli::LogArgs,
 }
 
 #[derive(Subcommand)]
@@ -98,7 +100,8 @@ impl What {
 }
 
 fn main() -> ExitCode {
-    spin_cli::run(spin_store::error::is_bad_input, || match Cli::parse().command {
+    let cli = Cli::parse();
+    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
         Command::Plan { what, format } => plan(&what, format),
         Command::Run { what, jobs, keep_going } => run::run(&what, usize::from(jobs), keep_going),
         Command::Status { what, format } => status(&what, format),

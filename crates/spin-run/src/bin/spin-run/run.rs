@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use spin_cli::{Exit, say, stop_child, stop_flag, stop_with_parent, stopping};
+use spin_cli::{Exit, log_as_this, pass_on, say, stop_child, stop_flag, stop_with_parent, stopping};
 use spin_run::graph::Graph;
 use spin_run::plan::{Plan, Schedule, Step, Survey, shell_line};
 use spin_run::run::RunFile;
@@ -154,6 +154,7 @@ impl Runner<'_> {
         if shares {
             command.stderr(Stdio::piped());
         }
+        log_as_this(&mut command);
         stop_with_parent(&mut command);
         let mut child = command.spawn().with_context(|| {
             format!("failed to start {}; it belongs beside spin-run or on the PATH", program.display())
@@ -165,7 +166,7 @@ impl Runner<'_> {
                 let mut lines = BufReader::new(stderr);
                 let mut line = Vec::new();
                 while lines.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                    say(&format!("[{name}] {}", String::from_utf8_lossy(&line).trim_end()));
+                    pass_on(&name, String::from_utf8_lossy(&line).trim_end());
                     line.clear();
                 }
             })
