@@ -40,7 +40,7 @@ fn messages_are_objects_if_asked_for() {
         &[("level", "error"), ("program", "spin-fit"), ("message", "no artifact"), ("slurm_job_id", "41")]
     ));
     // A run has its programs do the same, and says which of its steps each is.
-    let output = project.output("spin-run run run.toml --jobs 2 --log-format json --set sft.eval_every=0");
+    let output = project.output("spin-run run run.toml --jobs 2 --log-format json");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let all = records(&output);
     assert!(has(&all, &[("program", "spin-fit"), ("step", "sft"), ("message", "made model/tiny/iter-0@v1")]));
