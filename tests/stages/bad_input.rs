@@ -5,7 +5,7 @@ use std::process::Command;
 
 use spin_run::graph::{PairsOf, Product};
 use spin_run::schema::{Demonstration, Message, Pair, Row};
-use spin_store::{Context, Outcome, Staged, Step, StoreError};
+use spin_store::{Context, Ending, Outcome, Staged, StoreError};
 
 use crate::project::{Project, both, programs};
 
@@ -181,7 +181,7 @@ fn pairs_of_another_vocabulary_are_refused_before_anything_is_computed() {
             |making| {
                 let staged = making.staging()?;
                 Pair::write_part(&staged.path().join("part-00000.parquet"), &rows, &recipe.identity(), 0)?;
-                Ok::<_, StoreError>(Step::Publish(Staged::new(staged, Default::default())))
+                Ok::<_, StoreError>(Ending::Publish(Staged::new(staged, Default::default())))
             },
         );
         assert!(matches!(anew, Ok(Outcome::Made(_))));

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use spin_model::{Batch, CausalLm};
 use spin_sample::answer::{Generated, Wanted};
-use spin_sample::choose::Decoding;
+use spin_sample::choose::SamplingParams;
 use spin_sample::engine::{
     CachedEngine, Device, Engine, EngineKind, EngineOptions, Memory, MistralEngine, Replay, answer_all,
 };
@@ -30,14 +30,14 @@ fn mistral(dir: &Path, copies: usize) -> MistralEngine {
         memory: Memory::Bytes(0),
         gpu_memory_utilization: 0.9,
     };
-    MistralEngine::load(dir, "f32", &options).unwrap()
+    MistralEngine::load(dir, spin_run::run::Dtype::F32, &options).unwrap()
 }
 
 fn cached(dir: &Path, batch_size: usize) -> CachedEngine {
     CachedEngine::load(dir, batch_size, Memory::Bytes(1 << 30)).unwrap()
 }
 
-fn wanted(row_id: &str, ids: &[u32], decoding: Decoding, max_new_tokens: usize) -> Wanted {
+fn wanted(row_id: &str, ids: &[u32], decoding: SamplingParams, max_new_tokens: usize) -> Wanted {
     Wanted {
         row_id: row_id.into(),
         prompt_ids: ids.into(),
@@ -51,12 +51,12 @@ fn wanted(row_id: &str, ids: &[u32], decoding: Decoding, max_new_tokens: usize) 
 
 /// Rows of all kinds of decoding, prompts and lengths.
 fn mixed(count: usize) -> Vec<Wanted> {
-    let plain = Decoding::PLAIN;
+    let plain = SamplingParams::PLAIN;
     let decodings = [
         plain,
-        Decoding { temperature: 0.7, ..plain },
-        Decoding::GREEDY,
-        Decoding { temperature: 1.3, top_k: 40, top_p: 0.9, min_p: 0.02, repetition_penalty: 1.2 },
+        SamplingParams { temperature: 0.7, ..plain },
+        SamplingParams::GREEDY,
+        SamplingParams { temperature: 1.3, top_k: 40, top_p: 0.9, min_p: 0.02, repetition_penalty: 1.2 },
     ];
     (0..count)
         .map(|i| {
@@ -74,7 +74,7 @@ fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
     let ids: Vec<u32> = serde_json::from_value(golden["greedy_ids"].clone()).unwrap();
     // BOS and "Once upon a time".
     let (prompt, expected) = ids.split_at(5);
-    let wanted = [wanted("golden", prompt, Decoding::GREEDY, expected.len())];
+    let wanted = [wanted("golden", prompt, SamplingParams::GREEDY, expected.len())];
 
     // Written by us: weights and config from the trainer, tokenizer copied.
     let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
@@ -136,7 +136,7 @@ fn the_engines_check_each_other() {
             for (a, b) in theirs.token_logps.iter().zip(&ours.token_logps) {
                 worst = worst.max((a - b).abs());
             }
-            if row.decoding == Decoding::PLAIN {
+            if row.decoding == SamplingParams::PLAIN {
                 for (a, b) in trainer.iter().zip(&theirs.token_logps) {
                     worst = worst.max((a - b).abs());
                 }
@@ -164,7 +164,7 @@ fn draws_of_a_model_follow_its_softmax() {
     {
         let weights: Vec<f64> = logits.iter().map(|logit| (f64::from(*logit) / temperature).exp()).collect();
         let total: f64 = weights.iter().sum();
-        let decoding = Decoding { temperature, ..Decoding::PLAIN };
+        let decoding = SamplingParams { temperature, ..SamplingParams::PLAIN };
         let rows: Vec<Wanted> = (0..draws).map(|i| wanted(&i.to_string(), &prompt, decoding, 1)).collect();
         let mut counts = vec![0.0; logits.len()];
         run(engine.as_ref(), &rows).iter().for_each(|answer| counts[answer.ids[0] as usize] += 1.0);

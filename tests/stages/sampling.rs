@@ -93,7 +93,7 @@ fn stop_texts_and_ids_end_answers() {
         ("sample.min_p=2", "min_p must be between 0 and 1"),
         ("sample.repetition_penalty=0", "repetition_penalty must be above 0"),
         ("sample.stop=[\"\"]", "stop has an empty text"),
-        ("sample.engine=vllm", "engine must be auto, mistralrs or spin-model"),
+        ("sample.engine=vllm", "unknown variant `vllm`, expected one of `auto`, `mistralrs`, `spin-model`"),
         ("sample.max_failed=-1", "max_failed is a share"),
         ("sample.temperature=1e-9", "0 is greedy"),
     ] {

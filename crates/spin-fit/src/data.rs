@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use spin_noise::SplitMix64;
-use spin_run::run::{Prompt, TemplateConfig};
+use spin_run::run::{PromptFate, TemplateConfig};
 use spin_run::schema::{Demonstration, Pair, ReferenceRow};
 use spin_text::{Codec, TextError};
 
@@ -154,12 +154,12 @@ pub fn of_demonstrations(
         let in_row = |error: TextError| error.in_row(&row.row_id, table);
         let (prompt_ids, real_ids) = codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)?;
         let prompt_ids = match template.prompt(prompt_ids, context) {
-            Prompt::Used(ids, _) => ids,
-            Prompt::Dropped => {
+            PromptFate::Used(ids, _) => ids,
+            PromptFate::Dropped => {
                 dropped += 1;
                 continue;
             }
-            Prompt::TooLong(problem, remedy) => {
+            PromptFate::TooLong(problem, remedy) => {
                 return Err(FitError::Row {
                     row_id: row.row_id.clone(),
                     table: table.into(),

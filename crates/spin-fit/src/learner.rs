@@ -29,7 +29,7 @@ pub struct Learner {
 
 /// What an update did.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
+pub struct UpdateOutcome {
     /// Mean loss: per pair, or per response token in supervised training.
     pub loss: f64,
     /// Global norm of the gradient before clipping.
@@ -85,8 +85,8 @@ impl Learner {
     /// # Errors
     /// When a row does not fit model or objective, or a tensor operation
     /// fails. A loss that is not finite is no error: see
-    /// [`Outcome::not_finite`].
-    pub fn update(&mut self, rows: &[&Example], lr: f64) -> Result<Outcome> {
+    /// [`UpdateOutcome::not_finite`].
+    pub fn update(&mut self, rows: &[&Example], lr: f64) -> Result<UpdateOutcome> {
         Ok(self.update_while(rows, lr, &mut || true)?.expect("nobody says stop"))
     }
 
@@ -100,7 +100,7 @@ impl Learner {
         rows: &[&Example],
         lr: f64,
         go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<Outcome>> {
+    ) -> Result<Option<UpdateOutcome>> {
         let objective = self.objective;
         let rows = &self.checked(rows)?;
         let smoothing = match objective {
@@ -137,11 +137,11 @@ impl Learner {
             self.model.accumulate_gradients(&batch, smoothing, &mut slopes, &mut self.gradients)?;
         }
         let pairs = matches!(objective, Objective::Pairs(_)).then_some(metrics);
-        let mut outcome = Outcome {
+        let mut outcome = UpdateOutcome {
             loss: pairs.as_ref().map_or(loss, PairMetrics::loss),
             pairs,
             tokens: rows.iter().map(|e| e.tokens()).sum(),
-            ..Outcome::default()
+            ..UpdateOutcome::default()
         };
         // Once is enough: which tensors get gradients does not change.
         if sloped && self.optimizer.steps() == 0 {

@@ -36,4 +36,4 @@ pub mod watch;
 
 pub use error::{FitError, Result};
 pub use trainer::Trainer;
-pub use watch::Watch;
+pub use watch::TrainingWatch;

@@ -8,7 +8,7 @@ use candle_core::DType;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
-use spin_fit::Watch;
+use spin_fit::TrainingWatch;
 use spin_fit::error::FitError;
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
@@ -112,7 +112,7 @@ struct Screen {
     reference: Option<Progress>,
 }
 
-impl Watch for Screen {
+impl TrainingWatch for Screen {
     fn reference(&mut self, done: u64, total: u64) {
         let bar = self.reference.get_or_insert_with(|| Progress::new("reference", "pairs", done, total));
         bar.set(done, "");

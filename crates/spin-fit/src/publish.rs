@@ -10,13 +10,13 @@ use spin_store::{Artifact, Making, Recipe, Staged, StoreError, fsutil, table};
 
 use crate::error::Result;
 use crate::metrics::{LogLine, events, json_lines};
-use crate::trainer::{EarlyStop, Summary};
+use crate::trainer::{EarlyStop, TrainingSummary};
 
 /// Where a model's directory has the adapter that its weights were merged from.
 pub const ADAPTER_DIR: &str = "adapter";
 
 /// The run file's settings of an adapter as the model takes them.
-pub fn peft(lora: &spin_run::run::LoraConfig) -> LoraConfig {
+pub fn peft(lora: &spin_run::run::LoraSettings) -> LoraConfig {
     LoraConfig {
         r: lora.r,
         lora_alpha: lora.lora_alpha,
@@ -28,7 +28,7 @@ pub fn peft(lora: &spin_run::run::LoraConfig) -> LoraConfig {
 }
 
 /// Adds what a training counted to the facts of its model.
-pub fn add_facts(facts: &mut Map<String, Value>, summary: &Summary, rows: usize) {
+pub fn add_facts(facts: &mut Map<String, Value>, summary: &TrainingSummary, rows: usize) {
     let loss = |line: Option<&LogLine>| json!(line.map(|l| l.update.loss));
     facts.insert("rows".into(), json!(rows));
     facts.insert("updates".into(), json!(summary.updates));

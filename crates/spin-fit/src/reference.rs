@@ -8,12 +8,12 @@ use spin_model::{Batch, CausalLm};
 use spin_run::run::FitDtype;
 use spin_run::schema::{Pair, ReferenceRow, Row};
 use spin_store::work::Found;
-use spin_store::{Artifact, Left, Making, Staged, Step, table};
+use spin_store::{Artifact, Ending, Left, Making, Staged, table};
 
 use crate::batches::Limit;
 use crate::error::{FitError, Result};
 use crate::start::kind_of;
-use crate::watch::Watch;
+use crate::watch::TrainingWatch;
 
 /// Pairs per part: what a restart may lose.
 const PAIRS_PER_PART: usize = 512;
@@ -109,8 +109,8 @@ pub fn step(
     model: &CausalLm,
     pairs: &[Pair],
     limit: Limit,
-    watch: &mut dyn Watch,
-) -> Result<Step> {
+    watch: &mut dyn TrainingWatch,
+) -> Result<Ending> {
     let work = &making.work;
     let mut names = Vec::new();
     for (i, chunk) in pairs.chunks(PAIRS_PER_PART).enumerate() {
@@ -128,7 +128,7 @@ pub fn step(
                 };
                 let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else {
                     let place = "during the reference pass; the parts that are done are kept";
-                    return Ok(Step::Leave(Left::Stopped(place.into())));
+                    return Ok(Ending::Leave(Left::Stopped(place.into())));
                 };
                 work.write_part(&name, i, &rows, &Value::Null)?;
             }
@@ -145,7 +145,7 @@ pub fn step(
     }
     let mut facts = Map::new();
     facts.insert("pairs".into(), json!(pairs.len()));
-    Ok(Step::Publish(Staged::new(staged, facts)))
+    Ok(Ending::Publish(Staged::new(staged, facts)))
 }
 
 fn same_rows(pairs: &[Pair], rows: &[ReferenceRow]) -> bool {

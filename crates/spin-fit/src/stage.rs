@@ -4,8 +4,8 @@ use candle_core::Device;
 use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product};
-use spin_run::run::{FitConfig, Init, Objective};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Step};
+use spin_run::run::{FitConfig, Init, ObjectiveKind};
+use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Recipe};
 
 use crate::batches::Limit;
 use crate::checkpoint::Settings;
@@ -17,7 +17,7 @@ use crate::reference;
 use crate::rows::{Rows, demonstrations, read_pairs, split};
 use crate::start::{adapted, check_adapter, kind_of, load};
 use crate::trainer::{End, Files, Job, Trainer};
-use crate::watch::Watch;
+use crate::watch::TrainingWatch;
 
 /// What is not of the training itself.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub fn run(
     id: &ModelId,
     options: &Options,
     context: &Context<'_>,
-    watch: &mut dyn Watch,
+    watch: &mut dyn TrainingWatch,
 ) -> Result<Outcome> {
     let config = graph.fit_of(id)?;
     // An adapter to start from is there.
@@ -105,7 +105,7 @@ impl Training<'_, '_> {
     }
 
     /// The opponent's log-probabilities of the pairs.
-    fn reference(&mut self, making: &Making<'_>, watch: &mut dyn Watch) -> Result<Step> {
+    fn reference(&mut self, making: &Making<'_>, watch: &mut dyn TrainingWatch) -> Result<Ending> {
         let loaded = self.load()?;
         // What the adapter's settings ask for is there, too.
         adapted(&loaded.model, &self.config, self.graph, &self.start, 0)?;
@@ -116,7 +116,7 @@ impl Training<'_, '_> {
         Ok(step)
     }
 
-    fn train(&mut self, making: &Making<'_>, watch: &mut dyn Watch) -> Result<Step> {
+    fn train(&mut self, making: &Making<'_>, watch: &mut dyn TrainingWatch) -> Result<Ending> {
         let Loaded { rows, mut facts, model } = self.load()?;
         let (config, graph, start) = (&self.config, self.graph, &self.start);
         let (recipe, work) = (making.recipe, &making.work);
@@ -125,7 +125,7 @@ impl Training<'_, '_> {
                 let device = making.context.device;
                 let reference = reference::read(&graph.reference_of(of)?, start, artifact, config.dtype, device)?;
                 let mut examples = data::of_pairs(rows, &reference, &table)?;
-                if config.objective == Objective::Sft {
+                if config.objective == ObjectiveKind::Sft {
                     examples.iter_mut().for_each(|e| e.opponent = None);
                 }
                 examples
@@ -163,7 +163,7 @@ impl Training<'_, '_> {
         };
         let settings = settings_of(recipe, making.context.device);
         let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings)?;
-        let stopped = |place: String| Ok(Step::Leave(Left::Stopped(place)));
+        let stopped = |place: String| Ok(Ending::Leave(Left::Stopped(place)));
         match trainer.run(making.context.stop, watch)? {
             End::Stopped(0) => stopped("before the end of the first update".into()),
             End::Stopped(update) => stopped(format!("after update {update}, checkpointed")),
@@ -172,7 +172,7 @@ impl Training<'_, '_> {
                 // Before the model: with the model there, nothing would be made
                 // any more.
                 publish::metrics(making, &summary.log, &facts)?;
-                publish::model(making, trainer.model(), start, &summary.log, facts).map(Step::Publish)
+                publish::model(making, trainer.model(), start, &summary.log, facts).map(Ending::Publish)
             }
         }
     }

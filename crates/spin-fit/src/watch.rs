@@ -4,7 +4,7 @@ use crate::metrics::LogLine;
 
 /// Told about progress, and asked about memory: this crate neither prints
 /// nor looks around. Every method may be left as it is.
-pub trait Watch {
+pub trait TrainingWatch {
     /// Reference pass: pairs done, all pairs.
     fn reference(&mut self, _done: u64, _total: u64) {}
 
@@ -23,6 +23,6 @@ pub trait Watch {
 
 /// Listens to nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
+pub struct Unwatched;
 
-impl Watch for Silent {}
+impl TrainingWatch for Unwatched {}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, json};
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, PairsOf, Product};
-use spin_run::run::{Prompt, TemplateConfig};
+use spin_run::run::{PromptFate, TemplateConfig};
 use spin_run::schema::{Message, Pair, Preference, Row};
 use spin_store::{Artifact, Context, Making, Staged};
 use spin_text::{Codec, TextError};
@@ -75,12 +75,12 @@ pub fn tokenise(
     for row in rows {
         let in_row = |error: TextError| error.in_row(&row.row_id, table);
         let (prompt_ids, truncated) = match template.prompt(codec.prompt_ids(&row.prompt).map_err(in_row)?, context) {
-            Prompt::Used(ids, truncated) => (ids, truncated),
-            Prompt::Dropped => {
+            PromptFate::Used(ids, truncated) => (ids, truncated),
+            PromptFate::Dropped => {
                 made.count(FATES[0]);
                 continue;
             }
-            Prompt::TooLong(problem, remedy) => {
+            PromptFate::TooLong(problem, remedy) => {
                 let problem = format!("row {:?}: {problem}", row.row_id);
                 return Err(PairError::Mismatch { table: table.into(), problem, remedy: remedy.into() });
             }

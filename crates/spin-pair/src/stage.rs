@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product, Split};
-use spin_run::run::Prompt;
+use spin_run::run::PromptFate;
 use spin_run::schema::{Demonstration, Message, Pair, Row};
 use spin_store::{Artifact, Context, Making, Staged, table};
 use spin_text::{Codec, TextError};
@@ -47,10 +47,10 @@ fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Staged> 
         let (mut prompt_ids, real_ids) = codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)?;
         match template.prompt(prompt_ids.clone(), context) {
             // What is cut was sampled from what is left of it.
-            Prompt::Used(cut, _) => prompt_ids = cut,
-            Prompt::Dropped => overlong_prompts += 1,
+            PromptFate::Used(cut, _) => prompt_ids = cut,
+            PromptFate::Dropped => overlong_prompts += 1,
             // Such a row was refused when answers were sampled.
-            Prompt::TooLong(..) => {}
+            PromptFate::TooLong(..) => {}
         }
         real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });
     }

@@ -14,8 +14,8 @@ use crate::Maker;
 use crate::graph::{Decoding, Graph, Input, ModelId, PairsOf, Product, Split};
 use spin_store::error::Result;
 
-pub use estimate::{Measured, Resources, parameters};
-pub use schedule::Schedule;
+pub use estimate::{Cost, Resources, parameters};
+pub use schedule::Agenda;
 pub use status::{State, Survey};
 
 /// What is asked of a plan beside the run file.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::choose::{Chooser, Decoding};
+use crate::choose::{Chooser, SamplingParams};
 use crate::error::{Result, SampleError};
 use crate::noise::Key;
 use crate::stop::{Search, StopTexts};
@@ -17,7 +17,7 @@ pub struct Wanted {
     /// Its noise.
     pub key: Key,
     /// How its tokens are drawn.
-    pub decoding: Decoding,
+    pub decoding: SamplingParams,
     /// Longest answer in tokens, at least 1.
     pub max_new_tokens: usize,
     /// Ids that end it, at least one.

@@ -10,6 +10,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use spin_model::{CausalLm, ModelConfig, ScoreOptions, ScoreRequest};
+use spin_run::run::Dtype;
 use spin_run::schema::Sample;
 
 use crate::answer::Wanted;
@@ -78,14 +79,14 @@ pub(crate) struct Checked<'a> {
 
 /// Compares log-probabilities with those that the trainer computes on the CPU;
 /// in f32 a difference is an error.
-pub(crate) fn logps(dir: &Path, dtype: &str, checked: &Checked<'_>) -> Result<Value> {
+pub(crate) fn logps(dir: &Path, dtype: Dtype, checked: &Checked<'_>) -> Result<Value> {
     if let Err(error) = ModelConfig::load(dir) {
         return Ok(json!({"rows": 0, "not_checked": error.to_string()}));
     }
     let (candle_dtype, tolerance) = match dtype {
-        "bf16" => (DType::BF16, f32::INFINITY),
-        "f16" => (DType::F16, f32::INFINITY),
-        _ => (DType::F32, TOLERANCE),
+        Dtype::Bf16 => (DType::BF16, f32::INFINITY),
+        Dtype::F16 => (DType::F16, f32::INFINITY),
+        Dtype::F32 => (DType::F32, TOLERANCE),
     };
     let failed = |source| SampleError::Model { dir: dir.into(), source };
     let model = CausalLm::load(dir, &Device::Cpu, candle_dtype).map_err(failed)?;

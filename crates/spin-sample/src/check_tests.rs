@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use spin_model::CausalLm;
 
 use super::*;
-use crate::choose::Decoding;
+use crate::choose::SamplingParams;
 use crate::engine::{CachedEngine, Memory};
 use crate::noise::Key;
 
@@ -15,7 +15,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(decoding: Decoding) -> Place {
+    fn new(decoding: SamplingParams) -> Place {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/raw/demo/model/config.json");
         let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(shipped).unwrap()).unwrap();
         // Weights this large make logits differ.
@@ -62,7 +62,7 @@ impl Place {
     }
 
     fn logps(&self) -> Result<Value> {
-        self.with(10, |checked| logps(self.dir.path(), "f32", checked))
+        self.with(10, |checked| logps(self.dir.path(), Dtype::F32, checked))
     }
 
     fn replayed(&self, exact: bool) -> Result<Value> {
@@ -84,9 +84,9 @@ fn wanted(row: &Row) -> Wanted {
 
 #[test]
 fn answers_of_the_same_model_pass() {
-    let cold = Decoding { temperature: 0.01, ..Decoding::PLAIN };
-    let filtered = Decoding { temperature: 1.6, top_k: 9, repetition_penalty: 1.3, ..Decoding::PLAIN };
-    for decoding in [Decoding::PLAIN, Decoding::GREEDY, cold, filtered] {
+    let cold = SamplingParams { temperature: 0.01, ..SamplingParams::PLAIN };
+    let filtered = SamplingParams { temperature: 1.6, top_k: 9, repetition_penalty: 1.3, ..SamplingParams::PLAIN };
+    for decoding in [SamplingParams::PLAIN, SamplingParams::GREEDY, cold, filtered] {
         let place = Place::new(decoding);
         let found = place.logps().unwrap();
         assert_eq!((&found["rows"], &found["tokens"]), (&json!(6), &json!(72)), "{decoding:?}");
@@ -98,7 +98,7 @@ fn answers_of_the_same_model_pass() {
 #[test]
 fn a_generator_that_computes_another_model_is_caught() {
     for wrong in [0.002, -0.1, f32::NAN] {
-        let mut place = Place::new(Decoding::PLAIN);
+        let mut place = Place::new(SamplingParams::PLAIN);
         place.samples[4].token_logps[7] += wrong;
         let error = place.logps().unwrap_err();
         let row_id = &place.samples[4].row_id;
@@ -106,7 +106,7 @@ fn a_generator_that_computes_another_model_is_caught() {
         assert!(!error.is_bad_input());
     }
     // Other weights under the same name.
-    let (place, other) = (Place::new(Decoding::PLAIN), Place::new(Decoding::PLAIN));
+    let (place, other) = (Place::new(SamplingParams::PLAIN), Place::new(SamplingParams::PLAIN));
     let model = CausalLm::load(other.dir.path(), &Device::Cpu, DType::F32).unwrap();
     CausalLm::init(model.config(), 2, &Device::Cpu).unwrap().save(place.dir.path()).unwrap();
     assert!(matches!(place.logps(), Err(SampleError::Disagree { .. })));
@@ -114,7 +114,7 @@ fn a_generator_that_computes_another_model_is_caught() {
 
 #[test]
 fn an_answer_that_does_not_come_out_again_is_an_error_or_counted() {
-    let mut place = Place::new(Decoding::PLAIN);
+    let mut place = Place::new(SamplingParams::PLAIN);
     place.samples[2].response_ids[5] ^= 1;
     let error = place.replayed(true).unwrap_err();
     assert!(matches!(error, SampleError::NotReplayed { token: 5, .. }), "{error}");
@@ -124,7 +124,7 @@ fn an_answer_that_does_not_come_out_again_is_an_error_or_counted() {
 
 #[test]
 fn what_is_checked_does_not_depend_on_the_order() {
-    let place = Place::new(Decoding::GREEDY);
+    let place = Place::new(SamplingParams::GREEDY);
     let chosen = |samples: &mut dyn Iterator<Item = &Sample>, count| {
         let mut chosen = Chosen::new(count);
         samples.for_each(|sample| chosen.see(3, Job { row: 0, sample_index: 0 }, sample));

@@ -8,11 +8,11 @@
 
 use spin_model::{largest_logit, softmax_weights};
 
-use crate::noise::{Key, Step};
+use crate::noise::{Key, StepNoise};
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Decoding {
+pub struct SamplingParams {
     /// 0 is greedy.
     pub temperature: f64,
     /// Keep the k most likely; 0 for all.
@@ -27,13 +27,13 @@ pub struct Decoding {
     pub repetition_penalty: f64,
 }
 
-impl Decoding {
+impl SamplingParams {
     /// The model's own distribution.
-    pub const PLAIN: Decoding =
-        Decoding { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+    pub const PLAIN: SamplingParams =
+        SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
 
     /// The likeliest token.
-    pub const GREEDY: Decoding = Decoding { temperature: 0.0, ..Decoding::PLAIN };
+    pub const GREEDY: SamplingParams = SamplingParams { temperature: 0.0, ..SamplingParams::PLAIN };
 }
 
 /// A token, with natural logarithms of probabilities that it had.
@@ -67,7 +67,7 @@ impl Chooser {
         &mut self,
         logits: &[f32],
         context: [&[u32]; 2],
-        decoding: &Decoding,
+        decoding: &SamplingParams,
         key: Key,
         step: u64,
     ) -> Option<Choice> {
@@ -114,8 +114,8 @@ impl Chooser {
 
     /// The lowest logit that the filters leave in, if there are any. Ties with
     /// it stay in.
-    fn floor(&mut self, scores: &[f32], best: f32, decoding: &Decoding) -> Option<f32> {
-        let Decoding { temperature, top_k, top_p, min_p, .. } = *decoding;
+    fn floor(&mut self, scores: &[f32], best: f32, decoding: &SamplingParams) -> Option<f32> {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = *decoding;
         let keep_k = top_k > 0 && top_k < scores.len();
         if !keep_k && top_p >= 1.0 && min_p <= 0.0 {
             return None;
@@ -195,7 +195,7 @@ fn penalise(logits: &[f32], context: [&[u32]; 2], penalty: f64, out: &mut Vec<f3
 /// -ln(u) ≥ 1 - u, a token whose (1 - u)/weight is not below the smallest so
 /// far cannot win; so logarithms are taken of a handful of tokens and not of
 /// all the vocabulary.
-fn race(weights: &[f32], scores: &[f32], best: f32, temperature: f64, noise: Step) -> usize {
+fn race(weights: &[f32], scores: &[f32], best: f32, temperature: f64, noise: StepNoise) -> usize {
     const BLOCK: usize = 128;
     /// More than the weights and products in f32 are off.
     const SLACK: f64 = 1.001;

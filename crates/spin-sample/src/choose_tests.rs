@@ -2,7 +2,7 @@ use super::*;
 
 const LOGITS: [f32; 5] = [1.0, 0.0, 2.0, -1.0, f32::NEG_INFINITY];
 
-fn choose(logits: &[f32], decoding: &Decoding, key: Key, step: u64) -> Option<Choice> {
+fn choose(logits: &[f32], decoding: &SamplingParams, key: Key, step: u64) -> Option<Choice> {
     Chooser::default().choose(logits, [&[], &[]], decoding, key, step)
 }
 
@@ -17,7 +17,7 @@ fn logits(seed: u64, count: usize, spread: f64) -> Vec<f32> {
 }
 
 /// The distribution that is drawn from, by the definitions, in f64.
-fn exact(logits: &[f32], context: &[u32], decoding: &Decoding) -> Vec<f64> {
+fn exact(logits: &[f32], context: &[u32], decoding: &SamplingParams) -> Vec<f64> {
     let mut scores: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
     for (id, score) in scores.iter_mut().enumerate() {
         if context.contains(&(id as u32)) {
@@ -56,17 +56,17 @@ fn exact(logits: &[f32], context: &[u32], decoding: &Decoding) -> Vec<f64> {
     softmax(&scores)
 }
 
-fn settings() -> Vec<Decoding> {
-    let plain = Decoding::PLAIN;
+fn settings() -> Vec<SamplingParams> {
+    let plain = SamplingParams::PLAIN;
     vec![
         plain,
-        Decoding { temperature: 0.5, ..plain },
-        Decoding { temperature: 1.7, ..plain },
-        Decoding { top_k: 7, ..plain },
-        Decoding { top_p: 0.8, ..plain },
-        Decoding { min_p: 0.1, ..plain },
-        Decoding { repetition_penalty: 1.4, ..plain },
-        Decoding { temperature: 0.8, top_k: 20, top_p: 0.9, min_p: 0.02, repetition_penalty: 1.2 },
+        SamplingParams { temperature: 0.5, ..plain },
+        SamplingParams { temperature: 1.7, ..plain },
+        SamplingParams { top_k: 7, ..plain },
+        SamplingParams { top_p: 0.8, ..plain },
+        SamplingParams { min_p: 0.1, ..plain },
+        SamplingParams { repetition_penalty: 1.4, ..plain },
+        SamplingParams { temperature: 0.8, top_k: 20, top_p: 0.9, min_p: 0.02, repetition_penalty: 1.2 },
     ]
 }
 
@@ -115,7 +115,7 @@ fn the_race_is_the_gumbel_maximum() {
     for (count, spread) in [(5, 1.0), (1000, 0.0), (3000, 1.0), (32_000, 0.1), (32_000, 3.0)] {
         let logits = logits(2, count, spread);
         for draw in 0..40 {
-            let choice = chooser.choose(&logits, [&[], &[]], &Decoding::PLAIN, key(draw), draw).unwrap();
+            let choice = chooser.choose(&logits, [&[], &[]], &SamplingParams::PLAIN, key(draw), draw).unwrap();
             let noise = key(draw).step(draw);
             let score = |id: &usize| f64::from(logits[*id]) + noise.gumbel(*id as u64);
             let best = (0..count).max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
@@ -142,11 +142,11 @@ fn filters_find_their_floor_in_large_vocabularies() {
 
 #[test]
 fn greedy_takes_the_first_maximum() {
-    assert_eq!(choose(&[0.0, 3.0, 3.0], &Decoding::GREEDY, key(0), 0).unwrap().id, 1);
-    let penalised = Decoding { repetition_penalty: 2.0, ..Decoding::GREEDY };
+    assert_eq!(choose(&[0.0, 3.0, 3.0], &SamplingParams::GREEDY, key(0), 0).unwrap().id, 1);
+    let penalised = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::GREEDY };
     let choice = Chooser::default().choose(&[0.0, 3.0, 2.0], [&[1], &[1, 9]], &penalised, key(0), 0).unwrap();
     assert_eq!((choice.id, choice.sampling_logp), (2, 0.0));
-    let choice = choose(&LOGITS, &Decoding::GREEDY, key(0), 0).unwrap();
+    let choice = choose(&LOGITS, &SamplingParams::GREEDY, key(0), 0).unwrap();
     let total: f64 = LOGITS.iter().map(|&x| f64::from(x).exp()).sum();
     assert_eq!(choice.id, 2);
     assert!((choice.logp - (2.0 - total.ln())).abs() < 1e-6);
@@ -155,7 +155,7 @@ fn greedy_takes_the_first_maximum() {
 
 #[test]
 fn log_probabilities_are_of_the_distributions_they_name() {
-    let decoding = Decoding { temperature: 0.3, top_k: 1, ..Decoding::PLAIN };
+    let decoding = SamplingParams { temperature: 0.3, top_k: 1, ..SamplingParams::PLAIN };
     let choice = choose(&LOGITS, &decoding, key(0), 0).unwrap();
     let log_total = |temperature: f64| LOGITS.iter().map(|&x| (f64::from(x) / temperature).exp()).sum::<f64>().ln();
     assert_eq!((choice.id, choice.sampling_logp), (2, 0.0));
@@ -166,7 +166,7 @@ fn log_probabilities_are_of_the_distributions_they_name() {
 #[test]
 fn broken_logits_are_refused() {
     for bad in [[f32::NAN, 0.0], [0.0, f32::INFINITY], [f32::NEG_INFINITY; 2]] {
-        assert!(choose(&bad, &Decoding::PLAIN, key(0), 0).is_none(), "{bad:?}");
+        assert!(choose(&bad, &SamplingParams::PLAIN, key(0), 0).is_none(), "{bad:?}");
     }
 }
 
@@ -181,7 +181,7 @@ fn filters_are_those_of_transformers() {
         let context: Vec<u32> = serde_json::from_value(case["context"].clone()).unwrap();
         for golden in case["settings"].as_array().unwrap() {
             let number = |key: &str, default: f64| golden[key].as_f64().unwrap_or(default);
-            let decoding = Decoding {
+            let decoding = SamplingParams {
                 temperature: number("temperature", 1.0),
                 top_k: number("top_k", 0.0) as usize,
                 top_p: number("top_p", 1.0),

@@ -21,5 +21,6 @@ mod publish;
 mod queue;
 pub mod stage;
 pub mod stop;
+pub mod task;
 
 pub use error::{Result, SampleError};

@@ -14,7 +14,8 @@ use spin_run::graph::{Decoding, Graph, ModelId};
 use spin_run::import::Importer;
 use spin_run::run::NameError;
 use spin_sample::error::SampleError;
-use spin_sample::stage::{self, Missing, PartDone, Task, Watch};
+use spin_sample::stage::{self, GenerationWatch, Missing, PartDone};
+use spin_sample::task::Task;
 use spin_store::{Context, Left, Outcome, Store, StoreError};
 use spin_text::TextError;
 
@@ -158,7 +159,7 @@ impl<'a> Screen<'a> {
     }
 }
 
-impl Watch for Screen<'_> {
+impl GenerationWatch for Screen<'_> {
     fn progress(&self, done: u64, all: u64, tokens: u64) {
         let mut state = self.state();
         let now = spin_cli::elapsed_seconds();

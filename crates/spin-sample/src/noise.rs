@@ -24,16 +24,16 @@ impl Key {
     }
 
     /// The noise of the `step`-th token.
-    pub fn step(self, step: u64) -> Step {
-        Step(finalize(self.0[0] ^ finalize(self.0[1].wrapping_add(step.wrapping_mul(WEYL)))))
+    pub fn step(self, step: u64) -> StepNoise {
+        StepNoise(finalize(self.0[0] ^ finalize(self.0[1].wrapping_add(step.wrapping_mul(WEYL)))))
     }
 }
 
 /// The noise of one step: a SplitMix64 sequence indexed by token id.
 #[derive(Clone, Copy, Debug)]
-pub struct Step(u64);
+pub struct StepNoise(u64);
 
-impl Step {
+impl StepNoise {
     fn bits(self, token: u64) -> u64 {
         nth(self.0, token)
     }
@@ -113,7 +113,7 @@ mod tests {
         let z = product / n as f64 * 12.0 * (n as f64).sqrt();
         assert!(z.abs() < 4.0, "z {z}");
         for token in 0..n {
-            let rest = 1.0 - Step(5).uniform(token) - f64::from(Step(5).one_minus_at_least(token));
+            let rest = 1.0 - StepNoise(5).uniform(token) - f64::from(StepNoise(5).one_minus_at_least(token));
             assert!(rest > 0.0 && rest <= 1.0 / f64::from(1 << 24), "{rest}");
         }
     }

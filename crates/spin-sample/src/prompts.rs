@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use spin_run::ModelShape;
 use spin_run::graph::Graph;
-use spin_run::run::{Prompt, SampleConfig};
+use spin_run::run::{Dtype, EngineKind, PromptFate, SampleConfig};
 use spin_run::schema::{Demonstration, RequestRow, Row as _};
 use spin_store::Artifact;
 use spin_text::Codec;
 
-use crate::choose::Decoding;
+use crate::choose::SamplingParams;
 use crate::error::{Result, SampleError};
 use crate::stop::StopTexts;
 
@@ -27,8 +27,8 @@ pub enum Prompts {
     Requests {
         /// The table.
         table: Artifact,
-        /// Element type of weights and activations: `f32`, `bf16` or `f16`.
-        dtype: String,
+        /// Element type of weights and activations.
+        dtype: Dtype,
         /// Answers per part.
         rows_per_part: usize,
     },
@@ -39,7 +39,7 @@ pub enum Prompts {
 pub(crate) struct Row {
     pub row_id: String,
     pub ids: Arc<[u32]>,
-    pub decoding: Decoding,
+    pub decoding: SamplingParams,
     pub max_new_tokens: usize,
     pub stop_ids: Arc<[u32]>,
     pub stop: Option<Arc<StopTexts>>,
@@ -60,10 +60,10 @@ pub(crate) struct Rows {
 
 impl Prompts {
     /// Element type of weights and activations.
-    pub fn dtype(&self) -> &str {
+    pub fn dtype(&self) -> Dtype {
         match self {
-            Prompts::Demonstrations { config, .. } => &config.dtype,
-            Prompts::Requests { dtype, .. } => dtype,
+            Prompts::Demonstrations { config, .. } => config.dtype,
+            Prompts::Requests { dtype, .. } => *dtype,
         }
     }
 
@@ -101,10 +101,10 @@ impl Prompts {
     }
 
     /// Who generates, as in `sample.engine`.
-    pub fn engine<'a>(&'a self, graph: &'a Graph<'_>) -> &'a str {
+    pub fn engine(&self, graph: &Graph<'_>) -> EngineKind {
         match self {
-            Prompts::Demonstrations { config, .. } => &config.engine,
-            Prompts::Requests { .. } => &graph.run.sample.engine,
+            Prompts::Demonstrations { config, .. } => config.engine,
+            Prompts::Requests { .. } => graph.run.sample.engine,
         }
     }
 
@@ -155,12 +155,12 @@ impl Shared<'_> {
             .exchange_ids(&row.prompt, &row.response)
             .map_err(|error| error.in_row(&row.row_id, &table.reference()))?;
         let (ids, cut) = match graph.run.template.prompt(ids, *context) {
-            Prompt::Used(ids, cut) => (ids, cut),
-            Prompt::Dropped => {
+            PromptFate::Used(ids, cut) => (ids, cut),
+            PromptFate::Dropped => {
                 rows.dropped += 1;
                 return Ok(());
             }
-            Prompt::TooLong(problem, remedy) => return Err(bad_row(table, &row.row_id, problem, remedy)),
+            PromptFate::TooLong(problem, remedy) => return Err(bad_row(table, &row.row_id, problem, remedy)),
         };
         if ids.is_empty() {
             let remedy = "remove the row, or use a template that writes something around it";
@@ -170,7 +170,7 @@ impl Shared<'_> {
         rows.fitting += usize::from(ids.len() + answer.len() <= graph.run.template.max_length.min(*context));
         rows.rows.push(Row {
             row_id: row.row_id,
-            decoding: Decoding {
+            decoding: SamplingParams {
                 temperature: config.temperature,
                 top_k: config.top_k,
                 top_p: config.top_p,
@@ -217,7 +217,7 @@ fn request(
     Ok(Row {
         row_id: row.row_id,
         ids: row.prompt_ids.into(),
-        decoding: Decoding { temperature: row.temperature, ..Decoding::PLAIN },
+        decoding: SamplingParams { temperature: row.temperature, ..SamplingParams::PLAIN },
         max_new_tokens: (row.max_new_tokens as usize).min(room),
         stop_ids: stop_ids.clone(),
         stop: StopTexts::new(codec, &row.until).map(Arc::new),

@@ -10,27 +10,27 @@ use spin_store::{Making, Staged, StoreError, table};
 use crate::check::{self, Checked, Chosen};
 use crate::engine::{Engine, Replay};
 use crate::error::{Result, SampleError};
-use crate::stage::{Prepared, Shared};
+use crate::task::{Prepared, Shared};
 
 /// Who made a part.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Maker {
+struct MadeBy {
     engine: String,
     processor: String,
     replay: String,
 }
 
-impl Maker {
+impl MadeBy {
     /// From what is noted beside a part.
-    fn of(facts: &Value) -> Maker {
+    fn of(facts: &Value) -> MadeBy {
         let text = |key: &str| facts[key].as_str().unwrap_or("unknown").to_owned();
-        Maker { engine: text("engine"), processor: text("processor"), replay: text("replay") }
+        MadeBy { engine: text("engine"), processor: text("processor"), replay: text("replay") }
     }
 }
 
 /// What all parts say together.
 struct Summary {
-    makers: Vec<Maker>,
+    makers: Vec<MadeBy>,
     tokens: u64,
     finish: BTreeMap<String, u64>,
     chosen: Chosen,
@@ -42,7 +42,7 @@ impl Shared<'_, '_> {
         let Prepared { rows, plan, work, .. } = &self.prepared;
         let source = self.prepared.source(self.graph, self.task);
         let summary = self.summary()?;
-        let makers: BTreeSet<&Maker> = summary.makers.iter().collect();
+        let makers: BTreeSet<&MadeBy> = summary.makers.iter().collect();
         let is_exact = makers.len() == 1 && makers.iter().all(|maker| maker.replay == Replay::Exact.name());
         let mut facts = Map::new();
         facts.insert("samples".into(), json!(plan.iter().map(Vec::len).sum::<usize>()));
@@ -50,7 +50,7 @@ impl Shared<'_, '_> {
         facts.insert("finish_reasons".into(), json!(summary.finish));
         facts.insert("dropped_overlong_prompts".into(), json!(rows.dropped));
         facts.insert("truncated_prompts".into(), json!(rows.truncated));
-        let of = |part: fn(&Maker) -> &str| match makers.iter().map(|maker| part(maker)).collect::<BTreeSet<_>>() {
+        let of = |part: fn(&MadeBy) -> &str| match makers.iter().map(|maker| part(maker)).collect::<BTreeSet<_>>() {
             all if all.len() == 1 => json!(all.first()),
             all => json!(all),
         };
@@ -100,7 +100,7 @@ impl Shared<'_, '_> {
                 }
                 *summary.finish.entry(sample.finish_reason).or_default() += 1;
             }
-            summary.makers.push(Maker::of(&found.facts));
+            summary.makers.push(MadeBy::of(&found.facts));
         }
         let all = plan.iter().map(Vec::len).sum();
         if failed.len() as f64 > self.task.prompts.max_failed() * all as f64 {
@@ -131,7 +131,7 @@ impl Shared<'_, '_> {
             Some(engine) => engine,
             None => self.loader.engine()?,
         };
-        let own = Maker {
+        let own = MadeBy {
             engine: engine.describe(),
             processor: self.options.processor.clone(),
             replay: Replay::Exact.name().into(),

@@ -6,7 +6,7 @@ use spin_store::Store;
 use spin_text::TemplateChoice;
 
 use super::*;
-use crate::choose::Decoding;
+use crate::choose::SamplingParams;
 use crate::parts::parts;
 
 /// The tokenizer of the demo ships.
@@ -22,7 +22,7 @@ struct Seen {
     last: Mutex<(u64, u64)>,
 }
 
-impl Watch for Seen {
+impl GenerationWatch for Seen {
     fn progress(&self, done: u64, all: u64, _tokens: u64) {
         *self.last.lock().unwrap() = (done, all);
     }
@@ -51,7 +51,7 @@ impl Place {
         let row = |i: usize| Row {
             row_id: i.to_string(),
             ids: vec![5; 1 + i % 3].into(),
-            decoding: Decoding::PLAIN,
+            decoding: SamplingParams::PLAIN,
             max_new_tokens: 4,
             stop_ids: [1].into(),
             stop: None,

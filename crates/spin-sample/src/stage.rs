@@ -1,166 +1,19 @@
 //! The stage: which rows, which parts, who makes them.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
-use spin_run::ModelShape;
-use spin_run::graph::{Decoding as BenchDecoding, Graph, ModelId, Product, Split};
-use spin_store::work::{Found, WorkDir};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Recipe, Share, StoreError};
-use spin_text::Codec;
-use tempfile::TempDir;
+use spin_run::graph::Graph;
+use spin_store::work::Found;
+use spin_store::{Context, Left, Making, Outcome, Share, StoreError};
 
-use crate::engine::{self, Engine, EngineKind, EngineOptions};
+use crate::engine::Engine;
 use crate::error::{Result, SampleError};
-use crate::loadable;
-use crate::parts::{self, Job, Shard};
-use crate::prompts::{Prompts, Rows};
-use crate::queue::{self, Queue, Source, Worker};
+use crate::parts::Shard;
+use crate::queue::{self, Queue, Worker};
+use crate::task::{Loader, Options, Prepared, Shared, Task, prepare};
 
-pub use crate::queue::{PartDone, Watch};
-
-/// What is to be generated.
-#[derive(Clone, Debug)]
-pub struct Task {
-    /// The artifact to make.
-    pub recipe: Recipe,
-    /// The model that answers.
-    pub model: Artifact,
-    /// What, and how.
-    pub prompts: Prompts,
-    /// Which use of the run's seed.
-    pub stream: String,
-}
-
-impl Task {
-    /// The opponent's answers of iteration `t`.
-    ///
-    /// # Errors
-    /// When something it needs is missing.
-    pub fn iteration(graph: &Graph<'_>, t: usize) -> Result<Task> {
-        Ok(Task {
-            recipe: graph.recipe(&Product::Samples(t))?,
-            model: graph.model(&ModelId::Iteration(t))?,
-            prompts: Prompts::Demonstrations {
-                table: graph.demonstrations(Split::Train)?,
-                config: graph.run.sample_at(t)?,
-            },
-            stream: format!("iter-{t}"),
-        })
-    }
-
-    /// A model's answers to the held-out prompts.
-    ///
-    /// # Errors
-    /// When something it needs is missing.
-    pub fn bench(graph: &Graph<'_>, model: &ModelId, decoding: BenchDecoding) -> Result<Task> {
-        Ok(Task {
-            recipe: graph.recipe(&Product::BenchSamples(model.clone(), decoding))?,
-            model: graph.model(model)?,
-            prompts: Prompts::Demonstrations {
-                table: graph.demonstrations(Split::Test)?,
-                config: graph.run.bench_sample(decoding == BenchDecoding::Greedy),
-            },
-            stream: "bench".into(),
-        })
-    }
-
-    /// A model's answers to the prompts of leaderboard tasks that were
-    /// published for it, a task for each table; none for a model without any.
-    ///
-    /// # Errors
-    /// When the model is missing, or the store cannot be read.
-    pub fn eval(graph: &Graph<'_>, model: &ModelId) -> Result<Vec<Task>> {
-        let tables = graph.requests(model)?.into_iter();
-        tables
-            .map(|table| {
-                Ok(Task {
-                    recipe: graph.answers_recipe(model, &table)?,
-                    model: graph.model(model)?,
-                    prompts: Prompts::Requests {
-                        table,
-                        dtype: graph.run.eval.dtype.clone(),
-                        rows_per_part: graph.run.sample.rows_per_part,
-                    },
-                    stream: "eval".into(),
-                })
-            })
-            .collect()
-    }
-}
-
-/// How a call works. Nothing of it changes the answers, but for rounding.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The parts to make.
-    pub shard: Shard,
-    /// How the model is run; the kind of engine is the run file's.
-    pub engine: EngineOptions,
-    /// The processor, for manifests: another one may round in another way.
-    pub processor: String,
-}
-
-/// A task with what a call needs to know of it.
-pub(crate) struct Prepared {
-    pub codec: Arc<Codec>,
-    pub rows: Rows,
-    pub plan: Vec<Vec<Job>>,
-    pub work: WorkDir,
-}
-
-fn prepare(graph: &Graph<'_>, task: &Task) -> Result<Prepared> {
-    let codec = Arc::new(match &task.prompts {
-        Prompts::Demonstrations { .. } => Codec::of_run(&task.model.dir, graph.chat()?)?,
-        // Already in tokens; a base model may have no template.
-        Prompts::Requests { .. } => Codec::plain(&task.model.dir)?,
-    });
-    let shape = ModelShape::read(&task.model.dir)?;
-    codec.check_vocab(shape.vocab_size)?;
-    let prompts = &task.prompts;
-    let rows = prompts.read(graph, &codec, shape)?;
-    rows.check(graph, task)?;
-    let plan = parts::parts(0..rows.rows.len(), prompts.samples_per_prompt(), prompts.rows_per_part());
-    let work = graph.store.work(&task.recipe.identity())?;
-    Ok(Prepared { codec, rows, plan, work })
-}
-
-impl Rows {
-    /// Checks that something is left to answer, and of answers that are trained on that
-    /// there will be something to learn.
-    fn check(&self, graph: &Graph<'_>, task: &Task) -> Result<()> {
-        let Prompts::Demonstrations { table, .. } = &task.prompts else { return Ok(()) };
-        let table = table.reference();
-        let template = &graph.run.template;
-        if self.rows.is_empty() {
-            let problem = format!("no row is left, {} prompts are too long", self.dropped);
-            let remedy = format!("raise template.max_prompt_length (now {})", template.max_prompt_length);
-            return Err(SampleError::NoRows { table, problem, remedy });
-        }
-        if self.fitting == 0 && task.stream != "bench" {
-            let problem = format!(
-                "of {} rows none has prompt and human answer of at most template.max_length = {} tokens",
-                self.rows.len(),
-                template.max_length
-            );
-            return Err(SampleError::NoRows { table, problem, remedy: "raise template.max_length".into() });
-        }
-        Ok(())
-    }
-}
-
-impl Prepared {
-    pub fn source<'a>(&'a self, graph: &Graph<'_>, task: &'a Task) -> Source<'a> {
-        Source {
-            rows: &self.rows.rows,
-            plan: &self.plan,
-            codec: &self.codec,
-            seed: graph.run.seed,
-            stream: &task.stream,
-        }
-    }
-}
+pub use crate::queue::{GenerationWatch, PartDone};
 
 /// A part that is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +66,7 @@ pub fn run(
     task: &Task,
     options: &Options,
     context: &Context<'_>,
-    watch: &dyn Watch,
+    watch: &dyn GenerationWatch,
 ) -> Result<Outcome> {
     context.make_together(
         &task.recipe,
@@ -234,15 +87,6 @@ pub fn run(
     )
 }
 
-/// What a call has for making parts and for putting them together.
-pub(crate) struct Shared<'a, 'g> {
-    pub graph: &'a Graph<'g>,
-    pub task: &'a Task,
-    pub options: &'a Options,
-    pub prepared: Prepared,
-    pub loader: Loader<'a>,
-}
-
 /// Whether an error is one of those that come when another process clears the
 /// work away.
 fn is_taken_away(error: &SampleError) -> bool {
@@ -259,7 +103,7 @@ fn work(
     shared: &Shared<'_, '_>,
     engine: &mut Option<Box<dyn Engine>>,
     making: &Making<'_>,
-    watch: &dyn Watch,
+    watch: &dyn GenerationWatch,
 ) -> Result<std::result::Result<String, Left>> {
     let Shared { graph, task, options, prepared, loader } = shared;
     let stop = making.context.stop;
@@ -314,31 +158,4 @@ fn work(
         return Ok(Err(Left::Held(format!("{place} are there, {who}"))));
     }
     Ok(if present < plan.len() { Err(Left::Partial(place)) } else { Ok(place) })
-}
-
-/// Loads a task's model, as often as it is needed.
-pub(crate) struct Loader<'a> {
-    dir: &'a Path,
-    links: TempDir,
-    linked: bool,
-    dtype: &'a str,
-    options: EngineOptions,
-}
-
-impl<'a> Loader<'a> {
-    fn new(graph: &Graph<'_>, task: &'a Task, options: &EngineOptions) -> Result<Self> {
-        let links = graph.store.staging()?;
-        let linked = loadable::link(&task.model.dir, links.path())?;
-        let kind = match task.prompts.engine(graph) {
-            "mistralrs" => EngineKind::Mistralrs,
-            "spin-model" => EngineKind::SpinModel,
-            _ => EngineKind::Auto,
-        };
-        let options = EngineOptions { kind, ..options.clone() };
-        Ok(Self { dir: &task.model.dir, links, linked, dtype: task.prompts.dtype(), options })
-    }
-
-    pub fn engine(&self) -> Result<Box<dyn Engine>> {
-        engine::load(if self.linked { self.links.path() } else { self.dir }, self.dtype, &self.options)
-    }
 }

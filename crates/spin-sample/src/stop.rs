@@ -2,7 +2,7 @@
 //!
 //! An answer ends at the first token after which its text, as [`Codec::decode`]
 //! reads the generated ids alone, contains a stop text. That is exactly what a
-//! scorer sees that decodes the answer and cuts it. Decoding all of a growing
+//! scorer sees that decodes the answer and cuts it. SamplingParams all of a growing
 //! answer at each token would cost the square of its length, so only its end
 //! is decoded, and all of it once that end seems to contain a stop text.
 

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 use spin_run::graph::{Graph, ModelId, Product};
 use spin_run::import;
-use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
+use spin_run::run::{EvalConfig, Init, ModelSource, RunFile};
 use spin_run::schema::{RequestRow, Row, Sample};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
-use spin_sample::stage::{self, Options, Task};
+use spin_sample::stage;
+use spin_sample::task::{Options, Task};
 use spin_store::{Artifact, Context, Kind, Left, Outcome, Recipe, StageId, Staged, Store, StoreError, table};
 use spin_text::Codec;
 
@@ -37,7 +38,7 @@ struct Bench {
 impl Bench {
     fn new(model: &Path, rows_per_part: usize) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let config = ModelConfig { path: std::path::absolute(model).unwrap(), init: Init::Pretrained };
+        let config = ModelSource { path: std::path::absolute(model).unwrap(), init: Init::Pretrained };
         let mut run = RunFile::for_model("stories260K", config, dir.path().join("store"), EvalConfig::default());
         run.sample.rows_per_part = rows_per_part;
         let store = Store::open(&run.store_dir()).unwrap();
@@ -255,9 +256,9 @@ fn the_program_answers_for_a_directory() {
     assert!(code == Some(0) && said.contains("no requests are published for other/iter-0"), "{said}");
 
     let (code, said) = call(&["--name", "a/b"]);
-    assert!(code == Some(1) && said.contains("is not a name"), "{said}");
+    assert!(code == Some(3) && said.contains("is not a name"), "{said}");
     let (code, said) = call(&["--dtype", "f8"]);
-    assert!(code == Some(1) && said.contains("--dtype must be f32, bf16 or f16"), "{said}");
+    assert!(code == Some(2) && said.contains("dtype must be f32, bf16 or f16"), "{said}");
     for usage in [
         &["--model", model] as &[&str],
         &["--eval"],

@@ -30,7 +30,7 @@ pub mod work;
 pub use artifact::Artifact;
 pub use error::{Result, StoreError};
 pub use kind::Kind;
-pub use make::{Context, Left, Making, Outcome, Share, Staged, Step, Watch};
+pub use make::{Context, Ending, Left, Making, Outcome, Share, Staged, Watch};
 pub use manifest::{FileEntry, Manifest, Origin, Parent, StageId};
 pub use row::Row;
 pub use store::{Recipe, Reference, Store, Version};

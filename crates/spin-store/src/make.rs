@@ -107,7 +107,7 @@ impl Staged {
 
 /// What the body of a making ends with.
 #[derive(Debug)]
-pub enum Step {
+pub enum Ending {
     /// The artifact is to be published.
     Publish(Staged),
     /// No artifact this time.
@@ -215,7 +215,7 @@ impl<'a> Context<'a> {
         recipe: &Recipe,
         body: impl FnOnce(&Making<'_>) -> Result<Staged, E>,
     ) -> Result<(Artifact, bool), E> {
-        match self.make_or_leave(recipe, |making| body(making).map(Step::Publish))? {
+        match self.make_or_leave(recipe, |making| body(making).map(Ending::Publish))? {
             Outcome::Found(artifact) => Ok((artifact, false)),
             Outcome::Made(artifact) => Ok((artifact, true)),
             Outcome::Left(left) => unreachable!("a body that assembles leaves nothing: {left:?}"),
@@ -229,7 +229,7 @@ impl<'a> Context<'a> {
     pub fn make_or_leave<E: From<StoreError>>(
         &self,
         recipe: &Recipe,
-        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+        body: impl FnOnce(&Making<'_>) -> Result<Ending, E>,
     ) -> Result<Outcome, E> {
         self.make_unless(recipe, |_| Ok(true), body)
     }
@@ -244,7 +244,7 @@ impl<'a> Context<'a> {
         &self,
         recipe: &Recipe,
         is_final: impl Fn(&Artifact) -> Result<bool, E>,
-        body: impl FnOnce(&Making<'_>) -> Result<Step, E>,
+        body: impl FnOnce(&Making<'_>) -> Result<Ending, E>,
     ) -> Result<Outcome, E> {
         let identity = recipe.identity();
         if let Some(found) = self.store.find(recipe)?
@@ -263,8 +263,8 @@ impl<'a> Context<'a> {
             earlier => making.earlier = earlier,
         }
         match body(&making)? {
-            Step::Leave(left) => Ok(Outcome::Left(left)),
-            Step::Publish(staged) => {
+            Ending::Leave(left) => Ok(Outcome::Left(left)),
+            Ending::Publish(staged) => {
                 let artifact = self.publish(recipe, staged, making.earlier.is_some())?;
                 self.store.discard_work(&identity)?;
                 Ok(Outcome::Made(artifact))
@@ -363,8 +363,8 @@ mod tests {
         Ok(Staged::new(staged, Map::new()))
     }
 
-    fn published(making: &Making<'_>, number: u32) -> Result<Step> {
-        assembled(making, number).map(Step::Publish)
+    fn published(making: &Making<'_>, number: u32) -> Result<Ending> {
+        assembled(making, number).map(Ending::Publish)
     }
 
     fn work_of(store: &Store, recipe: &Recipe) -> std::path::PathBuf {
@@ -396,7 +396,7 @@ mod tests {
         let recipe = recipe("later");
         let left = context.make_or_leave(&recipe, |making| {
             making.work.write_part(&part_name(0), 0, &[Number(1)], &Value::Null)?;
-            Ok::<_, StoreError>(Step::Leave(Left::Stopped("half way".into())))
+            Ok::<_, StoreError>(Ending::Leave(Left::Stopped("half way".into())))
         });
         assert!(matches!(&left, Ok(Outcome::Left(Left::Stopped(place))) if place == "half way"));
         assert!(context.make(&recipe, |_| Err(StoreError::locked("x", "y"))).is_err());
@@ -448,7 +448,7 @@ mod tests {
             let Ok(Outcome::Made(made)) = made else { panic!("{made:?}") };
             assert_eq!(made.manifest.version, number);
         }
-        let found = context.make_unless(&recipe, is_final, |_| -> Result<Step> { panic!("it is final") });
+        let found = context.make_unless(&recipe, is_final, |_| -> Result<Ending> { panic!("it is final") });
         assert!(matches!(found, Ok(Outcome::Found(found)) if found.manifest.version == 2));
     }
 

@@ -141,7 +141,7 @@ fn read_json(path: &Path) -> Result<(Vec<RawRow>, String)> {
 
 /// The documents of one split.
 #[derive(Clone, Debug)]
-pub struct Split {
+pub struct DocSet {
     /// The file they are from.
     pub path: PathBuf,
     /// Its BLAKE3 digest.
@@ -162,7 +162,7 @@ pub struct Split {
 /// # Errors
 /// When the file is missing or has a row that the task cannot read; the
 /// message names file and row.
-pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<Split> {
+pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<DocSet> {
     let path = task.source.find(data, split)?;
     let (rows, file_digest) = read_rows(&path)?;
     let (mut docs, mut row_digests) = (Vec::new(), Vec::new());
@@ -188,7 +188,7 @@ pub fn read_split(task: &Task, data: &Path, split: &str) -> Result<Split> {
             (true, false) => Some("has other documents than the leaderboard's revision".to_owned()),
         }
     });
-    Ok(Split { path, file_digest, docs, row_digests, docs_digest, warning })
+    Ok(DocSet { path, file_digest, docs, row_digests, docs_digest, warning })
 }
 
 /// Rows and, where it is known, the beginning of the digest.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use spin_model::{CausalLm, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
 use spin_run::graph::{Graph, ModelId};
-use spin_run::run::{EvalConfig, SoftmaxDtype};
+use spin_run::run::{Dtype, EvalConfig, SoftmaxDtype};
 use spin_run::schema::{EvaluationRow, Sample};
 use spin_store::Artifact;
 use spin_text::Codec;
@@ -58,10 +58,10 @@ impl<'a> Evaluator<'a> {
         if let Some(weights) = self.weights.get() {
             return Ok(weights);
         }
-        let dtype = match self.config().dtype.as_str() {
-            "bf16" => DType::BF16,
-            "f16" => DType::F16,
-            _ => DType::F32,
+        let dtype = match self.config().dtype {
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            Dtype::F32 => DType::F32,
         };
         let model = CausalLm::load(&self.model.dir, &Device::Cpu, dtype)?;
         Ok(self.weights.get_or_init(|| model))

@@ -6,7 +6,7 @@ use spin_run::run::RunFile;
 use spin_store::digest;
 use spin_store::manifest::Parent;
 
-use super::dataset::{self, Split};
+use super::dataset::{self, DocSet};
 use super::prompt::{self, Prompt, Style, Turn};
 use super::registry::Unit;
 use super::{Answer, Doc, Examples, Task};
@@ -25,8 +25,8 @@ pub struct Prepared {
 pub(super) struct PreparedTask {
     pub task: Task,
     pub shots: usize,
-    pub docs: Split,
-    pub pool: Option<Split>,
+    pub docs: DocSet,
+    pub pool: Option<DocSet>,
     pub turns: Vec<Turn>,
 }
 

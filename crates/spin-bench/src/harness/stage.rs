@@ -11,9 +11,9 @@ use spin_model::ScoreStats;
 use spin_report::evaluations;
 use spin_run::schema::{EvaluationRow, RequestRow, Row, Sample};
 use spin_store::work::{Found, WorkDir, WorkPart};
-use spin_store::{Artifact, Context, Left, Making, Outcome, Staged, Step, StoreError, table};
+use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Staged, StoreError, table};
 
-use super::dataset::Split;
+use super::dataset::DocSet;
 use super::evaluator::Evaluator;
 use super::prepared::{Prepared, row_id};
 use super::prompt::Turn;
@@ -88,7 +88,7 @@ impl Evaluator<'_> {
         answers: Option<&Artifact>,
         stats: &mut ScoreStats,
         making: &Making<'_>,
-    ) -> Result<Step> {
+    ) -> Result<Ending> {
         let (work, watch) = (&making.work, making.context.watch);
         let plan = self.parts(unit);
         let total: u64 = plan.iter().map(|(_, turns)| turns.len() as u64).sum();
@@ -106,7 +106,7 @@ impl Evaluator<'_> {
             }
             if found.whole().is_none() {
                 if making.is_stopped() {
-                    return Ok(Step::Leave(Left::Stopped(format!("{done} of {total} documents"))));
+                    return Ok(Ending::Leave(Left::Stopped(format!("{done} of {total} documents"))));
                 }
                 let rows = match &task.task.generation {
                     Some(generation) => self.read_answers(task, generation, planned, &answers)?,
@@ -122,7 +122,7 @@ impl Evaluator<'_> {
             done += turns.len() as u64;
             watch.progress(done, total);
         }
-        self.assemble(unit, plan.len(), making).map(Step::Publish)
+        self.assemble(unit, plan.len(), making).map(Ending::Publish)
     }
 
     /// Which documents stand in which part: a task and a range of its turns.
@@ -157,7 +157,7 @@ impl Evaluator<'_> {
             .iter()
             .flat_map(|task| {
                 let named =
-                    |split: &Split, name: &str| (format!("{}/{name}", task.task.name), json!(split.docs_digest));
+                    |split: &DocSet, name: &str| (format!("{}/{name}", task.task.name), json!(split.docs_digest));
                 let pool = task.pool.as_ref().zip(task.task.fewshot_split.as_deref());
                 [Some(named(&task.docs, &task.task.split)), pool.map(|(split, name)| named(split, name))]
             })

@@ -16,7 +16,7 @@ use spin_report::evaluations::Results;
 use spin_report::mt_bench::Summary;
 use spin_run::graph::{Graph, ModelId};
 use spin_run::import::Importer;
-use spin_run::run::{EvalConfig, MT_BENCH, Profile, RunFile, as_params};
+use spin_run::run::{Dtype, EvalConfig, MT_BENCH, Profile, RunFile, as_params};
 use spin_store::{Artifact, Context, Outcome, Store, digest};
 
 use crate::screen::Screen;
@@ -68,7 +68,7 @@ pub struct Args {
     max_gen_toks: Option<usize>,
     /// Element type of the weights: f32, bf16 or f16
     #[arg(long)]
-    dtype: Option<String>,
+    dtype: Option<Dtype>,
     /// Write prompts through the model's chat template
     #[arg(long)]
     apply_chat_template: bool,
@@ -124,9 +124,7 @@ fn run_file(args: &Args) -> anyhow::Result<RunFile> {
     eval.limit = args.limit.unwrap_or(eval.limit);
     eval.num_fewshot = args.num_fewshot.or(eval.num_fewshot);
     eval.max_gen_toks = args.max_gen_toks.or(eval.max_gen_toks);
-    if let Some(dtype) = &args.dtype {
-        eval.dtype.clone_from(dtype);
-    }
+    eval.dtype = args.dtype.unwrap_or(eval.dtype);
     eval.apply_chat_template |= args.apply_chat_template;
     eval.fewshot_as_multiturn = args.fewshot_as_multiturn.unwrap_or(eval.fewshot_as_multiturn);
     if eval.tasks.is_empty() {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::schema::{Judgment, RequestRow, Row, Sample};
 use spin_store::manifest::Parent;
-use spin_store::{Artifact, Context, Left, Making, Outcome, Staged, Step, table};
+use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Staged, table};
 use spin_text::{Codec, Message};
 
 use super::judge::{Judge, JudgeOptions, judge_all};
@@ -197,7 +197,7 @@ impl<'a> Conversations<'a> {
         options: &JudgeOptions<'_>,
         accepts: bool,
         making: &Making<'_>,
-    ) -> Result<(Step, Summary)> {
+    ) -> Result<(Ending, Summary)> {
         let work = &making.work;
         let mut done = match &making.earlier {
             Some(earlier) => Judgment::read_all(earlier)?,
@@ -226,14 +226,14 @@ impl<'a> Conversations<'a> {
         let summary = Summary::of(&judgments);
         if summary.errors > 0 && !accepts {
             let place = format!("{} answers have no judgment", summary.errors);
-            return Ok((Step::Leave(Left::Partial(place)), summary));
+            return Ok((Ending::Leave(Left::Partial(place)), summary));
         }
         let staged = making.staging()?;
         let identity = making.recipe.identity();
         Judgment::write_part(&staged.path().join(table::part_name(0)), &judgments, &identity, 0)?;
         let mut facts = Map::new();
         facts.insert("results".into(), summary.to_json());
-        Ok((Step::Publish(Staged::new(staged, facts)), summary))
+        Ok((Ending::Publish(Staged::new(staged, facts)), summary))
     }
 }
 

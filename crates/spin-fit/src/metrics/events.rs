@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_scalar_is_encoded_field_by_field() {
         let bytes = scalars_event(&line(300, 0.5));
-        // Step 300 as a varint, then the summary.
+        // Ending 300 as a varint, then the summary.
         assert_eq!(bytes[12 + 9..12 + 12], [0x10, 0xAC, 0x02]);
         let value = [&[0x0A, 0x11, 0x0A, 0x0A][..], b"train/loss", &[0x15, 0, 0, 0, 0x3F]].concat();
         assert!(bytes.windows(value.len()).any(|window| window == value), "{bytes:?}");

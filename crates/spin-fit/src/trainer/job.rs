@@ -12,7 +12,7 @@ use crate::schedule::{Decay, Schedule};
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
     /// All updates are done, or it was time to stop early.
-    Finished(Summary),
+    Finished(TrainingSummary),
     /// A stop was asked for; this many updates are in the checkpoint.
     Stopped(usize),
 }
@@ -28,7 +28,7 @@ pub enum EarlyStop {
 
 /// Facts about a finished training.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
+pub struct TrainingSummary {
     /// Updates made, skipped ones included.
     pub updates: usize,
     /// Updates of the whole schedule.

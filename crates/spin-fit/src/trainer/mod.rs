@@ -18,15 +18,15 @@ use spin_store::{digest, fsutil};
 use crate::checkpoint::{self, Progress, Settings};
 use crate::data::{Epochs, Example};
 use crate::error::{FitError, Result};
-use crate::learner::{Learner, Outcome};
+use crate::learner::{Learner, UpdateOutcome};
 use crate::metrics::events::EventFile;
 use crate::metrics::flops::ModelFlops;
 use crate::metrics::{LogLine, RealWatch, Timing, UpdateLog, WINDOW, json_lines};
 use crate::optim::StateTensor;
 use crate::schedule::Schedule;
-use crate::watch::Watch;
+use crate::watch::TrainingWatch;
 
-pub use job::{EarlyStop, End, Files, Job, Summary};
+pub use job::{EarlyStop, End, Files, Job, TrainingSummary};
 use pace::Pace;
 
 /// Updates in a row that may be skipped; one more is an error.
@@ -148,7 +148,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// A loss or gradient that is not finite, a full disk.
-    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<End> {
+    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn TrainingWatch) -> Result<End> {
         self.notes.drain(..).for_each(|note| watch.note(&note));
         if let Some(mut last) = self.log.last().cloned() {
             // Where it goes on; its evaluation was told before.
@@ -174,7 +174,7 @@ impl<'a> Trainer<'a> {
             self.save()?;
         }
         let kept_update = self.keep()?;
-        Ok(End::Finished(Summary {
+        Ok(End::Finished(TrainingSummary {
             updates: self.progress.update,
             scheduled_updates: self.schedule.total_steps,
             kept_update,
@@ -189,14 +189,14 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// As [`Trainer::run`].
-    pub fn step(&mut self, watch: &mut dyn Watch) -> Result<&LogLine> {
+    pub fn step(&mut self, watch: &mut dyn TrainingWatch) -> Result<&LogLine> {
         self.step_while(&mut || true, watch)?;
         Ok(self.log.last().expect("an update was made"))
     }
 
     /// The same as long as `go_on` holds, which is asked before each forward
     /// pass; whether the update was made.
-    fn step_while(&mut self, go_on: &mut dyn FnMut() -> bool, watch: &mut dyn Watch) -> Result<bool> {
+    fn step_while(&mut self, go_on: &mut dyn FnMut() -> bool, watch: &mut dyn TrainingWatch) -> Result<bool> {
         let config = self.job.config;
         let rows: Vec<&Example> =
             self.epochs.rows_of(self.progress.update).into_iter().map(|row| &self.job.examples[row]).collect();
@@ -238,7 +238,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Counts the update as done, or as skipped, or stops.
-    fn count(&mut self, outcome: &Outcome, rows: &[&Example], watch: &mut dyn Watch) -> Result<()> {
+    fn count(&mut self, outcome: &UpdateOutcome, rows: &[&Example], watch: &mut dyn TrainingWatch) -> Result<()> {
         let update = self.progress.update + 1;
         let Some(what) = outcome.not_finite else {
             self.progress.update = update;
@@ -286,7 +286,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The record of the update that was just counted.
-    fn entry(&self, outcome: &Outcome, learning_rate: f64) -> UpdateLog {
+    fn entry(&self, outcome: &UpdateOutcome, learning_rate: f64) -> UpdateLog {
         let beta = self.job.config.beta;
         let pairs = outcome.pairs.filter(|_| outcome.not_finite.is_none());
         UpdateLog {

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Tensor};
-use spin_run::run::{FitConfig, Keep, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
+use spin_run::run::{FitConfig, Keep, Loss, NonFinite, ObjectiveKind, OptimizerKind, SchedulerKind};
 
 use crate::checkpoint::Settings;
 use crate::data::Example;
 use crate::metrics::LogLine;
 use crate::testing::{self, model, ragged};
-use crate::trainer::{EarlyStop, End, Files, Job, MAX_SKIPPED_IN_A_ROW, Summary, Trainer};
-use crate::watch::{Silent, Watch};
+use crate::trainer::{EarlyStop, End, Files, Job, MAX_SKIPPED_IN_A_ROW, Trainer, TrainingSummary};
+use crate::watch::{TrainingWatch, Unwatched};
 
-fn config(objective: Objective) -> FitConfig {
+fn config(objective: ObjectiveKind) -> FitConfig {
     FitConfig {
         objective,
         beta: 0.2,
@@ -39,7 +39,7 @@ fn weights(trainer: &Trainer<'_>) -> BTreeMap<String, Vec<f32>> {
     trainer.model().params().iter().map(|(name, var)| (name.clone(), flat(var))).collect()
 }
 
-fn finish(trainer: &mut Trainer<'_>, watch: &mut dyn Watch) -> Summary {
+fn finish(trainer: &mut Trainer<'_>, watch: &mut dyn TrainingWatch) -> TrainingSummary {
     match trainer.run(&AtomicBool::new(false), watch).unwrap() {
         End::Finished(summary) => summary,
         End::Stopped(update) => panic!("stopped at {update}"),
@@ -48,7 +48,7 @@ fn finish(trainer: &mut Trainer<'_>, watch: &mut dyn Watch) -> Summary {
 
 fn train(config: &FitConfig, examples: &[Example]) -> (Vec<LogLine>, BTreeMap<String, Vec<f32>>) {
     let mut trainer = Trainer::new(model(), job(config, examples, &[])).unwrap();
-    let summary = finish(&mut trainer, &mut Silent);
+    let summary = finish(&mut trainer, &mut Unwatched);
     (summary.log, weights(&trainer))
 }
 
@@ -56,7 +56,7 @@ fn train(config: &FitConfig, examples: &[Example]) -> (Vec<LogLine>, BTreeMap<St
 #[derive(Default)]
 struct Notes(Vec<String>);
 
-impl Watch for Notes {
+impl TrainingWatch for Notes {
     fn note(&mut self, text: &str) {
         self.0.push(text.into());
     }
@@ -64,9 +64,9 @@ impl Watch for Notes {
 
 #[test]
 fn accumulation_equals_the_large_batch() {
-    for objective in [Objective::Spin, Objective::Dpo, Objective::Sft] {
+    for objective in [ObjectiveKind::Spin, ObjectiveKind::Dpo, ObjectiveKind::Sft] {
         // 100 rows: the second update of each epoch is a partial one.
-        let examples = ragged(100, objective != Objective::Sft);
+        let examples = ragged(100, objective != ObjectiveKind::Sft);
         let large = config(objective);
         let (log, weights) = train(&large, &examples);
         assert_eq!(log.len(), 8);
@@ -98,13 +98,13 @@ fn accumulation_equals_the_large_batch() {
 fn every_loss_separates_the_pairs_it_is_trained_on() {
     let examples = ragged(24, true);
     for (objective, loss) in [
-        (Objective::Spin, Loss::Logistic),
-        (Objective::Spin, Loss::Hinge),
-        (Objective::Spin, Loss::Exponential),
-        (Objective::Spin, Loss::Correlation),
-        (Objective::Dpo, Loss::Sigmoid),
-        (Objective::Dpo, Loss::Hinge),
-        (Objective::Dpo, Loss::Ipo),
+        (ObjectiveKind::Spin, Loss::Logistic),
+        (ObjectiveKind::Spin, Loss::Hinge),
+        (ObjectiveKind::Spin, Loss::Exponential),
+        (ObjectiveKind::Spin, Loss::Correlation),
+        (ObjectiveKind::Dpo, Loss::Sigmoid),
+        (ObjectiveKind::Dpo, Loss::Hinge),
+        (ObjectiveKind::Dpo, Loss::Ipo),
     ] {
         let config = FitConfig {
             loss: Some(loss),
@@ -127,8 +127,13 @@ fn every_loss_separates_the_pairs_it_is_trained_on() {
 fn an_interrupted_training_ends_with_the_same_bits() {
     let examples = ragged(30, true);
     let (rest, held_out) = examples.split_at(24);
-    let config =
-        FitConfig { batch_size: 8, max_tokens_per_batch: 300, eval_every: 2, eval_rows: 6, ..config(Objective::Spin) };
+    let config = FitConfig {
+        batch_size: 8,
+        max_tokens_per_batch: 300,
+        eval_every: 2,
+        eval_rows: 6,
+        ..config(ObjectiveKind::Spin)
+    };
     let settings = || Settings::of(&serde_json::json!({"seed": 7}));
     let run = |stop_at: &[usize]| {
         let dir = tempfile::tempdir().unwrap();
@@ -145,7 +150,7 @@ fn an_interrupted_training_ends_with_the_same_bits() {
                 .with_files(files.clone(), settings())
                 .unwrap();
             while trainer.log().len() < *at {
-                trainer.step(&mut Silent).unwrap();
+                trainer.step(&mut Unwatched).unwrap();
                 if trainer.log().len().is_multiple_of(3) {
                     trainer.save().unwrap();
                 }
@@ -153,7 +158,7 @@ fn an_interrupted_training_ends_with_the_same_bits() {
         }
         let mut trainer =
             Trainer::new(model(), job(&config, rest, held_out)).unwrap().with_files(files, settings()).unwrap();
-        let summary = finish(&mut trainer, &mut Silent);
+        let summary = finish(&mut trainer, &mut Unwatched);
         let log: Vec<_> = summary.log.iter().map(|line| line.update.clone()).collect();
         (log, summary.kept_update, weights(&trainer))
     };
@@ -176,7 +181,7 @@ fn a_checkpoint_is_made_after_minutes_as_well_as_after_updates() {
     let examples = ragged(40, true);
     // Nine updates of 100 seconds each.
     let made = |checkpoint_every: usize, checkpoint_minutes: f64| {
-        let config = FitConfig { batch_size: 20, checkpoint_every, checkpoint_minutes, ..config(Objective::Spin) };
+        let config = FitConfig { batch_size: 20, checkpoint_every, checkpoint_minutes, ..config(ObjectiveKind::Spin) };
         let dir = tempfile::tempdir().unwrap();
         let now = std::rc::Rc::new(std::cell::Cell::new(0.0));
         let clock = now.clone();
@@ -185,7 +190,7 @@ fn a_checkpoint_is_made_after_minutes_as_well_as_after_updates() {
             trainer.with_files(files_in(dir.path()), Settings::default()).unwrap().with_clock(move || clock.get());
         let mut saved = Vec::new();
         while trainer.log().len() < 8 {
-            trainer.step(&mut Silent).unwrap();
+            trainer.step(&mut Unwatched).unwrap();
             now.set(now.get() + 100.0);
             let update = trainer.log().len();
             if trainer.pace.due(update) {
@@ -207,7 +212,7 @@ fn a_checkpoint_is_made_after_minutes_as_well_as_after_updates() {
 /// Says stop when it is told of an update.
 struct StopAt<'a>(usize, &'a AtomicBool);
 
-impl Watch for StopAt<'_> {
+impl TrainingWatch for StopAt<'_> {
     fn update(&mut self, line: &LogLine, _: usize) {
         if line.update.update == self.0 {
             self.1.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -219,7 +224,8 @@ impl Watch for StopAt<'_> {
 fn a_stop_drops_the_update_under_way_and_nothing_else() {
     let examples = ragged(40, true);
     // Each update is five forward passes.
-    let config = FitConfig { batch_size: 20, micro_batch_size: 4, checkpoint_every: 1000, ..config(Objective::Spin) };
+    let config =
+        FitConfig { batch_size: 20, micro_batch_size: 4, checkpoint_every: 1000, ..config(ObjectiveKind::Spin) };
     let dir = tempfile::tempdir().unwrap();
     let trainer = || {
         Trainer::new(model(), job(&config, &examples, &[]))
@@ -235,9 +241,9 @@ fn a_stop_drops_the_update_under_way_and_nothing_else() {
         asked += 1;
         asked < 3
     };
-    assert!(!first.step_while(&mut go_on, &mut Silent).unwrap());
+    assert!(!first.step_while(&mut go_on, &mut Unwatched).unwrap());
     assert_eq!((asked, first.log().len()), (3, 0), "it is asked before each forward pass");
-    assert_eq!(first.run(&AtomicBool::new(true), &mut Silent).unwrap(), End::Stopped(0));
+    assert_eq!(first.run(&AtomicBool::new(true), &mut Unwatched).unwrap(), End::Stopped(0));
     assert!(!files_in(dir.path()).checkpoint.exists());
     drop(first);
 
@@ -250,12 +256,12 @@ fn a_stop_drops_the_update_under_way_and_nothing_else() {
         asked += 1;
         asked < 4
     };
-    assert!(!second.step_while(&mut go_on, &mut Silent).unwrap());
+    assert!(!second.step_while(&mut go_on, &mut Unwatched).unwrap());
     drop(second);
 
     let mut third = trainer().unwrap();
     assert_eq!(third.log().len(), 2);
-    let summary = finish(&mut third, &mut Silent);
+    let summary = finish(&mut third, &mut Unwatched);
     assert_eq!((summary.updates, weights(&third)), (8, undisturbed));
 }
 
@@ -263,7 +269,7 @@ fn a_stop_drops_the_update_under_way_and_nothing_else() {
 fn a_damaged_file_is_said_and_the_result_is_the_same() {
     let examples = ragged(30, true);
     let (rest, held_out) = examples.split_at(24);
-    let config = FitConfig { batch_size: 8, eval_every: 2, eval_rows: 6, ..config(Objective::Spin) };
+    let config = FitConfig { batch_size: 8, eval_every: 2, eval_rows: 6, ..config(ObjectiveKind::Spin) };
     let settings = || Settings::of(&serde_json::json!({"seed": 7}));
     let run = |damage: &dyn Fn(&Files)| {
         let dir = tempfile::tempdir().unwrap();
@@ -319,7 +325,7 @@ fn early_stops_come_when_they_should_and_keep_the_best() {
         patience: 3,
         schedule_epochs: 20.0,
         stop_epoch: 20.0,
-        ..config(Objective::Spin)
+        ..config(ObjectiveKind::Spin)
     };
     let dir = tempfile::tempdir().unwrap();
     let files = |name: &str| Files {
@@ -331,7 +337,7 @@ fn early_stops_come_when_they_should_and_keep_the_best() {
     let run = |config: &FitConfig, name: &str| {
         let trainer = Trainer::new(model(), job(config, rest, held_out)).unwrap();
         let mut trainer = trainer.with_files(files(name), Settings::default()).unwrap();
-        let summary = finish(&mut trainer, &mut Silent);
+        let summary = finish(&mut trainer, &mut Unwatched);
         let held_out: Vec<&Example> = held_out.iter().collect();
         let left =
             crate::learner::Learner::new(trainer.model().clone(), config, 1).unwrap().evaluate(&held_out).unwrap();
@@ -366,9 +372,9 @@ fn broken(rows: usize, which: usize) -> Vec<Example> {
 #[test]
 fn what_is_not_finite_stops_or_is_skipped_as_set() {
     let examples = broken(20, 3);
-    let stop = FitConfig { batch_size: 4, ..config(Objective::Spin) };
+    let stop = FitConfig { batch_size: 4, ..config(ObjectiveKind::Spin) };
     let mut trainer = Trainer::new(model(), job(&stop, &examples, &[])).unwrap();
-    let error = trainer.run(&AtomicBool::new(false), &mut Silent).unwrap_err().to_string();
+    let error = trainer.run(&AtomicBool::new(false), &mut Unwatched).unwrap_err().to_string();
     assert!(error.contains("the loss is NaN") && error.contains("003"), "{error}");
     // No file is named that is not there.
     assert!(error.contains("there is no checkpoint yet") && !error.contains("update 0"), "{error}");
@@ -386,17 +392,17 @@ fn what_is_not_finite_stops_or_is_skipped_as_set() {
     let mut hopeless = ragged(20, true);
     hopeless.iter_mut().for_each(|e| e.opponent.as_mut().unwrap().ref_real = f64::NAN);
     let mut trainer = Trainer::new(model(), job(&skip, &hopeless, &[])).unwrap();
-    let error = trainer.run(&AtomicBool::new(false), &mut Silent).unwrap_err().to_string();
+    let error = trainer.run(&AtomicBool::new(false), &mut Unwatched).unwrap_err().to_string();
     assert!(error.contains(&format!("after {MAX_SKIPPED_IN_A_ROW} skipped ones in a row")), "{error}");
     assert_eq!(trainer.log().len(), MAX_SKIPPED_IN_A_ROW);
 }
 
 #[test]
 fn what_was_not_finite_before_training_is_not_blamed_on_the_learning_rate() {
-    let stop = FitConfig { batch_size: 20, ..config(Objective::Spin) };
+    let stop = FitConfig { batch_size: 20, ..config(ObjectiveKind::Spin) };
     let said = |model: spin_model::CausalLm, examples: &[Example]| {
         let mut trainer = Trainer::new(model, job(&stop, examples, &[])).unwrap();
-        trainer.run(&AtomicBool::new(false), &mut Silent).unwrap_err()
+        trainer.run(&AtomicBool::new(false), &mut Unwatched).unwrap_err()
     };
     // A row.
     let error = said(model(), &broken(20, 3)).to_string();
@@ -422,7 +428,7 @@ fn what_was_not_finite_before_training_is_not_blamed_on_the_learning_rate() {
 fn human_answers_that_become_less_likely_are_reported_once() {
     // An opponent that finds every answer e times as likely as the model does.
     let mut examples = ragged(16, true);
-    let start = crate::learner::Learner::new(model(), &config(Objective::Spin), 1).unwrap();
+    let start = crate::learner::Learner::new(model(), &config(ObjectiveKind::Spin), 1).unwrap();
     let rows: Vec<&Example> = examples.iter().collect();
     let groups: Vec<_> = rows.iter().map(|e| (e.prompt_ids.as_slice(), e.answers().collect())).collect();
     let logps = crate::reference::logps(&start.model, &groups, crate::batches::Limit::Rows(16)).unwrap();
@@ -435,7 +441,7 @@ fn human_answers_that_become_less_likely_are_reported_once() {
         batch_size: 16,
         schedule_epochs: 15.0,
         stop_epoch: 15.0,
-        ..config(Objective::Spin)
+        ..config(ObjectiveKind::Spin)
     };
     let (mut trainer, mut notes) = (Trainer::new(model(), job(&config, &examples, &[])).unwrap(), Notes::default());
     let summary = finish(&mut trainer, &mut notes);
@@ -450,10 +456,10 @@ fn human_answers_that_become_less_likely_are_reported_once() {
 fn rows_of_another_kind_are_refused() {
     let pairs = [testing::pair(0, 2, 3, 4)];
     let rows = [testing::demonstration(1, 2, 3)];
-    for (objective, examples) in [(Objective::Sft, &pairs), (Objective::Spin, &rows)] {
+    for (objective, examples) in [(ObjectiveKind::Sft, &pairs), (ObjectiveKind::Spin, &rows)] {
         let config = config(objective);
         let mut trainer = Trainer::new(model(), job(&config, examples, &[])).unwrap();
-        let error = trainer.step(&mut Silent).unwrap_err().to_string();
+        let error = trainer.step(&mut Unwatched).unwrap_err().to_string();
         assert!(error.contains(&examples[0].row_id) && error.contains("sft on demonstrations"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use super::head::{Head, TargetScore};
 use super::linear::Rows;
 use super::norm::Norm;
 use super::pass::{embed, final_norm, gather};
-use super::tree::{HeadColumns, KeyValues, Segments, Tiles, TreeRows};
+use super::tree::{HeadColumns, KeyValues, Segments, TileList, TreeRows};
 use crate::decoder::Decoder;
 use crate::rope::RopeTable;
 use crate::score::{ScoreOptions, Target};
@@ -107,7 +107,7 @@ impl<'a> TreePass<'a> {
         layer: usize,
         rows: &TreeRows<'_>,
         queries: Option<&[u32]>,
-        tiles: &Tiles,
+        tiles: &TileList,
         x: &mut Vec<f32>,
     ) -> Result<()> {
         let block = block(self.decoder, &self.rope, layer);

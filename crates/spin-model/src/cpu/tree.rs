@@ -80,7 +80,7 @@ struct Tile {
 
 /// What each of the rows asked for sees.
 #[derive(Debug)]
-pub(super) struct Tiles(Vec<Tile>);
+pub(super) struct TileList(Vec<Tile>);
 
 /// Consecutive rows, each below the one before, that have one end.
 struct Segment {
@@ -126,8 +126,10 @@ impl<'a> Segments<'a> {
     }
 
     /// What `queries`, rows in order, see.
-    pub fn tiles(&self, queries: &[u32]) -> Tiles {
-        Tiles(queries.par_chunks(TILE).map(|rows| self.tile(rows.iter().map(|row| *row as usize).collect())).collect())
+    pub fn tiles(&self, queries: &[u32]) -> TileList {
+        TileList(
+            queries.par_chunks(TILE).map(|rows| self.tile(rows.iter().map(|row| *row as usize).collect())).collect(),
+        )
     }
 
     fn tile(&self, rows: Vec<usize>) -> Tile {
@@ -349,7 +351,7 @@ impl Attention<'_> {
     /// The heads' outputs `[query rows, out_width]`.
     pub fn forward_tree(
         &self,
-        tiles: &Tiles,
+        tiles: &TileList,
         queries: HeadColumns<'_>,
         norm: Option<&Norm>,
         own: &KeyValues,

@@ -20,12 +20,12 @@ pub struct Resources {
     /// on top.
     pub memory_at_least: Option<u64>,
     /// What it, or one of its kind in this store, took.
-    pub measured: Option<Measured>,
+    pub measured: Option<Cost>,
 }
 
 /// What a step took.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub struct Cost {
     /// Wall-clock time of the process that published, in seconds.
     pub seconds: f64,
     /// Its largest resident memory, in bytes.
@@ -101,14 +101,10 @@ fn memory(graph: &Graph<'_>, step: &Step, weights: u64) -> Result<u64> {
     });
     Ok(match trained {
         Some(model) => training(&graph.fit_of(model)?, weights),
-        None if step.name.starts_with("eval-") => weights * bytes_of(&graph.run.eval.dtype),
-        None if step.command[0] == "spin-sample" => weights * bytes_of(&graph.run.sample.dtype),
+        None if step.name.starts_with("eval-") => weights * graph.run.eval.dtype.bytes(),
+        None if step.command[0] == "spin-sample" => weights * graph.run.sample.dtype.bytes(),
         None => weights * 4,
     })
-}
-
-fn bytes_of(dtype: &str) -> u64 {
-    if dtype == "f32" { 4 } else { 2 }
 }
 
 /// Weights, and where all are trained gradients, the optimizer's state and, for
@@ -161,7 +157,7 @@ impl Records {
 
     /// What making a step's first artifact took, or else the like of it; of a
     /// training its model, with which the process ended.
-    fn of(&self, step: &Step) -> Option<Measured> {
+    fn of(&self, step: &Step) -> Option<Cost> {
         let mut made = step.makes.iter().filter(|node| !matches!(node.product, Product::Reference(_)));
         let node = made.next().filter(|_| step.name != "import")?;
         let own = |artifact: &&Artifact| format!("{}/{}", artifact.manifest.kind, artifact.manifest.name) == node.name;
@@ -172,7 +168,7 @@ impl Records {
         };
         let found = self.0.iter().find(own).or_else(|| self.0.iter().find(like))?;
         let environment = &found.manifest.environment;
-        Some(Measured {
+        Some(Cost {
             seconds: environment.get("seconds")?.as_f64()?,
             memory: environment.get("peak_memory_mib").and_then(Value::as_u64).map(|mib| mib << 20),
             of: found.manifest.reference(),

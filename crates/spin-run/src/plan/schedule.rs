@@ -13,18 +13,18 @@ enum Place {
 
 /// Steps in order, several at once where none reads what another makes.
 #[derive(Clone, Debug)]
-pub struct Schedule {
+pub struct Agenda {
     after: Vec<Vec<usize>>,
     places: Vec<Place>,
     keep_going: bool,
 }
 
-impl Schedule {
+impl Agenda {
     /// A plan of which nothing has begun. After a failure no further step
     /// begins, or with `keep_going` none that needs what failed.
-    pub fn new(plan: &Plan, keep_going: bool) -> Schedule {
+    pub fn new(plan: &Plan, keep_going: bool) -> Agenda {
         let after = plan.steps.iter().map(|step| step.after.clone()).collect();
-        Schedule { after, places: vec![Place::Waiting; plan.steps.len()], keep_going }
+        Agenda { after, places: vec![Place::Waiting; plan.steps.len()], keep_going }
     }
 
     /// The first step that can begin now; it counts as begun.
@@ -61,9 +61,9 @@ mod tests {
     use super::*;
 
     /// 0 before 1 and 2, both before 3; 4 stands alone.
-    fn schedule(keep_going: bool) -> Schedule {
+    fn schedule(keep_going: bool) -> Agenda {
         let after = vec![vec![], vec![0], vec![0], vec![1, 2], vec![]];
-        Schedule { places: vec![Place::Waiting; after.len()], after, keep_going }
+        Agenda { places: vec![Place::Waiting; after.len()], after, keep_going }
     }
 
     #[test]

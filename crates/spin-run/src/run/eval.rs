@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Dtype;
+
 /// The six tasks of the first Open LLM Leaderboard, whose headlines are
 /// averaged.
 pub const LEADERBOARD: &str = "open-llm-leaderboard-v1";
@@ -109,8 +111,8 @@ pub struct EvalConfig {
     pub max_gen_toks: Option<usize>,
     /// Precision of log-probabilities.
     pub softmax_dtype: SoftmaxDtype,
-    /// Element type of the weights: `f32`, `bf16` or `f16`.
-    pub dtype: String,
+    /// Element type of the weights.
+    pub dtype: Dtype,
     /// Tokens per forward pass: more need more memory.
     pub max_batch_tokens: usize,
     /// Documents per published part: what a killed run loses at most.
@@ -134,7 +136,7 @@ impl Default for EvalConfig {
             system_instruction: String::new(),
             max_gen_toks: None,
             softmax_dtype: SoftmaxDtype::default(),
-            dtype: "f32".into(),
+            dtype: Dtype::F32,
             max_batch_tokens: 4096,
             docs_per_part: 256,
             judge: None,
@@ -201,9 +203,6 @@ impl EvalConfig {
     pub fn check(&self) -> Result<(), String> {
         if self.max_batch_tokens == 0 || self.docs_per_part == 0 {
             return Err("max_batch_tokens and docs_per_part must be at least 1".into());
-        }
-        if !["f32", "bf16", "f16"].contains(&self.dtype.as_str()) {
-            return Err("dtype must be f32, bf16 or f16".into());
         }
         if self.max_gen_toks == Some(0) {
             return Err("max_gen_toks must be at least 1".into());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What is minimised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Objective {
+pub enum ObjectiveKind {
     /// The paper's: the human answer against the opponent's.
     #[default]
     Spin,
@@ -108,10 +108,10 @@ pub enum Keep {
 }
 
 /// `[fit.lora]`: train a low-rank adapter instead of the weights. Names and
-/// meaning are those of PEFT's `LoraConfig`.
+/// meaning are those of PEFT's `LoraSettings`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct LoraConfig {
+pub struct LoraSettings {
     /// Rank.
     pub r: usize,
     /// The adapter is scaled by `lora_alpha / r`.
@@ -129,11 +129,11 @@ pub struct LoraConfig {
     pub from: Option<PathBuf>,
 }
 
-impl Default for LoraConfig {
+impl Default for LoraSettings {
     fn default() -> Self {
         // Those of the original code: alignment-handbook's ModelArguments.
         let target_modules = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec();
-        LoraConfig { r: 16, lora_alpha: 32.0, lora_dropout: 0.05, target_modules, use_rslora: false, from: None }
+        LoraSettings { r: 16, lora_alpha: 32.0, lora_dropout: 0.05, target_modules, use_rslora: false, from: None }
     }
 }
 
@@ -142,7 +142,7 @@ impl Default for LoraConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
     /// What is minimised.
-    pub objective: Objective,
+    pub objective: ObjectiveKind,
     /// Which function of the margin; `logistic` for `spin` and `sigmoid` for
     /// `dpo` unless given. `sft` has none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,13 +219,13 @@ pub struct FitConfig {
     pub keep: Keep,
     /// Train an adapter; without it all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraConfig>,
+    pub lora: Option<LoraSettings>,
 }
 
 impl Default for FitConfig {
     fn default() -> Self {
         FitConfig {
-            objective: Objective::Spin,
+            objective: ObjectiveKind::Spin,
             loss: None,
             beta: 0.1,
             nll_weight: 0.0,
@@ -263,16 +263,16 @@ impl FitConfig {
     /// The loss with the objective's default filled in; `None` for `sft`.
     pub fn loss(&self) -> Option<Loss> {
         match self.objective {
-            Objective::Spin => Some(self.loss.unwrap_or(Loss::Logistic)),
-            Objective::Dpo => Some(self.loss.unwrap_or(Loss::Sigmoid)),
-            Objective::Sft => None,
+            ObjectiveKind::Spin => Some(self.loss.unwrap_or(Loss::Logistic)),
+            ObjectiveKind::Dpo => Some(self.loss.unwrap_or(Loss::Sigmoid)),
+            ObjectiveKind::Sft => None,
         }
     }
 
     /// The same with objective `sft`, without what only pairs have.
     pub(super) fn as_baseline(&self) -> FitConfig {
         FitConfig {
-            objective: Objective::Sft,
+            objective: ObjectiveKind::Sft,
             loss: None,
             nll_weight: 0.0,
             label_smoothing: 0.0,
@@ -284,7 +284,7 @@ impl FitConfig {
     /// Values that no training could work with, in words for people.
     pub(super) fn check(&self) -> Result<(), String> {
         self.check_loss()?;
-        if let Some(LoraConfig { r, lora_alpha, lora_dropout, target_modules, .. }) = &self.lora
+        if let Some(LoraSettings { r, lora_alpha, lora_dropout, target_modules, .. }) = &self.lora
             && !(*r > 0 && *lora_alpha > 0.0 && (0.0..1.0).contains(lora_dropout) && !target_modules.is_empty())
         {
             return Err(
@@ -335,9 +335,9 @@ impl FitConfig {
     fn check_loss(&self) -> Result<(), String> {
         let name = |loss: &Loss| format!("{loss:?}").to_lowercase();
         let (objective, losses): (&str, &[Loss]) = match self.objective {
-            Objective::Spin => ("spin", &[Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation]),
-            Objective::Dpo => ("dpo", &[Loss::Sigmoid, Loss::Hinge, Loss::Ipo]),
-            Objective::Sft => ("sft", &[]),
+            ObjectiveKind::Spin => ("spin", &[Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation]),
+            ObjectiveKind::Dpo => ("dpo", &[Loss::Sigmoid, Loss::Hinge, Loss::Ipo]),
+            ObjectiveKind::Sft => ("sft", &[]),
         };
         if let Some(loss) = &self.loss
             && !losses.contains(loss)
@@ -350,8 +350,8 @@ impl FitConfig {
         }
         let smoothing = self.label_smoothing;
         let smoothable = match self.objective {
-            Objective::Sft => (0.0..1.0).contains(&smoothing),
-            Objective::Dpo if self.loss() == Some(Loss::Sigmoid) => (0.0..0.5).contains(&smoothing),
+            ObjectiveKind::Sft => (0.0..1.0).contains(&smoothing),
+            ObjectiveKind::Dpo if self.loss() == Some(Loss::Sigmoid) => (0.0..0.5).contains(&smoothing),
             _ => smoothing == 0.0,
         };
         if !smoothable {
@@ -360,7 +360,7 @@ impl FitConfig {
                  objective = \"dpo\" with loss = \"sigmoid\", and 0 for anything else"
             ));
         }
-        if self.objective == Objective::Sft && (self.nll_weight > 0.0 || self.stop_margin > 0.0) {
+        if self.objective == ObjectiveKind::Sft && (self.nll_weight > 0.0 || self.stop_margin > 0.0) {
             return Err("nll_weight and stop_margin are for pairs: objective = \"spin\" or \"dpo\"".into());
         }
         if self.loss() == Some(Loss::Ipo) && self.beta == 0.0 {
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn every_objective_takes_its_own_losses_alone() {
-        use {Loss::*, Objective::*};
+        use {Loss::*, ObjectiveKind::*};
         let all = [Logistic, Hinge, Exponential, Correlation, Sigmoid, Ipo];
         for (objective, own) in
             [(Spin, &[Logistic, Hinge, Exponential, Correlation][..]), (Dpo, &[Sigmoid, Hinge, Ipo]), (Sft, &[])]
@@ -401,10 +401,12 @@ mod tests {
     #[test]
     fn numbers_that_fit_nothing_are_named() {
         assert!(problem(|c| c.label_smoothing = 0.1).contains("label_smoothing = 0.1"));
-        let dpo = |c: &mut FitConfig| (c.objective, c.label_smoothing) = (Objective::Dpo, 0.5);
+        let dpo = |c: &mut FitConfig| (c.objective, c.label_smoothing) = (ObjectiveKind::Dpo, 0.5);
         assert!(problem(dpo).contains("below 0.5"));
-        assert!(problem(|c| (c.objective, c.nll_weight) = (Objective::Sft, 1.0)).contains("nll_weight"));
-        assert!(problem(|c| (c.objective, c.loss, c.beta) = (Objective::Dpo, Some(Loss::Ipo), 0.0)).contains("beta"));
+        assert!(problem(|c| (c.objective, c.nll_weight) = (ObjectiveKind::Sft, 1.0)).contains("nll_weight"));
+        assert!(
+            problem(|c| (c.objective, c.loss, c.beta) = (ObjectiveKind::Dpo, Some(Loss::Ipo), 0.0)).contains("beta")
+        );
         assert!(problem(|c| c.stop_margin = 1.0).contains("need eval_every"));
         assert!(problem(|c| c.eval_every = 1).contains("eval_rows"));
         assert!(problem(|c| c.betas[1] = 1.0).contains("betas[1] = 1"));
@@ -415,7 +417,7 @@ mod tests {
     #[test]
     fn a_baseline_has_nothing_that_only_pairs_have() {
         let fit = FitConfig {
-            objective: Objective::Dpo,
+            objective: ObjectiveKind::Dpo,
             label_smoothing: 0.2,
             nll_weight: 1.0,
             loss: Some(Loss::Sigmoid),
@@ -427,6 +429,6 @@ mod tests {
         fit.check().unwrap();
         let baseline = fit.as_baseline();
         baseline.check().unwrap();
-        assert_eq!((baseline.objective, baseline.label_smoothing, baseline.eval_every), (Objective::Sft, 0.0, 3));
+        assert_eq!((baseline.objective, baseline.label_smoothing, baseline.eval_every), (ObjectiveKind::Sft, 0.0, 3));
     }
 }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod data;
+mod dtype;
 mod eval;
 mod fit;
 mod parse;
@@ -24,11 +25,12 @@ pub use bench::{
     BenchConfig, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, PREFERENCE, default_tasks, final_answer, tasks_for,
 };
 pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
+pub use dtype::Dtype;
 pub use eval::{
     BBH, EvalConfig, GROUPS, JudgeConfig, LEADERBOARD, MMLU, MT_BENCH, Profile, SPIN_PAPER, SoftmaxDtype, units_of,
 };
-pub use fit::{FitConfig, FitDtype, Keep, LoraConfig, Loss, NonFinite, Objective, OptimizerKind, SchedulerKind};
-pub use sample::SampleConfig;
+pub use fit::{FitConfig, FitDtype, Keep, LoraSettings, Loss, NonFinite, ObjectiveKind, OptimizerKind, SchedulerKind};
+pub use sample::{EngineKind, SampleConfig};
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,7 +44,7 @@ pub struct RunFile {
     #[serde(default = "default_store")]
     pub store: PathBuf,
     /// The model that θ0 is made from.
-    pub model: ModelConfig,
+    pub model: ModelSource,
     /// Demonstrations to train on and to score on; a run that only evaluates
     /// needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +84,7 @@ pub struct RunFile {
 /// `[model]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ModelConfig {
+pub struct ModelSource {
     /// A Hugging Face directory.
     pub path: PathBuf,
     /// Whether its weights are used, or drawn at random from the run's seed.
@@ -159,7 +161,7 @@ pub enum Overlong {
 
 /// What becomes of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prompt {
+pub enum PromptFate {
     /// It is used: its tokens, and whether some were cut away.
     Used(Vec<u32>, bool),
     /// It is left out.
@@ -171,15 +173,15 @@ pub enum Prompt {
 impl TemplateConfig {
     /// What becomes of a prompt of a model that reads `context` tokens: at
     /// least one is left for the answer.
-    pub fn prompt(&self, mut ids: Vec<u32>, context: usize) -> Prompt {
+    pub fn prompt(&self, mut ids: Vec<u32>, context: usize) -> PromptFate {
         let limit = self.max_prompt_length.min(context - 1);
         if ids.len() <= limit {
-            return Prompt::Used(ids, false);
+            return PromptFate::Used(ids, false);
         }
         match self.overlong {
-            Overlong::Drop => Prompt::Dropped,
-            Overlong::Truncate => Prompt::Used(ids.split_off(ids.len() - limit), true),
-            Overlong::Error => Prompt::TooLong(
+            Overlong::Drop => PromptFate::Dropped,
+            Overlong::Truncate => PromptFate::Used(ids.split_off(ids.len() - limit), true),
+            Overlong::Error => PromptFate::TooLong(
                 format!(
                     "its prompt has {} tokens, more than template.max_prompt_length = {} or the model's context of {context} allow",
                     ids.len(),
@@ -293,11 +295,11 @@ impl RunFile {
         if !spin_store::store::is_name(&name) || name.contains('/') {
             return Err(NameError::Bad(name));
         }
-        Ok(RunFile::for_model(&name, ModelConfig { path: dir, init: Init::Pretrained }, store, eval))
+        Ok(RunFile::for_model(&name, ModelSource { path: dir, init: Init::Pretrained }, store, eval))
     }
 
     /// A run that only evaluates a model, without a file.
-    pub fn for_model(name: &str, model: ModelConfig, store: PathBuf, eval: EvalConfig) -> RunFile {
+    pub fn for_model(name: &str, model: ModelSource, store: PathBuf, eval: EvalConfig) -> RunFile {
         RunFile {
             run: name.into(),
             seed: 0,

@@ -3,7 +3,22 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::as_params;
+use super::{Dtype, as_params};
+
+/// Which engine generates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// The trainer's forward pass on the CPU in f32, mistral.rs elsewhere and
+    /// for models that only it reads.
+    #[default]
+    Auto,
+    /// mistral.rs.
+    Mistralrs,
+    /// The trainer's forward pass with cached keys and values, on the CPU in
+    /// f32.
+    SpinModel,
+}
 
 /// `[sample]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,15 +46,14 @@ pub struct SampleConfig {
     pub samples_per_prompt: u32,
     /// Answers per published part.
     pub rows_per_part: usize,
-    /// Element type of weights and activations: `f32`, `bf16` or `f16`.
-    pub dtype: String,
+    /// Element type of weights and activations.
+    pub dtype: Dtype,
     /// Share of the answers that may fail, each after a second try, and be left
     /// without tokens.
     pub max_failed: f64,
-    /// Who generates: `auto`, `mistralrs` or `spin-model`. They compute the
-    /// same but for rounding, so it is no part of an artifact's identity; the
-    /// manifest says who it was.
-    pub engine: String,
+    /// Who generates. They compute the same but for rounding, so it is no part
+    /// of an artifact's identity; the manifest says who it was.
+    pub engine: EngineKind,
     /// Answers whose log-probabilities are compared with the trainer's before
     /// all are published; no part of the identity.
     pub check_rows: usize,
@@ -67,12 +81,12 @@ impl Default for SampleConfig {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             max_failed: 0.0,
-            engine: "auto".into(),
+            engine: EngineKind::Auto,
             check_rows: 16,
             max_new_tokens: 256,
             samples_per_prompt: 1,
             rows_per_part: 1024,
-            dtype: "f32".into(),
+            dtype: Dtype::F32,
         }
     }
 }

@@ -23,6 +23,7 @@ use mistralrs::{
 };
 use serde_json::Value;
 use spin_model::{Architecture, CausalLm};
+use spin_run::run::Dtype;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -55,7 +56,7 @@ struct Instance {
 const LOADS: usize = 5;
 
 impl Instance {
-    fn load(dir: &Path, dtype: &str, batch_size: usize, options: &EngineOptions) -> Result<Instance> {
+    fn load(dir: &Path, dtype: Dtype, batch_size: usize, options: &EngineOptions) -> Result<Instance> {
         let failed = |problem: String| SampleError::Load { dir: dir.into(), problem };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -63,9 +64,9 @@ impl Instance {
             .build()
             .map_err(|e| failed(e.to_string()))?;
         let dtype = match dtype {
-            "bf16" => ModelDType::BF16,
-            "f16" => ModelDType::F16,
-            _ => ModelDType::F32,
+            Dtype::Bf16 => ModelDType::BF16,
+            Dtype::F16 => ModelDType::F16,
+            Dtype::F32 => ModelDType::F32,
         };
         let build = || {
             let builder = TextModelBuilder::new(dir.display())
@@ -198,7 +199,7 @@ impl MistralEngine {
     ///
     /// # Errors
     /// When mistral.rs refuses it, or there is no such device.
-    pub fn load(dir: &Path, dtype: &str, options: &EngineOptions) -> Result<MistralEngine> {
+    pub fn load(dir: &Path, dtype: Dtype, options: &EngineOptions) -> Result<MistralEngine> {
         let device = options.device;
         let (copies, batch_size) = match (device, options.batch_size) {
             (Device::Cpu, _) => (options.copies.max(1), 1),
@@ -221,7 +222,7 @@ impl MistralEngine {
     ///
     /// # Errors
     /// When mistral.rs refuses the model.
-    pub fn load_batched(dir: &Path, dtype: &str, options: &EngineOptions, queued: usize) -> Result<MistralEngine> {
+    pub fn load_batched(dir: &Path, dtype: Dtype, options: &EngineOptions, queued: usize) -> Result<MistralEngine> {
         let copies = vec![Instance::load(dir, dtype, options.batch_size, options)?];
         Ok(MistralEngine { copies, batch_size: queued, device: Device::Cpu })
     }

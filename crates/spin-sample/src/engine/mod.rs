@@ -8,9 +8,12 @@ mod mistral;
 use std::path::Path;
 
 use spin_model::Architecture;
+use spin_run::run::Dtype;
 
 use crate::answer::{Generated, Wanted};
 use crate::error::{Result, SampleError};
+
+pub use spin_run::run::EngineKind;
 
 pub use all::answer_all;
 pub use cached::CachedEngine;
@@ -77,19 +80,6 @@ pub trait Engine: Sync {
     fn run(&self, jobs: &dyn Jobs);
 }
 
-/// Which engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EngineKind {
-    /// On a GPU mistral.rs; on the CPU the trainer's forward pass, where it
-    /// knows the architecture and the numbers are to be f32, else mistral.rs.
-    #[default]
-    Auto,
-    /// mistral.rs.
-    Mistralrs,
-    /// The trainer's forward pass, on the CPU.
-    SpinModel,
-}
-
 /// Where mistral.rs computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
@@ -142,17 +132,17 @@ pub struct EngineOptions {
 ///
 /// # Errors
 /// When it refuses the model, or cannot do what is asked.
-pub fn load(dir: &Path, dtype: &str, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+pub fn load(dir: &Path, dtype: Dtype, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let cannot = |problem: &str| SampleError::Unsuitable { problem: problem.into() };
     let cached = || CachedEngine::load(dir, options.batch_size, options.memory);
     match (options.kind, options.device) {
         (EngineKind::SpinModel, Device::Cuda) => Err(cannot("the engine spin-model computes on the CPU only")),
-        (EngineKind::SpinModel, Device::Cpu) if dtype != "f32" => {
+        (EngineKind::SpinModel, Device::Cpu) if dtype != Dtype::F32 => {
             Err(cannot("the engine spin-model computes in f32 only"))
         }
         (EngineKind::SpinModel, Device::Cpu) => Ok(Box::new(cached()?)),
         // A model of a family that both read is not handed on to a library that would overlook what this one refuses.
-        (EngineKind::Auto, Device::Cpu) if dtype == "f32" && Architecture::of_dir(dir).is_some() => {
+        (EngineKind::Auto, Device::Cpu) if dtype == Dtype::F32 && Architecture::of_dir(dir).is_some() => {
             Ok(Box::new(cached()?))
         }
         (EngineKind::Auto | EngineKind::Mistralrs, _) => Ok(Box::new(MistralEngine::load(dir, dtype, options)?)),

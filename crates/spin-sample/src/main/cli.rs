@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
 use spin_run::graph::ModelId;
-use spin_run::run::{EvalConfig, RunFile};
+use spin_run::run::{Dtype, EvalConfig, RunFile};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
 use spin_sample::parts::Shard;
-use spin_sample::stage::Options;
+use spin_sample::task::Options;
 
 /// Answers of the opponent, or of any model to other prompts.
 #[derive(Parser)]
@@ -47,8 +47,8 @@ pub struct Cli {
     #[arg(long, requires = "model", default_value = "data")]
     store: PathBuf,
     /// Element type of --model's weights: f32, bf16 or f16; as for spin-bench eval
-    #[arg(long, requires = "model", default_value = "f32")]
-    dtype: String,
+    #[arg(long, requires = "model", default_value_t = Dtype::F32)]
+    dtype: Dtype,
     /// Make only this share of the parts, e.g. 3/16; the rows are the same
     #[arg(long, value_name = "K/N", default_value = "1/1")]
     pub shard: Shard,
@@ -91,7 +91,7 @@ impl Cli {
             let path = self.run.as_deref().context("give a run file or --model DIR")?;
             return Ok(RunFile::load(path, &self.set)?);
         };
-        let eval = EvalConfig { dtype: self.dtype.clone(), ..EvalConfig::default() };
+        let eval = EvalConfig { dtype: self.dtype, ..EvalConfig::default() };
         eval.check().map_err(|problem| anyhow::anyhow!("--{problem}"))?;
         Ok(RunFile::of_directory(here(dir)?, self.name.as_deref(), here(&self.store)?, eval)?)
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use spin_sample::answer::{Generated, Wanted};
-use spin_sample::choose::Decoding;
+use spin_sample::choose::SamplingParams;
 use spin_sample::engine::{CachedEngine, Device, Engine, EngineKind, EngineOptions, Memory, MistralEngine, answer_all};
 use spin_sample::loadable;
 use spin_sample::noise::Key;
@@ -25,8 +25,10 @@ fn mistral(spec: &Spec, links: &Path) -> anyhow::Result<MistralEngine> {
         gpu_memory_utilization: 0.9,
     };
     match spec.side {
-        Side::MistralrsQueued => Ok(MistralEngine::load_batched(model, "f32", &options, spec.count)?),
-        _ => Ok(MistralEngine::load(model, "f32", &options)?),
+        Side::MistralrsQueued => {
+            Ok(MistralEngine::load_batched(model, spin_run::run::Dtype::F32, &options, spec.count)?)
+        }
+        _ => Ok(MistralEngine::load(model, spin_run::run::Dtype::F32, &options)?),
     }
 }
 
@@ -51,7 +53,7 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
                 row_id: number.to_string(),
                 prompt_ids: ids.as_slice().into(),
                 key: Key::new(1, "bench", &number.to_string(), 0),
-                decoding: Decoding { temperature: spec.temperature, ..Decoding::PLAIN },
+                decoding: SamplingParams { temperature: spec.temperature, ..SamplingParams::PLAIN },
                 max_new_tokens: spec.new_tokens,
                 // Every answer has its full length.
                 stop_ids: [].into(),

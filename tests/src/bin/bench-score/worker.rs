@@ -12,7 +12,7 @@ use spin_fit::metrics::flops;
 use spin_report::evaluations::Results;
 use spin_run::graph::{Graph, ModelId, Product};
 use spin_run::import;
-use spin_run::run::{EvalConfig, Init, ModelConfig, RunFile};
+use spin_run::run::{EvalConfig, Init, ModelSource, RunFile};
 use spin_store::{Context, Outcome, Store};
 use spin_tests::measure::memory;
 
@@ -34,7 +34,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         num_fewshot: spec.shots,
         ..EvalConfig::default()
     };
-    let model = ModelConfig { path: std::path::absolute(&spec.model)?, init: Init::Pretrained };
+    let model = ModelSource { path: std::path::absolute(&spec.model)?, init: Init::Pretrained };
     let run = RunFile::for_model("bench", model.clone(), dir.path().join("store"), eval.clone());
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use spin_cli::{Exit, log_as_this, pass_on, say, stop_child, stop_flag, stop_with_parent, stopping};
 use spin_run::graph::Graph;
-use spin_run::plan::{Plan, Schedule, Step, Survey, shell_line};
+use spin_run::plan::{Agenda, Plan, Step, Survey, shell_line};
 use spin_run::run::RunFile;
 use spin_store::Store;
 
@@ -34,7 +34,7 @@ pub fn run(what: &What, jobs: usize, keep_going: bool) -> anyhow::Result<Exit> {
         plan: &plan,
         jobs,
         threads: threads_of_each(jobs),
-        schedule: Schedule::new(&plan, keep_going),
+        schedule: Agenda::new(&plan, keep_going),
         queue: VecDeque::new(),
         running: Vec::new(),
         failed: BTreeSet::new(),
@@ -66,7 +66,7 @@ struct Runner<'a> {
     plan: &'a Plan,
     jobs: usize,
     threads: Option<String>,
-    schedule: Schedule,
+    schedule: Agenda,
     /// Programs of steps that have begun, with the numbers of those.
     queue: VecDeque<(usize, Vec<String>)>,
     running: Vec<Running>,
