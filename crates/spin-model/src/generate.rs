@@ -6,25 +6,17 @@
 //! the same, bit for bit, whichever sequences share its steps; on processors
 //! with other vector instructions their last bits differ.
 
-use std::ops::Range;
-
+use crate::backend::Growing;
 use crate::config::ModelConfig;
-use crate::cpu::{DecodeBlock, LayerCache, Packed, decode_logits};
-use crate::decoder::Linear;
+use crate::cpu::{LayerCache, Part};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::params::Param;
-use crate::rope::RopeTable;
 
 /// A model whose weights are laid out for generation, on the CPU and in f32.
 pub struct Generator {
     config: ModelConfig,
-    /// `[vocab, hidden]`, unless it is the output projection.
-    embedding: Option<Param>,
-    blocks: Vec<DecodeBlock>,
-    norm: Vec<f32>,
-    output: Packed,
-    rope: RopeTable,
+    layers: usize,
+    decoder: Box<dyn Growing>,
 }
 
 /// A sequence that grows: the keys and values of its tokens so far.
@@ -41,15 +33,6 @@ pub struct StepInput<'a> {
     pub sequence: &'a mut Sequence,
     /// Their ids.
     pub tokens: &'a [u32],
-}
-
-/// A sequence's part in a step.
-pub(crate) struct Part<'a> {
-    pub layers: &'a mut [LayerCache],
-    /// Rows of its new tokens.
-    pub rows: Range<usize>,
-    /// Position of the first of them.
-    pub position: usize,
 }
 
 impl Sequence {
@@ -76,21 +59,6 @@ fn zeros(len: usize) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// The linear projections of the same rows, side by side.
-fn packed(linears: Vec<Linear>) -> Result<Packed> {
-    let outputs = linears.iter().map(|linear| linear.outputs).sum();
-    let mut packed = Packed::new(linears[0].inputs, outputs);
-    let mut first = 0;
-    for linear in linears {
-        packed.set(first, &linear.weight.read()?);
-        if let Some(bias) = &linear.bias {
-            packed.set_bias(first, &bias.read()?);
-        }
-        first += linear.outputs;
-    }
-    Ok(packed)
-}
-
 impl Generator {
     /// Takes a model apart: each of its weights is freed once it is laid out
     /// anew, unless it is still in use elsewhere. An adapter is merged.
@@ -100,35 +68,10 @@ impl Generator {
     /// If the model is not on the CPU.
     pub fn new(model: CausalLm) -> Result<Self> {
         let model = if model.adapter().is_some() { model.merge_adapter()? } else { model };
+        let backend = model.backend();
         let decoder = model.into_decoder();
         let config = (*decoder.config).clone();
-        let mut blocks = Vec::with_capacity(decoder.layers.len());
-        for layer in decoder.layers {
-            let read = |param: &Param| Ok::<_, Error>(param.read()?.to_vec());
-            let norms = layer.head_norms.as_ref();
-            blocks.push(DecodeBlock {
-                config: layer.config,
-                attention_norm: read(&layer.attention_norm)?,
-                head_norms: norms.map(|[queries, keys]| Ok::<_, Error>([read(queries)?, read(keys)?])).transpose()?,
-                attention_post_norm: layer.attention_post_norm.as_ref().map(read).transpose()?,
-                feed_forward_norm: read(&layer.feed_forward_norm)?,
-                feed_forward_post_norm: layer.feed_forward_post_norm.as_ref().map(read).transpose()?,
-                qkv: packed(layer.qkv)?,
-                attention_output: packed(vec![layer.attention_output])?,
-                gate_up: packed(layer.gate_up)?,
-                down: packed(vec![layer.down])?,
-            });
-        }
-        let mut output = Packed::new(config.hidden_size, config.vocab_size);
-        output.set(0, &decoder.output.read()?);
-        Ok(Self {
-            rope: RopeTable::new(&config.rope, config.max_position_embeddings),
-            norm: decoder.norm.read()?.to_vec(),
-            embedding: (!config.tie_word_embeddings).then_some(decoder.embedding),
-            blocks,
-            output,
-            config,
-        })
+        Ok(Self { layers: decoder.layers.len(), decoder: backend.growing(decoder)?, config })
     }
 
     /// The model's shape.
@@ -138,7 +81,7 @@ impl Generator {
 
     /// Bytes of memory that a sequence with room for so many tokens takes.
     pub fn sequence_bytes(&self, room: usize) -> usize {
-        2 * size_of::<f32>() * self.blocks.len() * self.head_len(room)
+        2 * size_of::<f32>() * self.layers * self.head_len(room)
     }
 
     /// Bytes of memory that a step takes for itself, at most: `tokens` of all
@@ -170,7 +113,7 @@ impl Generator {
         }
         let len = self.head_len(room);
         let layer = |_| Ok(LayerCache { keys: zeros(len)?, values: zeros(len)? });
-        Ok(Sequence { layers: (0..self.blocks.len()).map(layer).collect::<Result<_>>()?, len: 0, room })
+        Ok(Sequence { layers: (0..self.layers).map(layer).collect::<Result<_>>()?, len: 0, room })
     }
 
     /// A sequence that begins with the same tokens, with room of its own.
@@ -223,7 +166,6 @@ impl Generator {
             }
             ids.extend_from_slice(tokens);
         }
-        let mut x = self.embed(&ids)?;
         let mut first = 0;
         let mut parts: Vec<Part<'_>> = inputs
             .iter_mut()
@@ -235,29 +177,7 @@ impl Generator {
                 Part { layers: &mut sequence.layers, rows, position }
             })
             .collect();
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let last = layer + 1 == self.blocks.len();
-            block.forward(&self.config, &self.rope, layer, &mut parts, last, &mut x);
-        }
-        decode_logits(&self.config, &self.norm, &self.output, &x, logits);
-        Ok(())
-    }
-
-    /// The embeddings of tokens, `[tokens, hidden]`.
-    fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        let width = self.config.hidden_size;
-        let scale = self.config.embedding_scale as f32;
-        let mut x = vec![0.0; ids.len() * width];
-        let table = self.embedding.as_ref().map(Param::read).transpose()?;
-        for (row, id) in x.chunks_exact_mut(width).zip(ids) {
-            let id = *id as usize;
-            match &table {
-                Some(table) => row.copy_from_slice(&table[id * width..(id + 1) * width]),
-                None => self.output.read_row(id, row),
-            }
-            row.iter_mut().for_each(|value| *value *= scale);
-        }
-        Ok(x)
+        self.decoder.step(&ids, &mut parts, logits)
     }
 }
 

@@ -12,6 +12,7 @@
 //! graph; elsewhere it is composed of candle's differentiable operations, which
 //! are also what tests compare the former with.
 
+mod backend;
 mod batch;
 mod composed;
 mod config;
@@ -27,10 +28,12 @@ mod lora;
 mod model;
 mod neutral;
 mod params;
+mod request;
 mod rope;
 mod score;
 mod weights;
 
+pub use backend::Kernels;
 pub use batch::Batch;
 pub use config::{
     Activation, Architecture, LayerConfig, ModelConfig, RopeConfig, RopeScaling, SUPPORTED_ARCHITECTURES,
@@ -40,6 +43,7 @@ pub use generate::{Generator, Sequence, StepInput};
 pub use gradients::{GradientValues, Gradients};
 pub use logits::{largest_logit, softmax_weights};
 pub use lora::{LoraConfig, LoraPatterns};
-pub use model::{CausalLm, Kernels};
-pub use score::{ContinuationScore, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
+pub use model::CausalLm;
+pub use request::{Rounding, ScoreOptions};
+pub use score::{ContinuationScore, ScoreRequest, ScoreStats};
 pub use weights::DEFAULT_MAX_SHARD_BYTES;

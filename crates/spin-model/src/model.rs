@@ -1,29 +1,21 @@
 //! A causal language model: named parameters, log-probabilities of answers,
 //! and the Hugging Face directory it is read from and written to.
 
+mod adapter;
+mod compute;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use crate::batch::{Batch, Layout, RowPlan};
+use crate::backend::Kernels;
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, Linear};
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
 use crate::lora::{self, LoraConfig};
-use crate::{composed, cpu, init, weights};
-
-/// Which implementation computes a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Hand-written operations with hand-written backward passes; on the CPU,
-    /// in f32 whatever the type of the weights.
-    Fused,
-    /// Compositions of candle's operations; any device and type.
-    Composed,
-}
+use crate::{init, weights};
 
 /// A decoder-only transformer to train, whole or by an adapter.
 #[derive(Debug, Clone)]
@@ -175,100 +167,6 @@ impl CausalLm {
         model
     }
 
-    /// The same model with a fresh adapter, which computes nothing yet and is
-    /// all that training changes. A tensor of the adapter depends on the seed
-    /// and its name alone.
-    ///
-    /// # Errors
-    ///
-    /// If the settings make no sense or name a projection the model lacks.
-    pub fn with_new_adapter(&self, config: &LoraConfig, seed: u64) -> Result<Self> {
-        let error = |message| Error::Config { origin: "the adapter's settings".to_owned(), message };
-        config.check().map_err(error)?;
-        self.with_adapter(config.clone(), &lora::Source::Seed(seed))
-    }
-
-    /// The same model with an adapter read from a directory in PEFT's format.
-    /// `base` is the identity of this model's weights, compared with the one
-    /// the adapter says it was trained on, if it does.
-    ///
-    /// # Errors
-    ///
-    /// If the adapter is malformed, asks for more than LoRA, or belongs to
-    /// another base.
-    pub fn load_adapter(&self, dir: &Path, base: Option<&str>) -> Result<Self> {
-        let bare = self.without_adapter();
-        let (config, tensors) = lora::read(dir, &bare.decoder, base, &self.device)?;
-        bare.with_adapter(config, &lora::Source::Tensors(&tensors))
-    }
-
-    fn with_adapter(&self, config: LoraConfig, source: &lora::Source<'_>) -> Result<Self> {
-        let mut model = self.without_adapter();
-        let config = lora::expanded(&model.decoder, &config);
-        let tensors = lora::attach(&mut model.decoder, &config, source, &self.device)?;
-        model.adapter = Some((config, tensors));
-        Ok(model)
-    }
-
-    /// Whether this model's adapter is what these settings make; dropout may
-    /// differ. Without an adapter it is not.
-    pub fn adapter_is(&self, config: &LoraConfig) -> bool {
-        self.adapter().is_some_and(|own| own.computes_like(&lora::expanded(&self.decoder, config)))
-    }
-
-    /// The weights in their places, and nothing else that holds them.
-    pub(crate) fn into_decoder(self) -> Decoder {
-        self.decoder
-    }
-
-    /// The base alone. The weights are shared, not copied.
-    pub fn without_adapter(&self) -> Self {
-        Self { adapter: None, decoder: Decoder::new(&self.config, &self.params), ..self.clone() }
-    }
-
-    /// The settings of the adapter, if there is one.
-    pub fn adapter(&self) -> Option<&LoraConfig> {
-        self.adapter.as_ref().map(|(config, _)| config)
-    }
-
-    /// Writes the adapter into an existing directory, in PEFT's format.
-    /// `base_path` is what PEFT finds the base by, `base` the identity of its
-    /// weights.
-    ///
-    /// # Errors
-    ///
-    /// If there is no adapter or a file cannot be written.
-    pub fn save_adapter(&self, dir: &Path, base_path: &str, base: Option<&str>) -> Result<()> {
-        match &self.adapter {
-            Some((config, tensors)) => lora::write(dir, config, tensors, base_path, base),
-            None => Err(Error::Config {
-                origin: dir.display().to_string(),
-                message: "there is no adapter to save".to_owned(),
-            }),
-        }
-    }
-
-    /// A model without adapter that computes what this one does, with weights
-    /// of its own.
-    ///
-    /// # Errors
-    ///
-    /// If the device cannot hold a second set of weights.
-    pub fn merge_adapter(&self) -> Result<Self> {
-        let adapted = lora::adapted(&self.decoder);
-        let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
-        for (name, var) in &self.params {
-            let tensor = match adapted.get(name.as_str()) {
-                Some(linear) => lora::merged(linear)?,
-                None => var.as_detached_tensor().copy()?,
-            };
-            tensors.insert(name.clone(), tensor);
-        }
-        let mut model = Self::from_tensors((*self.config).clone(), tensors, &self.device, self.dtype)?;
-        model.settings = self.settings;
-        Ok(model)
-    }
-
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -398,114 +296,5 @@ impl CausalLm {
             None => weights::Stored::of(name, var.as_detached_tensor()),
         });
         weights::write_dir(dir, tensors.collect(), max_shard_bytes)
-    }
-
-    /// The log-probability of every response token, per sequence; without
-    /// gradients, and without the memory they need.
-    ///
-    /// # Errors
-    ///
-    /// If a sequence is longer than the model's positions or a token is
-    /// outside its vocabulary.
-    pub fn response_token_logps(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let plan = self.plan(batch)?;
-        let logps = match self.settings.kernels {
-            Kernels::Fused => cpu::row_logps(&self.decoder, &plan)?,
-            Kernels::Composed => composed::row_logps(&self.decoder, &plan)?,
-        };
-        let mut rest = logps.as_slice();
-        Ok(plan
-            .responses
-            .iter()
-            .map(|length| {
-                let (own, others) = rest.split_at(*length);
-                rest = others;
-                own.to_vec()
-            })
-            .collect())
-    }
-
-    /// The log-probability of each response given its prompt, summed over the
-    /// response's tokens; without gradients, and without the memory they need.
-    ///
-    /// # Errors
-    ///
-    /// As [`CausalLm::response_token_logps`].
-    pub fn sum_logps(&self, batch: &Batch) -> Result<Vec<f64>> {
-        let tokens = self.response_token_logps(batch)?;
-        Ok(tokens.into_iter().map(|logps| logps.into_iter().map(f64::from).sum()).collect())
-    }
-
-    /// The log-probabilities of the responses, as [`CausalLm::sum_logps`], and
-    /// the gradient of a loss that is a sum over the groups of the batch.
-    ///
-    /// `slopes` is told a group's number and its responses' log-probabilities
-    /// and gives the derivative of the loss by each of them; it is called once
-    /// for each group, in order. The gradient is added to `grads`, which says
-    /// what is trained: only [`CausalLm::trainable`] belongs there. With
-    /// `smoothing`, torch's `cross_entropy(label_smoothing=smoothing)`, a token
-    /// counts (1 - smoothing) log p(target) + smoothing mean over v of log p(v).
-    ///
-    /// # Errors
-    ///
-    /// As [`CausalLm::response_token_logps`].
-    pub fn accumulate_gradients(
-        &self,
-        batch: &Batch,
-        smoothing: f64,
-        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
-        grads: &mut Gradients,
-    ) -> Result<Vec<f64>> {
-        let plan = self.plan(batch)?;
-        let every = self.settings.recompute_every;
-        match self.settings.kernels {
-            Kernels::Fused => Ok(cpu::accumulate_gradients(&self.decoder, &plan, smoothing, every, slopes, grads)?),
-            Kernels::Composed => composed::accumulate_gradients(&self.decoder, &plan, smoothing, every, slopes, grads),
-        }
-    }
-
-    /// The logits after each token of one sequence: `[seq, vocab]` f32.
-    ///
-    /// # Errors
-    ///
-    /// If there are no tokens, or as [`CausalLm::response_token_logps`].
-    pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
-        if ids.is_empty() {
-            return Err(Error::Batch { sequence: 0, message: "there are no tokens".to_owned() });
-        }
-        // Batch's checks apply to any split into prompt and response.
-        if ids.len() > 1 {
-            let batch = Batch::new([(&ids[..1], &ids[1..])])?;
-            batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
-        }
-        let plan = RowPlan::every_row(ids);
-        Ok(match self.settings.kernels {
-            Kernels::Fused => {
-                let logits = cpu::logits(&self.decoder, &plan)?;
-                Tensor::from_vec(logits, (ids.len(), self.config.vocab_size), &self.device)?
-            }
-            Kernels::Composed => composed::logits(&self.decoder, &plan)?,
-        })
-    }
-
-    /// The weights in their places.
-    pub(crate) fn decoder(&self) -> &Decoder {
-        &self.decoder
-    }
-
-    /// Which implementation computes this model.
-    pub(crate) fn kernels(&self) -> Kernels {
-        self.settings.kernels
-    }
-
-    /// How the batch becomes rows, checked.
-    fn plan(&self, batch: &Batch) -> Result<RowPlan> {
-        batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
-        let layout = match self.settings {
-            Settings { kernels: Kernels::Composed, .. } => Layout::Padded,
-            Settings { share_prompts: true, .. } => Layout::SharedPrompts,
-            _ => Layout::Packed,
-        };
-        Ok(RowPlan::new(batch, layout))
     }
 }

@@ -9,9 +9,11 @@
 
 use std::ops::Range;
 
-use crate::cpu::{TargetScore, TreePass, TreeRows, score_row};
+use crate::backend::TreeScorer;
+use crate::cpu::score_row;
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, Kernels};
+use crate::model::CausalLm;
+use crate::request::{ScoreOptions, Target, TargetScore, TreeRows};
 
 /// A sequence whose last tokens are to be scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,51 +35,6 @@ pub struct ContinuationScore {
     pub is_greedy: bool,
 }
 
-/// A type that logits and log-probabilities are rounded to, as a model does
-/// that computes in this type: logits are rounded, their log-softmax is
-/// computed in f32, and its results are rounded. What is likeliest is decided
-/// among these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Rounding {
-    /// f32.
-    #[default]
-    None,
-    /// bf16.
-    BFloat16,
-    /// f16.
-    Float16,
-}
-
-impl Rounding {
-    /// The sum of a continuation's log-probabilities in this type: added in
-    /// f32 and rounded, or in f64 where nothing is rounded.
-    pub fn sum(self, token_logps: &[f32]) -> f64 {
-        let narrow = || token_logps.iter().sum::<f32>();
-        match self {
-            Self::None => token_logps.iter().copied().map(f64::from).sum(),
-            Self::BFloat16 => half::bf16::from_f32(narrow()).to_f64(),
-            Self::Float16 => half::f16::from_f32(narrow()).to_f64(),
-        }
-    }
-}
-
-/// How [`CausalLm::score`] computes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ScoreOptions {
-    /// Tokens per forward pass. More take more memory.
-    pub max_rows: usize,
-    /// What becomes of the results.
-    pub rounding: Rounding,
-    /// What logits are divided by.
-    pub temperature: f64,
-}
-
-impl Default for ScoreOptions {
-    fn default() -> Self {
-        Self { max_rows: 2048, rounding: Rounding::None, temperature: 1.0 }
-    }
-}
-
 /// How much was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ScoreStats {
@@ -95,14 +52,6 @@ pub struct ScoreStats {
     pub predictions_computed: u64,
     /// Forward passes.
     pub batches: u64,
-}
-
-/// A token to score after one of the wanted rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// Number of the row among those that are wanted.
-    pub row: u32,
-    pub token: u32,
 }
 
 /// A token to score after a node.
@@ -255,9 +204,15 @@ impl CausalLm {
             ScoreStats { tokens_given: inputs.sum(), predictions_given: predictions.sum(), ..ScoreStats::default() };
         let tree = Tree::new(requests);
         stats.tokens_distinct = tree.ids.len() as u64;
-        match self.kernels() {
-            Kernels::Fused => self.score_tree(&tree, options, &mut results, &mut stats, on_progress)?,
-            Kernels::Composed => self.score_each(requests, options, &mut results, &mut stats, on_progress)?,
+        let batches = tree.batches(options.max_rows);
+        let longest = tree.positions.iter().max().map_or(0, |position| *position as usize + 1);
+        let longest_path = batches.iter().map(|batch| tree.positions[batch.start] as usize).max().unwrap_or(0);
+        match self.backend().tree(self.decoder(), longest, longest_path) {
+            Some(mut pass) => {
+                let pass = pass.as_mut();
+                score_tree(pass, &tree, batches, options, &mut results, &mut stats, on_progress)?;
+            }
+            None => self.score_each(requests, options, &mut results, &mut stats, on_progress)?,
         }
         Ok((results.scores, stats))
     }
@@ -292,41 +247,6 @@ impl CausalLm {
         Ok(())
     }
 
-    fn score_tree(
-        &self,
-        tree: &Tree,
-        options: &ScoreOptions,
-        results: &mut Results,
-        stats: &mut ScoreStats,
-        on_progress: &mut dyn FnMut(usize),
-    ) -> Result<()> {
-        let batches = tree.batches(options.max_rows);
-        let longest = tree.positions.iter().max().map_or(0, |position| *position as usize + 1);
-        let longest_path = batches.iter().map(|batch| tree.positions[batch.start] as usize).max().unwrap_or(0);
-        let mut pass = TreePass::new(self.decoder(), longest, longest_path);
-        let mut path = Vec::new();
-        let mut rest = tree.predictions.as_slice();
-        for batch in batches {
-            let (predictions, others) =
-                rest.split_at(rest.partition_point(|prediction| (prediction.node as usize) < batch.end));
-            rest = others;
-            let rows = tree.rows(&batch, &mut path, predictions);
-            let targets = predictions.chunk_by(|a, b| a.node == b.node).zip(0..);
-            let targets: Vec<Target> = targets
-                .flat_map(|(same, row)| same.iter().map(move |prediction| Target { row, token: prediction.token }))
-                .collect();
-            let scores = pass.score(&rows, &targets, options)?;
-            for (prediction, score) in predictions.iter().zip(scores) {
-                results.set(prediction.request as usize, prediction.index as usize, score);
-            }
-            stats.tokens_computed += rows.ids.len() as u64;
-            stats.predictions_computed += rows.wanted.len() as u64;
-            stats.batches += 1;
-            on_progress(results.done);
-        }
-        Ok(())
-    }
-
     /// Computes every request on its own.
     fn score_each(
         &self,
@@ -353,6 +273,39 @@ impl CausalLm {
         }
         Ok(())
     }
+}
+
+/// Computes every row of the tree once.
+fn score_tree(
+    pass: &mut dyn TreeScorer,
+    tree: &Tree,
+    batches: Vec<Range<usize>>,
+    options: &ScoreOptions,
+    results: &mut Results,
+    stats: &mut ScoreStats,
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<()> {
+    let mut path = Vec::new();
+    let mut rest = tree.predictions.as_slice();
+    for batch in batches {
+        let (predictions, others) =
+            rest.split_at(rest.partition_point(|prediction| (prediction.node as usize) < batch.end));
+        rest = others;
+        let rows = tree.rows(&batch, &mut path, predictions);
+        let targets = predictions.chunk_by(|a, b| a.node == b.node).zip(0..);
+        let targets: Vec<Target> = targets
+            .flat_map(|(same, row)| same.iter().map(move |prediction| Target { row, token: prediction.token }))
+            .collect();
+        let scores = pass.score(&rows, &targets, options)?;
+        for (prediction, score) in predictions.iter().zip(scores) {
+            results.set(prediction.request as usize, prediction.index as usize, score);
+        }
+        stats.tokens_computed += rows.ids.len() as u64;
+        stats.predictions_computed += rows.wanted.len() as u64;
+        stats.batches += 1;
+        on_progress(results.done);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

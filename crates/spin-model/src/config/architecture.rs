@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::fields::short;
-use super::keys::Keys;
+use super::keys::{Keys, short};
 use crate::error::Result;
 
 /// A family of decoders, by the name of its class in transformers.

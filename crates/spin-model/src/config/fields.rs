@@ -8,7 +8,7 @@
 use serde_json::Value;
 
 use super::architecture::Architecture;
-use super::keys::Keys;
+use super::keys::{Keys, short};
 use crate::error::Result;
 use crate::neutral::Neutral::{self, Absent, Empty, Flag, Number};
 use crate::neutral::allows;
@@ -329,13 +329,4 @@ fn quantized(key: &str, value: &Value) -> String {
         "`{key}`: the weights are quantised ({method}), which is not supported; give the model that they were made \
          from, or its weights dequantised (transformers: `model.dequantize()`) and saved without this key"
     )
-}
-
-/// A value in an error, not at any length.
-pub(super) fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }

@@ -94,3 +94,12 @@ impl Keys<'_> {
         }
     }
 }
+
+/// A value in an error, not at any length.
+pub(super) fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

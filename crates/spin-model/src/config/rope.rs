@@ -3,8 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::architecture::Architecture;
-use super::fields::short;
-use super::keys::Keys;
+use super::keys::{Keys, short};
 use crate::error::Result;
 
 /// Rotary position embeddings (Su et al. 2021).

@@ -24,6 +24,15 @@ pub(crate) struct LayerCache {
     pub values: Vec<f32>,
 }
 
+/// A sequence's part in a step.
+pub(crate) struct Part<'a> {
+    pub layers: &'a mut [LayerCache],
+    /// Rows of its new tokens.
+    pub rows: Range<usize>,
+    /// Position of the first of them.
+    pub position: usize,
+}
+
 /// One head's share of a [`LayerCache`].
 pub(super) struct HeadCache<'a> {
     pub keys: &'a mut [f32],

@@ -5,17 +5,16 @@ use rayon::prelude::*;
 use super::ROWS_PER_TASK;
 use super::activation;
 use super::attention::{Attention, SharedRows};
-use super::cached::{HeadCache, LayerCache, NewRows, Scratch};
+use super::cached::{HeadCache, LayerCache, NewRows, Part, Scratch};
 use super::math::{Write, add_scaled, tanh};
 use super::norm::Norm;
 use super::packed::Packed;
 use super::pass::gather;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::generate::Part;
 use crate::rope::RopeTable;
 
 /// A decoder block's weights.
-pub(crate) struct DecodeBlock {
+pub(super) struct DecodeBlock {
     pub config: LayerConfig,
     pub attention_norm: Vec<f32>,
     pub head_norms: Option<[Vec<f32>; 2]>,
@@ -113,7 +112,7 @@ impl DecodeBlock {
 }
 
 /// Writes the logits after rows `x` `[rows, hidden]`, `[rows, vocab]`.
-pub(crate) fn decode_logits(
+pub(super) fn decode_logits(
     config: &ModelConfig,
     final_norm: &[f32],
     output: &Packed,

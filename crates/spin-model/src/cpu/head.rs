@@ -16,7 +16,7 @@ use super::math::{Matrix, MatrixMut, Write, exp, matmul, matmul_here, max, tanh,
 use crate::batch::{Chunk, RowPlan};
 use crate::decoder::Decoder;
 use crate::gradients::Gradients;
-use crate::score::{Rounding, ScoreOptions, Target};
+use crate::request::{Rounding, ScoreOptions, Target, TargetScore};
 
 /// Logits held at once: 64 MiB.
 const LOGITS: usize = 1 << 24;
@@ -44,13 +44,6 @@ pub(super) struct Head<'a> {
 struct RowSum {
     logp: f32,
     log_sum: f32,
-}
-
-/// The log-probability of a token, and whether it is the likeliest.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct TargetScore {
-    pub logp: f32,
-    pub is_greedy: bool,
 }
 
 fn log_sum_exp(logits: &[f32]) -> f32 {

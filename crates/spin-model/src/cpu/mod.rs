@@ -7,8 +7,10 @@
 mod activation;
 mod attention;
 mod block;
+mod branches;
 mod cached;
 mod decode;
+mod growing;
 mod head;
 mod linear;
 mod math;
@@ -21,14 +23,12 @@ mod tests;
 mod tiles;
 mod tree;
 
-pub(crate) use cached::LayerCache;
-pub(crate) use decode::{DecodeBlock, decode_logits};
-pub(crate) use head::{TargetScore, score_row};
+pub(crate) use cached::{LayerCache, Part};
+pub(crate) use growing::GrowingDecoder;
+pub(crate) use head::score_row;
 pub(crate) use math::exp;
-pub(crate) use packed::Packed;
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
 pub(crate) use scoring::TreePass;
-pub(crate) use tree::TreeRows;
 
 /// Rows that one parallel task works on. A constant, so that sums over rows
 /// are split alike, and round alike, whatever the number of threads.

@@ -6,14 +6,15 @@ use candle_core::Result;
 
 use super::activation;
 use super::block::Block;
-use super::head::{Head, TargetScore};
+use super::branches::{HeadColumns, KeyValues};
+use super::head::Head;
 use super::linear::Rows;
 use super::norm::Norm;
 use super::pass::{embed, final_norm, gather};
-use super::tree::{HeadColumns, KeyValues, Segments, TileList, TreeRows};
+use super::tree::{Segments, TileList};
 use crate::decoder::Decoder;
+use crate::request::{ScoreOptions, Target, TargetScore, TreeRows};
 use crate::rope::RopeTable;
-use crate::score::{ScoreOptions, Target};
 
 /// A decoder that computes the rows of a tree.
 pub(crate) struct TreePass<'a> {

@@ -2,12 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::neutral::{Neutral, allows};
-
-/// No projection has more inputs or outputs, and a larger number is a mistake.
-const MAX_RANK: usize = 65_536;
 
 /// The settings of an adapter; names and defaults are those of PEFT's
 /// `LoraConfig`.
@@ -144,17 +140,6 @@ pub(super) fn is_known(key: &str) -> bool {
         || NEUTRAL.iter().any(|(name, _)| *name == key)
 }
 
-/// A regular expression as Python compiles it, within the bounds of what both
-/// languages read alike.
-pub(super) fn regex(pattern: &str) -> std::result::Result<fancy_regex::Regex, String> {
-    // Operators on sets of characters that Python does not have.
-    if ["&&", "--", "~~", "[["].iter().any(|operator| pattern.contains(operator)) {
-        return Err(format!("the expression {pattern:?} is read differently by Python; write it in another way"));
-    }
-    let compiled = fancy_regex::RegexBuilder::new(pattern).backtrack_limit(100_000).build();
-    compiled.map_err(|error| format!("the expression {pattern:?} cannot be compiled: {error}"))
-}
-
 impl LoraConfig {
     /// The factor of the addition where no pattern says another rank or alpha.
     pub fn scale(&self) -> f64 {
@@ -228,38 +213,6 @@ impl LoraConfig {
         };
         config.check().map_err(error)?;
         Ok(config)
-    }
-
-    /// Whether the numbers make sense.
-    ///
-    /// # Errors
-    ///
-    /// A sentence on what does not.
-    pub fn check(&self) -> std::result::Result<(), String> {
-        if !(1..=MAX_RANK).contains(&self.r) {
-            return Err(format!("`r` must be at least 1 and at most {MAX_RANK}, not {}", self.r));
-        }
-        if !(self.lora_alpha.is_finite() && self.lora_alpha > 0.0) {
-            return Err(format!("`lora_alpha` must be positive, not {}", self.lora_alpha));
-        }
-        if !(0.0..1.0).contains(&self.lora_dropout) {
-            return Err(format!("`lora_dropout` must be at least 0 and below 1, not {}", self.lora_dropout));
-        }
-        let patterns = &self.patterns;
-        if let Some((key, rank)) = patterns.ranks.iter().find(|(_, rank)| !(1..=MAX_RANK).contains(rank)) {
-            return Err(format!("`rank_pattern` of {key:?} must be at least 1 and at most {MAX_RANK}, not {rank}"));
-        }
-        if let Some((key, alpha)) = patterns.alphas.iter().find(|(_, alpha)| !(alpha.is_finite() && *alpha > 0.0)) {
-            return Err(format!("`alpha_pattern` of {key:?} must be positive, not {alpha}"));
-        }
-        // As PEFT has it.
-        if patterns.target.is_some() && !(patterns.layers.is_empty() && patterns.layers_pattern.is_empty()) {
-            return Err("`layers_to_transform` and `layers_pattern` go with a list of `target_modules` only".to_owned());
-        }
-        if patterns.layers.is_empty() && !patterns.layers_pattern.is_empty() {
-            return Err("`layers_pattern` goes with `layers_to_transform` only".to_owned());
-        }
-        Targets::of(self).map(|_| ())
     }
 
     /// Whether two settings make the same adapter; dropout may differ.

@@ -5,6 +5,7 @@
 //! other's.
 
 mod config;
+mod pattern;
 mod targets;
 
 use std::collections::BTreeMap;

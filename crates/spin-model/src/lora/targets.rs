@@ -2,7 +2,11 @@
 
 use fancy_regex::Regex;
 
-use super::config::{LoraConfig, regex};
+use super::config::LoraConfig;
+use super::pattern::regex;
+
+/// No projection has more inputs or outputs, and a larger number is a mistake.
+const MAX_RANK: usize = 65_536;
 
 /// The settings, ready to be asked about names.
 pub(super) struct Targets<'a> {
@@ -115,6 +119,40 @@ impl<'a> Targets<'a> {
         let rank = first(&self.ranks, module)?.unwrap_or(self.config.r);
         let alpha = first(&self.alphas, module)?.unwrap_or(self.config.lora_alpha);
         Ok((rank, self.config.scale_of(rank, alpha)))
+    }
+}
+
+impl LoraConfig {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    ///
+    /// A sentence on what does not.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        if !(1..=MAX_RANK).contains(&self.r) {
+            return Err(format!("`r` must be at least 1 and at most {MAX_RANK}, not {}", self.r));
+        }
+        if !(self.lora_alpha.is_finite() && self.lora_alpha > 0.0) {
+            return Err(format!("`lora_alpha` must be positive, not {}", self.lora_alpha));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(format!("`lora_dropout` must be at least 0 and below 1, not {}", self.lora_dropout));
+        }
+        let patterns = &self.patterns;
+        if let Some((key, rank)) = patterns.ranks.iter().find(|(_, rank)| !(1..=MAX_RANK).contains(rank)) {
+            return Err(format!("`rank_pattern` of {key:?} must be at least 1 and at most {MAX_RANK}, not {rank}"));
+        }
+        if let Some((key, alpha)) = patterns.alphas.iter().find(|(_, alpha)| !(alpha.is_finite() && *alpha > 0.0)) {
+            return Err(format!("`alpha_pattern` of {key:?} must be positive, not {alpha}"));
+        }
+        // As PEFT has it.
+        if patterns.target.is_some() && !(patterns.layers.is_empty() && patterns.layers_pattern.is_empty()) {
+            return Err("`layers_to_transform` and `layers_pattern` go with a list of `target_modules` only".to_owned());
+        }
+        if patterns.layers.is_empty() && !patterns.layers_pattern.is_empty() {
+            return Err("`layers_pattern` goes with `layers_to_transform` only".to_owned());
+        }
+        Targets::of(self).map(|_| ())
     }
 }
 

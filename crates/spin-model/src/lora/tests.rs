@@ -1,3 +1,4 @@
+use super::super::targets::Targets;
 use super::*;
 
 fn refusal(key: &str, value: Value) -> String {

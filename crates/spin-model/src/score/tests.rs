@@ -1,8 +1,10 @@
 use candle_core::{DType, Device};
 
 use super::*;
+use crate::backend::Kernels;
 use crate::batch::Batch;
 use crate::config::{ModelConfig, golden_configs};
+use crate::request::Rounding;
 
 /// A generator of the same numbers everywhere.
 struct Numbers(u64);

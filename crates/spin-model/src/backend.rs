@@ -1,0 +1,177 @@
+//! Who computes a decoder. Everything above asks a [`Backend`], and nothing
+//! above knows which there are.
+
+use candle_core::{Device, Tensor};
+
+use crate::batch::{Layout, RowPlan};
+use crate::cpu::{GrowingDecoder, Part, TreePass};
+use crate::decoder::Decoder;
+use crate::error::{Error, Result};
+use crate::gradients::Gradients;
+use crate::request::{ScoreOptions, Target, TargetScore, TreeRows};
+use crate::{composed, cpu};
+
+/// Which implementation computes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Hand-written operations with hand-written backward passes; on the CPU,
+    /// in f32 whatever the type of the weights.
+    Fused,
+    /// Compositions of candle's operations; any device and type.
+    Composed,
+}
+
+/// How gradients are computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backward {
+    /// Of torch's `cross_entropy(label_smoothing=smoothing)`.
+    pub smoothing: f64,
+    /// Only the inputs of every so many blocks are kept; 0 keeps everything.
+    pub recompute_every: usize,
+}
+
+/// An implementation of a decoder. Every call is about a whole batch.
+pub(crate) trait Backend {
+    /// How it takes the rows of a batch, which may share prompts.
+    fn layout(&self, share_prompts: bool) -> Layout;
+
+    /// The logits after the plan's response rows, `[response rows, vocab]` f32.
+    fn logits(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Tensor>;
+
+    /// The log-probability of each of the plan's targets.
+    fn row_logps(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>>;
+
+    /// Sums of the sequences' log-probabilities, and the gradient of the loss
+    /// added to `grads`: see [`crate::CausalLm::accumulate_gradients`].
+    fn accumulate_gradients(
+        &self,
+        decoder: &Decoder,
+        plan: &RowPlan,
+        backward: Backward,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+        grads: &mut Gradients,
+    ) -> Result<Vec<f64>>;
+
+    /// Computes trees of sequences with at most `longest` rows, of which paths
+    /// of at most `longest_path` lead from one batch to another; `None` where
+    /// nothing is shared, and each sequence has to be computed by itself.
+    fn tree<'a>(&self, decoder: &'a Decoder, longest: usize, longest_path: usize) -> Option<Box<dyn TreeScorer + 'a>>;
+
+    /// Takes a decoder apart to compute sequences that grow.
+    fn growing(&self, decoder: Decoder) -> Result<Box<dyn Growing>>;
+}
+
+/// Scores a tree of sequences batch by batch.
+pub(crate) trait TreeScorer {
+    /// Computes the next rows, which continue the path that is cached, and
+    /// what is asked of them: targets are in the order of the rows that are
+    /// wanted, by their numbers among these.
+    fn score(&mut self, rows: &TreeRows<'_>, targets: &[Target], options: &ScoreOptions) -> Result<Vec<TargetScore>>;
+}
+
+/// Computes steps of sequences that grow.
+pub(crate) trait Growing: Send + Sync {
+    /// Appends new tokens, `ids` of all parts one after the other, and writes
+    /// the logits after the last of each part to `logits`, `[parts, vocab]`.
+    fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()>;
+}
+
+impl Kernels {
+    /// The implementation.
+    pub(crate) fn backend(self) -> &'static dyn Backend {
+        match self {
+            Kernels::Fused => &Cpu,
+            Kernels::Composed => &Composed,
+        }
+    }
+}
+
+/// [`crate::cpu`].
+struct Cpu;
+
+impl Backend for Cpu {
+    fn layout(&self, share_prompts: bool) -> Layout {
+        if share_prompts { Layout::SharedPrompts } else { Layout::Packed }
+    }
+
+    fn logits(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Tensor> {
+        let logits = cpu::logits(decoder, plan)?;
+        let vocab = decoder.config.vocab_size;
+        let shape = (logits.len() / vocab, vocab);
+        Ok(Tensor::from_vec(logits, shape, &Device::Cpu)?)
+    }
+
+    fn row_logps(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>> {
+        Ok(cpu::row_logps(decoder, plan)?)
+    }
+
+    fn accumulate_gradients(
+        &self,
+        decoder: &Decoder,
+        plan: &RowPlan,
+        Backward { smoothing, recompute_every }: Backward,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+        grads: &mut Gradients,
+    ) -> Result<Vec<f64>> {
+        Ok(cpu::accumulate_gradients(decoder, plan, smoothing, recompute_every, slopes, grads)?)
+    }
+
+    fn tree<'a>(&self, decoder: &'a Decoder, longest: usize, longest_path: usize) -> Option<Box<dyn TreeScorer + 'a>> {
+        Some(Box::new(TreePass::new(decoder, longest, longest_path)))
+    }
+
+    fn growing(&self, decoder: Decoder) -> Result<Box<dyn Growing>> {
+        Ok(Box::new(GrowingDecoder::new(decoder)?))
+    }
+}
+
+impl TreeScorer for TreePass<'_> {
+    fn score(&mut self, rows: &TreeRows<'_>, targets: &[Target], options: &ScoreOptions) -> Result<Vec<TargetScore>> {
+        Ok(self.score(rows, targets, options)?)
+    }
+}
+
+impl Growing for GrowingDecoder {
+    fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        self.step(ids, parts, logits)
+    }
+}
+
+/// [`crate::composed`].
+struct Composed;
+
+impl Backend for Composed {
+    fn layout(&self, _share_prompts: bool) -> Layout {
+        Layout::Padded
+    }
+
+    fn logits(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Tensor> {
+        Ok(composed::logits(decoder, plan)?)
+    }
+
+    fn row_logps(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>> {
+        Ok(composed::row_logps(decoder, plan)?)
+    }
+
+    fn accumulate_gradients(
+        &self,
+        decoder: &Decoder,
+        plan: &RowPlan,
+        Backward { smoothing, recompute_every }: Backward,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+        grads: &mut Gradients,
+    ) -> Result<Vec<f64>> {
+        composed::accumulate_gradients(decoder, plan, smoothing, recompute_every, slopes, grads)
+    }
+
+    fn tree<'a>(&self, _: &'a Decoder, _: usize, _: usize) -> Option<Box<dyn TreeScorer + 'a>> {
+        None
+    }
+
+    fn growing(&self, _: Decoder) -> Result<Box<dyn Growing>> {
+        Err(Error::Config {
+            origin: "composed kernels".to_owned(),
+            message: "compute no sequences that grow; load the model on the CPU".to_owned(),
+        })
+    }
+}
