@@ -17,6 +17,7 @@
 //! - `run_files`: the run files that ship can be read
 //! - `logs`: messages as objects, for schedulers
 //! - `runs`: plans, what is done and why not, runs that stop, share and go on
+//! - `house`: which crate may know which, files of a readable length, no circles
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
@@ -29,6 +30,7 @@ mod adapters;
 mod bad_input;
 mod checkpoints;
 mod engines;
+mod house;
 mod imports;
 mod killed;
 mod leaderboard;

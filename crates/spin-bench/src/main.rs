@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use spin_bench::{BenchError, stage};
 use spin_cli::{Exit, RunArgs, say};
 use spin_report::{ReportError, table as report};
+use spin_run::facts::{Facts as _, ScoreFacts};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
 use spin_store::{Context, Store, StoreError};
@@ -117,7 +118,7 @@ fn score(args: &Cli) -> anyhow::Result<Exit> {
     let result = stage::run(&Graph::new(&run, &store), &id, &context);
     screen.finish();
     let (artifact, made) = result?;
-    let headline = report::headline(&artifact.manifest.facts["results"]);
+    let headline = report::headline(&ScoreFacts::of(&artifact)?.results);
     let cost = if made { format!(", {}", spin_cli::cost()) } else { String::new() };
     say(&format!("{} {}: {headline}{cost}", if made { "made" } else { "already there:" }, artifact.reference()));
     Ok(Exit::Done)

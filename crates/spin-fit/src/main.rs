@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use candle_core::DType;
 use clap::{Parser, Subcommand, ValueEnum};
-use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::TrainingWatch;
 use spin_fit::error::FitError;
@@ -14,6 +13,7 @@ use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::stage::{self, Options};
 use spin_fit::start::device;
+use spin_run::facts::{Facts as _, TrainingFacts};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
 use spin_store::{Context, Left, Outcome, Store, StoreError};
@@ -217,14 +217,14 @@ fn train(cli: &Cli) -> anyhow::Result<Exit> {
     match outcome {
         Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
         Outcome::Made(artifact) => {
-            let facts = &artifact.manifest.facts;
-            let best = facts.get("best_eval_loss").map_or_else(String::new, |l| {
-                format!(", best held-out loss {:.4} at update {}", l.as_f64().unwrap_or(f64::NAN), facts["kept_update"])
+            let facts = TrainingFacts::of(&artifact)?;
+            let best = facts.best_eval_loss.zip(facts.kept_update).map_or_else(String::new, |(loss, update)| {
+                format!(", best held-out loss {loss:.4} at update {update}")
             });
-            let (updates, cost) = (&facts["updates"], spin_cli::cost());
-            let skipped = match facts.get("skipped_updates").and_then(Value::as_u64) {
-                Some(count) if count > 0 => format!(", {count} of them skipped as not finite"),
-                _ => String::new(),
+            let (updates, cost) = (facts.updates.unwrap_or_default(), spin_cli::cost());
+            let skipped = match facts.skipped_updates {
+                0 => String::new(),
+                count => format!(", {count} of them skipped as not finite"),
             };
             say(&format!("made {}: {updates} updates{skipped}{best}, {cost}", artifact.reference()));
         }

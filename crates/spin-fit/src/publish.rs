@@ -13,7 +13,7 @@ use crate::metrics::{LogLine, events, json_lines};
 use crate::trainer::{EarlyStop, TrainingSummary};
 
 /// Where a model's directory has the adapter that its weights were merged from.
-pub const ADAPTER_DIR: &str = "adapter";
+const ADAPTER_DIR: &str = "adapter";
 
 /// The run file's settings of an adapter as the model takes them.
 pub fn peft(lora: &spin_run::run::LoraSettings) -> LoraConfig {

@@ -188,7 +188,7 @@ fn seed_of(recipe: &Recipe) -> u64 {
 /// numbers, the inputs by content.
 ///
 /// Those of a graphics processor name it: it rounds in another way.
-pub fn settings_of(recipe: &Recipe, device: &str) -> Settings {
+fn settings_of(recipe: &Recipe, device: &str) -> Settings {
     let parents: Map<String, Value> =
         recipe.parents.iter().map(|p| (p.role.clone(), json!(&p.content[..p.content.len().min(12)]))).collect();
     let mut value = recipe.params.clone();

@@ -103,11 +103,6 @@ impl Batch {
         self.sequences.iter().zip(&self.prompt_lengths).map(|(sequence, prompt)| sequence.len() - prompt).collect()
     }
 
-    /// Number of response tokens in all sequences.
-    pub fn num_response_tokens(&self) -> usize {
-        self.response_lengths().iter().sum()
-    }
-
     /// Number of tokens in all sequences, padding not counted.
     pub fn num_tokens(&self) -> usize {
         self.sequences.iter().map(Vec::len).sum()

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use spin_cli::{Exit, say};
 use spin_pair::{PairError, preferences, stage};
+use spin_run::facts::{Facts as _, PairFacts};
 use spin_run::graph::Graph;
 use spin_run::run::RunFile;
 use spin_store::{Context, Store, StoreError};
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
             None => stage::run(&graph, cli.target.iteration.unwrap_or_default(), &context)?,
         };
         if made {
-            let fates = &artifact.manifest.facts["fates"];
+            let fates = serde_json::to_string(&PairFacts::of(&artifact)?.fates)?;
             say(&format!(
                 "made {}: {} pairs of {fates}, {}",
                 artifact.reference(),

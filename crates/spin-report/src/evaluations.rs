@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use spin_run::facts::{EvaluationFacts, Facts as _};
 use spin_run::run::{BBH, LEADERBOARD, MMLU, Profile};
 use spin_run::schema::{EvaluationRow, Row};
 use spin_store::Artifact;
@@ -75,7 +76,7 @@ impl Results {
         let mut units = Vec::new();
         for (name, artifact) in artifacts {
             let rows = EvaluationRow::read_all(artifact)?;
-            units.push((name.clone(), summaries(artifact, &rows), artifact.reference()));
+            units.push((name.clone(), summaries(artifact, &rows)?, artifact.reference()));
         }
         Ok(Self { model: model.into(), profile, settings, units })
     }
@@ -232,17 +233,20 @@ impl Results {
 }
 
 /// The sums of an artifact's tasks, in its order.
-pub fn summaries(artifact: &Artifact, rows: &[EvaluationRow]) -> Vec<TaskSummary> {
+///
+/// # Errors
+/// When its facts are not those of an evaluation.
+pub fn summaries(artifact: &Artifact, rows: &[EvaluationRow]) -> Result<Vec<TaskSummary>> {
+    let documents = EvaluationFacts::of(artifact)?.documents;
     let declared = artifact.manifest.params["tasks"].as_array().cloned().unwrap_or_default();
     let of = |declared: Value| {
         let name = declared["name"].as_str().unwrap_or_default().to_owned();
         let own: Vec<&EvaluationRow> = rows.iter().filter(|row| row.task == name).collect();
-        let facts = &artifact.manifest.facts["documents"][&name];
         let mut all = declared;
-        all["documents"] = facts.clone();
+        all["documents"] = json!(documents.get(&name));
         summarise(&name, all, &own)
     };
-    declared.into_iter().map(of).collect()
+    Ok(declared.into_iter().map(of).collect())
 }
 
 fn insert(entry: &mut Map<String, Value>, name: &str, estimate: &Estimate) {

@@ -2,81 +2,29 @@
 //! only be equal if every draw is; so are the resamples of a bootstrap, whose
 //! p-values have been printed.
 //!
-//! Source: CPython 3.11, `Lib/random.py` and `Modules/_randommodule.c`
-//! (Matsumoto and Nishimura's MT19937).
+//! Source: CPython 3.11, `Lib/random.py`. The generator itself, Matsumoto and
+//! Nishimura's MT19937, is RustPython's.
 
-const N: usize = 624;
-const M: usize = 397;
+use mt19937::{MT19937, gen_res53};
+use rand_core::Rng as _;
 
 /// A Mersenne Twister, seeded and read as Python does.
-#[derive(Clone)]
-pub struct PyRandom {
-    state: [u32; N],
-    next: usize,
-}
+pub struct PyRandom(MT19937);
 
 impl PyRandom {
     /// `random.Random(seed)` for a seed below 2^32.
     pub fn new(seed: u32) -> Self {
-        let mut state = [0_u32; N];
-        state[0] = 19_650_218;
-        for i in 1..N {
-            let last = state[i - 1];
-            state[i] = 1_812_433_253_u32.wrapping_mul(last ^ (last >> 30)).wrapping_add(i as u32);
-        }
-        // init_by_array with the one-word key [seed].
-        let mut i = 1;
-        let wrap = |state: &mut [u32; N], i: &mut usize| {
-            *i += 1;
-            if *i >= N {
-                state[0] = state[N - 1];
-                *i = 1;
-            }
-        };
-        for _ in 0..N {
-            let last = state[i - 1];
-            state[i] = (state[i] ^ (last ^ (last >> 30)).wrapping_mul(1_664_525)).wrapping_add(seed);
-            wrap(&mut state, &mut i);
-        }
-        for _ in 0..N - 1 {
-            let last = state[i - 1];
-            state[i] = (state[i] ^ (last ^ (last >> 30)).wrapping_mul(1_566_083_941)).wrapping_sub(i as u32);
-            wrap(&mut state, &mut i);
-        }
-        state[0] = 0x8000_0000;
-        Self { state, next: N }
-    }
-
-    fn twist(&mut self) {
-        for i in 0..N {
-            let y = (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % N] & 0x7fff_ffff);
-            let odd = if y & 1 == 1 { 0x9908_b0df } else { 0 };
-            self.state[i] = self.state[(i + M) % N] ^ (y >> 1) ^ odd;
-        }
-        self.next = 0;
-    }
-
-    fn next_u32(&mut self) -> u32 {
-        if self.next == N {
-            self.twist();
-        }
-        let mut y = self.state[self.next];
-        self.next += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c_5680;
-        y ^= (y << 15) & 0xefc6_0000;
-        y ^ (y >> 18)
+        Self(MT19937::new_with_slice_seed(&[seed]))
     }
 
     /// `getrandbits(bits)` for 1 to 32 bits.
     pub fn bits(&mut self, bits: u32) -> u32 {
-        self.next_u32() >> (32 - bits)
+        self.0.next_u32() >> (32 - bits)
     }
 
     /// `random()`: a number in [0, 1) with 53 bits.
     pub fn random(&mut self) -> f64 {
-        let (a, b) = (self.next_u32() >> 5, self.next_u32() >> 6);
-        (f64::from(a) * 67_108_864.0 + f64::from(b)) / 9_007_199_254_740_992.0
+        gen_res53(&mut self.0)
     }
 
     /// `_randbelow(n)`: a whole number below `n`, by rejection.

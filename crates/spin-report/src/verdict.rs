@@ -24,7 +24,7 @@ pub const RESAMPLES: usize = 10_000;
 
 /// Probability up to which chance is believed: at or above it, after the
 /// correction, a difference is within noise.
-pub const LEVEL: f64 = 0.05;
+const LEVEL: f64 = 0.05;
 
 /// A row's values of two models, the first one's first.
 pub type PairedRow = (Weighted, Weighted);

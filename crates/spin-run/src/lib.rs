@@ -3,11 +3,13 @@
 //!
 //! - [`run`] is the run file, [`graph`] the artifacts that follow from it,
 //!   [`plan`] what there is to do;
-//! - [`schema`] has the rows of every kind of table;
+//! - [`schema`] has the rows of every kind of table, [`facts`] what manifests
+//!   count;
 //! - [`records`] reads the files that people have, [`import`] brings
 //!   demonstrations, preferences and models in;
 //! - [`url`] shows addresses without what is secret in them.
 
+pub mod facts;
 pub mod graph;
 pub mod import;
 mod maker;

@@ -21,7 +21,7 @@ use crate::prompts::Row;
 
 /// The largest difference of a token's log-probability, at temperature 1, that
 /// rounding in f32 explains.
-pub const TOLERANCE: f32 = 1e-3;
+const TOLERANCE: f32 = 1e-3;
 
 /// A few of all samples, chosen by their ids, whatever the order they are
 /// shown in.

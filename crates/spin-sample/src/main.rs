@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
-use serde_json::Value;
 use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_run::facts::{Facts as _, LogpsCheck, SampleFacts};
 use spin_run::graph::{Decoding, Graph, ModelId};
 use spin_run::import::Importer;
 use spin_run::run::NameError;
@@ -83,16 +83,10 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
             Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
             Outcome::Made(artifact) => {
                 let m = &artifact.manifest;
-                let checked = m.facts.get("logps_check").cloned().unwrap_or_default();
-                let checked = match (&checked["rows"], &checked["largest_difference"]) {
-                    (Value::Number(rows), Value::Number(largest)) => {
-                        format!(
-                            ", log-probabilities of {rows} checked: within {:.1e} of the trainer's",
-                            largest.as_f64().unwrap_or(f64::NAN)
-                        )
-                    }
-                    _ => String::new(),
-                };
+                let LogpsCheck { rows, largest_difference } = SampleFacts::of(&artifact)?.logps_check;
+                let checked = largest_difference.map_or_else(String::new, |largest| {
+                    format!(", log-probabilities of {rows} checked: within {largest:.1e} of the trainer's")
+                });
                 let cost = spin_cli::cost();
                 say(&format!("made {}: {} answers, {speed:.0} tokens/s, {cost}{checked}", m.reference(), m.rows()));
             }

@@ -12,9 +12,6 @@ use serde_json::Value;
 
 use crate::error::{Result, StoreError};
 
-/// Hex digits of a full digest.
-pub const HEX_LEN: usize = 64;
-
 /// Digest of bytes.
 pub fn of_bytes(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
@@ -37,7 +34,7 @@ pub fn of_json(value: &Value) -> String {
 }
 
 /// The canonical text of a JSON value; see the module's rule.
-pub fn canonical(value: &Value) -> String {
+fn canonical(value: &Value) -> String {
     let mut out = String::new();
     write_canonical(value, &mut out);
     out

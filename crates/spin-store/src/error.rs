@@ -183,7 +183,7 @@ impl StoreError {
 /// Whether a failure of the system is one of the input: a file that is missing,
 /// is no file, may not be read or is no text. `action` is what was tried, as in
 /// [`StoreError::Io`]: what may not be written is another matter.
-pub fn is_bad_file(action: &str, source: &std::io::Error) -> bool {
+fn is_bad_file(action: &str, source: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     match source.kind() {
         ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::InvalidData => true,

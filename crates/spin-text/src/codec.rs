@@ -11,7 +11,7 @@ use crate::chat::{Chat, TemplateChoice};
 use crate::error::{Result, TextError, excerpt};
 use crate::fields;
 use crate::files::Files;
-use crate::guard::{Guard, Rendered};
+use crate::guard::{Guard, Rendered, strangers};
 use crate::message::Message;
 use crate::template::{ALPACA_TEMPLATE, Template};
 
@@ -380,13 +380,6 @@ impl Codec {
         }
         description
     }
-}
-
-/// What the tokenizers library gives with a tokenizer that is from anywhere; `None` where it panics.
-/// Nothing is left half done: a tokenizer is only read.
-pub(crate) fn strangers<T>(path: &Path, f: impl FnOnce() -> T) -> Option<T> {
-    let what = || format!("the tokenizer in {}", path.display());
-    spin_cli::bounded(&what, || spin_cli::caught(f))
 }
 
 impl std::fmt::Debug for Codec {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::error::{Result, TextError};
-use crate::files::{plain_text, read_json};
+use crate::read::{plain_text, read_json};
 
 /// Fields of `generation_config.json` under which answers are drawn as this project draws them,
 /// whatever they say: technical ones, those of other ways to search, and those that the run file

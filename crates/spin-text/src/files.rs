@@ -1,7 +1,6 @@
 //! Reading the tokenizer's part of a Hugging Face model directory.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -10,6 +9,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use crate::error::{Result, TextError};
 use crate::fields;
+use crate::read::{plain_text, read_json, read_text};
 
 /// The tokens that `tokenizer_config.json` can name; templates see them under the same names.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
@@ -214,27 +214,4 @@ fn token_text(path: &Path, name: &str, value: &Value) -> Result<Option<String>> 
             Err(TextError::parse(path, message))
         }
     }
-}
-
-pub(crate) fn plain_text(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
-}
-
-fn read_text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Read { path: path.to_owned(), source }),
-    }
-}
-
-pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    let Some(text) = read_text(path)? else {
-        return Ok(None);
-    };
-    let value: Value = serde_json::from_str(&text).map_err(|error| TextError::parse(path, error))?;
-    if !value.is_object() {
-        return Err(TextError::parse(path, "it is not a JSON object"));
-    }
-    Ok(Some(value))
 }

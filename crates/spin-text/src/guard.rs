@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use tokenizers::{AddedToken, Encoding, Tokenizer};
 
-use crate::codec::strangers;
 use crate::error::{Result, TextError, excerpt};
 use crate::message::Message;
 
@@ -232,4 +231,11 @@ impl Guard {
     fn misread(&self, text: &str, token: &str) -> TextError {
         TextError::ControlText { path: self.path.clone(), token: token.to_owned(), excerpt: excerpt(text) }
     }
+}
+
+/// What the tokenizers library gives with a tokenizer that is from anywhere; `None` where it panics.
+/// Nothing is left half done: a tokenizer is only read.
+pub(crate) fn strangers<T>(path: &Path, f: impl FnOnce() -> T) -> Option<T> {
+    let what = || format!("the tokenizer in {}", path.display());
+    spin_cli::bounded(&what, || spin_cli::caught(f))
 }

@@ -60,6 +60,8 @@ pub mod limits;
 #[cfg(feature = "codec")]
 pub mod python;
 #[cfg(feature = "codec")]
+mod read;
+#[cfg(feature = "codec")]
 mod template;
 
 pub use chat::{Chat, TemplateChoice};

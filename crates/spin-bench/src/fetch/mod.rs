@@ -18,167 +18,24 @@
 mod check;
 mod datasets;
 mod download;
+mod endpoints;
+mod error;
 mod record;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use spin_run::url;
 use spin_store::{StoreError, fsutil};
 
-use crate::secret::Secret;
-
 pub use check::Check;
 pub use datasets::{BBH, Dataset, Host, Item, MMLU, Source};
+pub use endpoints::Endpoints;
+pub use error::{FetchError, Result};
 pub use record::{FILE_NAME, FetchedFile};
 
 use download::{Client, Wanted};
 use record::Record;
-
-/// Shorthand for results of this module.
-pub type Result<T, E = FetchError> = std::result::Result<T, E>;
-
-/// Where to fetch from.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Endpoints {
-    /// The hub, or a mirror of it (`HF_ENDPOINT`).
-    pub hub: String,
-    /// GitHub's address for raw files.
-    pub github: String,
-    /// Sent to the hub alone (`HF_TOKEN`).
-    pub token: Option<Secret>,
-    /// Tries of one file, the first included.
-    pub tries: u32,
-    /// Pause after the first failure; it doubles with each further one.
-    pub base_delay: Duration,
-    /// Longest silence of a server.
-    pub timeout: Duration,
-    /// Bytes per second, averaged over a file after the first `timeout`, below
-    /// which it is given up.
-    pub slowest: u64,
-}
-
-impl Default for Endpoints {
-    fn default() -> Self {
-        Endpoints {
-            hub: "https://huggingface.co".into(),
-            github: "https://raw.githubusercontent.com".into(),
-            token: None,
-            tries: 4,
-            base_delay: Duration::from_secs(1),
-            timeout: Duration::from_secs(60),
-            slowest: 8 << 10,
-        }
-    }
-}
-
-impl Endpoints {
-    /// The address of a file.
-    pub fn url(&self, source: &Source, path: &str) -> String {
-        let Source { host, repo, revision } = source;
-        match host {
-            Host::Hub => format!("{}/datasets/{repo}/resolve/{revision}/{path}", self.hub.trim_end_matches('/')),
-            Host::GitHub => format!("{}/{repo}/{revision}/{path}", self.github.trim_end_matches('/')),
-        }
-    }
-}
-
-/// Why a file could not be had.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FetchError {
-    /// From the file system.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No connection, or a broken one.
-    #[error(
-        "{url} cannot be reached: {reason}; without a network copy the file by hand to {}, then run this again",
-        target.display()
-    )]
-    Offline {
-        /// The address.
-        url: String,
-        /// The reason.
-        reason: String,
-        /// Where the file belongs.
-        target: PathBuf,
-    },
-    /// Nothing that can be asked.
-    #[error("{url:?} is no address ({reason}); give an endpoint such as https://huggingface.co")]
-    BadUrl {
-        /// What was given, or what a server redirected to.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// 401 or 403.
-    #[error("{url} refused access (status {status}): {hint}")]
-    Refused {
-        /// The address.
-        url: String,
-        /// The status.
-        status: u16,
-        /// What the user can do.
-        hint: &'static str,
-    },
-    /// Another status than success.
-    #[error("{url} answered with status {status}; {hint}")]
-    Status {
-        /// The address.
-        url: String,
-        /// The status.
-        status: u16,
-        /// What the user can do.
-        hint: &'static str,
-    },
-    /// A file that was put there by hand is not the pinned one.
-    #[error(
-        "{} {problem}; remove it to have it fetched, or take it as it is with --allow-unpinned-data: scores on it are not the leaderboard's",
-        path.display()
-    )]
-    Unpinned {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A stop was asked for; the files so far are kept.
-    #[error("stopped; run it again")]
-    Stopped,
-    /// The file that came is not the one wanted.
-    #[error("{url} gave a file that {problem}; nothing was kept, try again or copy the file by hand to {}", target.display())]
-    Damaged {
-        /// The address.
-        url: String,
-        /// What is wrong with it.
-        problem: String,
-        /// Where the file belongs.
-        target: PathBuf,
-    },
-}
-
-impl FetchError {
-    /// Whether the input (address, token) is to blame, rather than the machine
-    /// or the network: exit code 3 instead of 1.
-    pub fn is_bad_input(&self) -> bool {
-        match self {
-            FetchError::Store(e) => e.is_bad_input(),
-            FetchError::BadUrl { .. } | FetchError::Refused { .. } | FetchError::Unpinned { .. } => true,
-            FetchError::Status { status, .. } => *status < 500 && *status != 429,
-            FetchError::Offline { .. } | FetchError::Damaged { .. } | FetchError::Stopped => false,
-        }
-    }
-
-    /// Whether another try may bring the file.
-    fn may_pass(&self) -> bool {
-        match self {
-            FetchError::Offline { .. } | FetchError::Damaged { .. } => true,
-            FetchError::Status { .. } => !self.is_bad_input(),
-            _ => false,
-        }
-    }
-}
 
 /// How a file came to be in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

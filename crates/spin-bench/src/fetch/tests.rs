@@ -1,9 +1,11 @@
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use spin_run::schema::{Row, ScoreRow};
 
 use super::*;
+use crate::secret::Secret;
 use crate::testing::{Reply, Sent, Server, reply};
 
 /// A Parquet file of some rows.

@@ -10,39 +10,14 @@ use spin_run::records::{self, Budget};
 use spin_store::StoreError;
 use spin_store::digest;
 
-use super::{Doc, RawRow, Task};
+use super::task::{Doc, RawRow, Source, Task};
 use crate::error::{BenchError, Result};
 
 /// Rows and digests of the documents that scores are compared on, by
 /// `task/split`; made by the test `pins_are_what_the_data_gives`.
 const PINS: &str = include_str!("pins.tsv");
 
-/// Where a data set is below the data directory. `{split}` stands for the
-/// split's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The hub's repository, which is also a directory.
-    pub repo: String,
-    /// The file in it.
-    pub path: String,
-    /// The file of the JSON layout.
-    pub local: String,
-    /// Whether the place is a whole path rather than one below the data
-    /// directory, as for tasks of one's own.
-    pub elsewhere: Option<PathBuf>,
-}
-
 impl Source {
-    /// A data set of the hub.
-    pub fn new(repo: &str, path: &str, local: &str) -> Self {
-        Self { repo: repo.into(), path: path.into(), local: local.into(), elsewhere: None }
-    }
-
-    /// One file for all splits, or with `{split}` in its name.
-    pub fn file(path: PathBuf) -> Self {
-        Self { repo: String::new(), path: String::new(), local: String::new(), elsewhere: Some(path) }
-    }
-
     /// The file of a split.
     ///
     /// # Errors

@@ -17,6 +17,7 @@
 pub mod client;
 pub mod judge;
 pub mod prompts;
+pub mod question;
 pub mod questions;
 pub mod stage;
 #[cfg(test)]
@@ -26,35 +27,6 @@ pub use crate::retry::{Retry, Stop};
 pub use client::OpenAiJudge;
 pub use judge::{Judge, JudgeError, JudgeOptions, MtBenchError, Result, judge_all};
 pub use prompts::{Prompts, Request};
-pub use questions::{Answers, MtBench, Question};
+pub use question::{ERROR_OUTPUT, JUDGE_MAX_TOKENS, MAX_NEW_TOKENS, Question, needs_reference, temperature};
+pub use questions::{Answers, MtBench};
 pub use spin_report::mt_bench::{Summary, rating};
-
-/// Longest answer of a model, in tokens.
-pub const MAX_NEW_TOKENS: usize = 1024;
-
-/// Longest verdict of a judge, in tokens.
-pub const JUDGE_MAX_TOKENS: u32 = 2048;
-
-/// Stands in place of a judgment that could not be had, as in FastChat.
-pub const ERROR_OUTPUT: &str = "$ERROR$";
-
-/// Whether questions of a category are judged with a reference answer.
-pub fn needs_reference(category: &str) -> bool {
-    matches!(category, "math" | "reasoning" | "coding")
-}
-
-/// Temperature at which a model answers questions of a category; 0 means
-/// greedy. A category that FastChat does not know gets its fallback, 0.7.
-///
-/// ```
-/// use spin_bench::mt_bench::temperature;
-///
-/// assert_eq!((temperature("writing"), temperature("math"), temperature("stem")), (0.7, 0.0, 0.1));
-/// ```
-pub fn temperature(category: &str) -> f64 {
-    match category {
-        "extraction" | "math" | "coding" | "reasoning" => 0.0,
-        "stem" | "humanities" => 0.1,
-        _ => 0.7,
-    }
-}

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use spin_run::schema::Message;
 
-use super::{Question, needs_reference};
+use super::question::{Question, needs_reference};
 
 /// A line of `judge_prompts.jsonl`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

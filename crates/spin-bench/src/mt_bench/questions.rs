@@ -8,32 +8,10 @@ use serde::de::DeserializeOwned;
 use spin_store::{StoreError, digest};
 
 use super::prompts::{JudgePrompt, Prompts};
-use super::{needs_reference, temperature};
+use super::question::{Question, needs_reference};
 
 /// A model's two answers to each question, by the question's number.
 pub type Answers = BTreeMap<u32, [String; 2]>;
-
-/// A question of two turns. The second is asked after the model's own answer
-/// to the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// Its number, 81 to 160 in the published set.
-    pub question_id: u32,
-    /// One of eight, e.g. `writing`.
-    pub category: String,
-    /// What the user says.
-    pub turns: [String; 2],
-    /// GPT-4's answers, which the judge sees where the category
-    /// [needs them](needs_reference).
-    pub reference: Option<[String; 2]>,
-}
-
-impl Question {
-    /// Temperature at which a model answers it; 0 means greedy.
-    pub fn temperature(&self) -> f64 {
-        temperature(&self.category)
-    }
-}
 
 /// The data of MT-Bench.
 #[derive(Clone, Debug)]

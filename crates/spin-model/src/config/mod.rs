@@ -260,32 +260,6 @@ impl ModelConfig {
         self.raw.get(key)
     }
 
-    /// Why mistral.rs 0.8.1 would compute something else from this model, or
-    /// `None` if it can generate with it. It reads the file itself, and only
-    /// what stands at the top level, as transformers 4 wrote it.
-    pub fn generation_problem(&self) -> Option<String> {
-        let assumed = self.hidden_size / self.num_attention_heads;
-        let agrees = assumed == self.head_dim && self.hidden_size.is_multiple_of(self.num_attention_heads);
-        if self.architecture == Architecture::Llama && !agrees {
-            return Some(format!(
-                "head_dim is {}, but mistral.rs 0.8.1 ignores it and takes hidden_size / \
-                 num_attention_heads = {} / {}; generation needs a base model where they agree",
-                self.head_dim, self.hidden_size, self.num_attention_heads
-            ));
-        }
-        let absent = |key: &str| self.raw.get(key).is_none_or(Value::is_null);
-        let unread = [
-            ("rope_theta", self.rope.theta != 10_000.0),
-            ("rope_scaling", self.rope.scaling != RopeScaling::None),
-            ("partial_rotary_factor", self.rope.dim != self.head_dim),
-        ];
-        let key = unread.into_iter().find(|(key, needed)| *needed && absent(key)).map(|(key, _)| key)?;
-        Some(format!(
-            "`{key}` stands where transformers 5 writes it and mistral.rs 0.8.1 does not look; write it at the top \
-             level of config.json, too, or use the engine spin-model"
-        ))
-    }
-
     /// Every trainable tensor's Hugging Face name and shape, in the order of
     /// the forward pass.
     pub fn param_shapes(&self) -> Vec<(String, Vec<usize>)> {

@@ -119,25 +119,6 @@ fn what_is_not_understood_is_refused() {
     assert!(refusal("num_hidden_layers", 1_000_000_000_000_u64.into()).contains("num_hidden_layers"));
 }
 
-#[test]
-fn a_head_dim_that_mistralrs_would_ignore_is_a_problem_for_generation() {
-    let mut raw = minimal();
-    assert_eq!(parse(&raw).unwrap().generation_problem(), None);
-    raw.insert("head_dim".to_owned(), 8.into());
-    let problem = parse(&raw).unwrap().generation_problem().unwrap();
-    assert!(problem.contains("head_dim is 8"));
-    let mut raw = minimal();
-    raw.insert("rope_scaling".to_owned(), serde_json::json!({"rope_type": "default", "rope_theta": 5e5}));
-    let config = parse(&raw).unwrap();
-    assert!(config.generation_problem().unwrap().contains("`rope_theta` stands where"));
-    // What is written has it in both places.
-    let again = ModelConfig::from_json(&config.to_json("float32"), "again").unwrap();
-    assert_eq!((again.generation_problem(), again.rope.theta), (None, 5e5));
-    let mut raw = minimal();
-    raw.insert("rope_parameters".to_owned(), serde_json::json!({"rope_type": "linear", "factor": 2.0}));
-    assert!(parse(&raw).unwrap().generation_problem().unwrap().contains("`rope_scaling` stands where"));
-}
-
 /// `tests/golden/config.json`, by `make_config_golden.py`.
 fn golden() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/config.json");

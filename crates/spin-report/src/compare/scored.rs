@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use spin_run::facts::{EvaluationFacts, Facts as _};
 use spin_run::schema::{EvaluationRow, Row, ScoreRow};
 use spin_store::kind::Kind;
 use spin_store::{Artifact, Store};
@@ -102,7 +103,7 @@ impl Scored {
                 let rules = json!({
                     "settings": manifest.params["eval"],
                     "tasks": manifest.params["tasks"],
-                    "data": manifest.facts["data"],
+                    "data": EvaluationFacts::of(artifact)?.data,
                 });
                 self.rules.insert(unit, rules);
             }

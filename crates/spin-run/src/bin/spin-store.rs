@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use spin_cli::{Exit, say};
+use spin_run::facts::{Facts as _, ImportFacts, LeftOutFiles};
 use spin_run::graph::{Graph, Split};
 use spin_run::import::{self, Importer};
 use spin_run::plan::{self, Plan};
@@ -178,29 +179,29 @@ impl ImportArgs {
     }
 }
 
-fn report((artifact, made): &(Artifact, bool)) {
+fn report((artifact, made): &(Artifact, bool)) -> anyhow::Result<()> {
     let m = &artifact.manifest;
     let size = if m.rows() > 0 { format!("{} rows", m.rows()) } else { format!("{} bytes", m.bytes()) };
     say(&format!("{} {} ({size})", if *made { "imported" } else { "already there:" }, m.reference()));
-    for (reason, n) in m.facts.get("left_out").and_then(|v| v.as_object()).into_iter().flatten() {
+    let facts = ImportFacts::of(artifact)?;
+    for (reason, n) in &facts.left_out {
         let hint = if reason == import::LATER_TURNS { "; turns = \"last\" or \"all\" uses them" } else { "" };
         say(&format!("left out: {n} {reason}{hint}"));
     }
-    if let Some(n) = m.facts.get("repeated_rows").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
-        say(&format!("warning: {n} rows repeat another row, prompt and answer"));
+    if facts.repeated_rows > 0 {
+        say(&format!("warning: {} rows repeat another row, prompt and answer", facts.repeated_rows));
     }
-    if let Some(n) = m.facts.get("repeated_prompts").and_then(|v| v.as_u64()).filter(|n| *n > 0) {
-        say(&format!("warning: {n} rows repeat the prompt of another row"));
+    if facts.repeated_prompts > 0 {
+        say(&format!("warning: {} rows repeat the prompt of another row", facts.repeated_prompts));
     }
-    let left_out =
-        m.facts.get("left_out_files").and_then(|found| Some((found["count"].as_u64()?, found["names"].as_array()?)));
-    if let Some((count, names)) = left_out {
-        let mut names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(shown)).collect();
-        if (names.len() as u64) < count {
+    if let Some(LeftOutFiles { count, names }) = &facts.left_out_files {
+        let mut names: Vec<String> = names.iter().map(|name| shown(name)).collect();
+        if (names.len() as u64) < *count {
             names.push("…".into());
         }
         say(&format!("left out, because they are no part of a model: {count} ({})", names.join(", ")));
     }
+    Ok(())
 }
 
 fn importer<'a>(store: &'a Store, holder: &'a str, rehash: bool) -> Importer<'a> {
@@ -258,7 +259,7 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
             import::demonstrations(&importer.context, &recipe, &config, source)?
         }
     };
-    report(&made);
+    report(&made)?;
     Ok(Exit::Done)
 }
 
@@ -277,7 +278,7 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
     for &split in splits {
         let made = importer.demonstrations(run, split)?;
-        report(&made);
+        report(&made)?;
         let rows = Demonstration::read_all(&made.0)?;
         prompts.push(rows.iter().map(|r| format!("{:?}", r.prompt)).collect::<std::collections::BTreeSet<_>>());
     }
@@ -289,7 +290,7 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
         say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
     }
     for baseline in run.baseline.iter().filter(|b| b.preferences.is_some()) {
-        report(&importer.preferences(run, &baseline.name)?);
+        report(&importer.preferences(run, &baseline.name)?)?;
     }
     if run.data.is_some() {
         // What the test rows cannot serve ends here, not after the last training.
@@ -298,7 +299,7 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
         let why = if run.bench.tasks.is_some() { "" } else { ", as the test rows allow" };
         say(&format!("bench.tasks: {tasks}{why}"));
     }
-    report(&importer.base(run)?);
+    report(&importer.base(run)?)?;
     Ok(Exit::Done)
 }
 

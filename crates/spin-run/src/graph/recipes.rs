@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Decoding, Graph, ModelId, PairsOf, Product};
 use crate::Maker;
+use crate::facts::{Facts as _, TrainingFacts};
 use crate::run::{FitConfig, RunFile, SampleConfig, as_params};
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
@@ -122,8 +123,7 @@ impl Graph<'_> {
     fn matched_updates(&self, model: &ModelId) -> Result<u64> {
         let updates = |product: Product| {
             let model = self.artifact(&product)?;
-            let updates = model.manifest.facts.get("updates").and_then(Value::as_u64);
-            updates.ok_or_else(|| {
+            TrainingFacts::of(&model)?.updates.ok_or_else(|| {
                 let problem = "does not say how many updates made it, which match_iterations needs";
                 StoreError::corrupt(&model.dir, problem, "delete it and train it again")
             })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{Plan, Step};
+use crate::facts::{EvaluationFacts, Facts as _};
 use crate::graph::{Graph, ModelId, Product, UnitInputs};
 use crate::import;
 use crate::run::MT_BENCH;
@@ -209,14 +210,13 @@ impl<'a> Survey<'a> {
             return Ok(done);
         }
         let limit = self.graph.run.eval.limit as u64;
-        let counts = m.facts.get("documents").and_then(Value::as_object);
-        let documents = counts.into_iter().flat_map(|counts| counts.values().filter_map(Value::as_u64));
+        let documents = EvaluationFacts::of(&found)?.documents;
         let inputs = UnitInputs {
             name: unit,
             tasks: m.params["tasks"].clone(),
             data: m.parents.iter().filter(|parent| parent.is_outside()).cloned().collect(),
             generates: !answers.is_empty(),
-            is_whole: documents.into_iter().all(|count| limit == 0 || count <= limit),
+            is_whole: limit == 0 || documents.into_values().all(|count| count <= limit),
         };
         let recipe = self.graph.evaluation_recipe(model, &inputs, answers.first())?;
         self.by_recipe(product, &recipe)

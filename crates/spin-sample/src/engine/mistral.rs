@@ -21,12 +21,12 @@ use mistralrs::{
     Constraint, CustomLogitsProcessor, MemoryGpuConfig, Model, ModelDType, NormalRequest, PagedAttentionMetaBuilder,
     Request, RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder,
 };
-use serde_json::Value;
-use spin_model::{Architecture, CausalLm};
+
 use spin_run::run::Dtype;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::overlooked;
 use super::{Device, Engine, EngineOptions, Job, Jobs, Replay};
 use crate::answer::{Generated, Growing, Wanted};
 use crate::choose::Chooser;
@@ -206,8 +206,7 @@ impl MistralEngine {
             (Device::Cuda, 0) => (1, BATCH),
             (Device::Cuda, n) => (1, n),
         };
-        check_heads(dir)?;
-        check_config(dir)?;
+        overlooked::check(dir)?;
         if device == Device::Cuda {
             CandleDevice::new_cuda(0).map_err(|e| SampleError::Unsuitable {
                 problem: format!("there is no GPU for this program ({e}); give --device cpu or use a CUDA build"),
@@ -225,40 +224,6 @@ impl MistralEngine {
     pub fn load_batched(dir: &Path, dtype: Dtype, options: &EngineOptions, queued: usize) -> Result<MistralEngine> {
         let copies = vec![Instance::load(dir, dtype, options.batch_size, options)?];
         Ok(MistralEngine { copies, batch_size: queued, device: Device::Cpu })
-    }
-}
-
-/// Families for which mistral.rs 0.8.1 reads no `head_dim`: where it is not
-/// hidden_size / num_attention_heads it would run another model.
-const FIXED_HEADS: [&str; 5] = ["llama", "qwen2", "phi3", "smollm3", "mixtral"];
-
-fn check_heads(dir: &Path) -> Result<()> {
-    // What else is wrong with the file is said by who reads it.
-    let text = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
-    let config: Value = serde_json::from_str(&text).unwrap_or_default();
-    let number = |key: &str| config[key].as_u64();
-    let fixed = config["model_type"].as_str().is_some_and(|family| FIXED_HEADS.contains(&family));
-    match (number("head_dim"), number("num_attention_heads"), number("hidden_size")) {
-        (Some(dim), Some(heads), Some(hidden)) if fixed && dim * heads != hidden => Err(SampleError::Unsuitable {
-            problem: format!(
-                "mistral.rs 0.8.1 cannot run {}: head_dim = {dim} is not hidden_size / num_attention_heads",
-                dir.display()
-            ),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// mistral.rs reads fewer keys than transformers and says nothing of the others:
-/// for the families that `spin-model` knows, its reader comes first.
-fn check_config(dir: &Path) -> Result<()> {
-    if Architecture::of_dir(dir).is_none() {
-        return Ok(());
-    }
-    let config = CausalLm::check_dir(dir).map_err(|source| SampleError::Model { dir: dir.into(), source })?;
-    match config.generation_problem() {
-        Some(problem) => Err(SampleError::Unsuitable { problem: format!("{}: {problem}", dir.display()) }),
-        None => Ok(()),
     }
 }
 
@@ -313,49 +278,7 @@ impl Engine for MistralEngine {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn models_that_would_become_others_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let check = |family: &str, head_dim: usize| {
-            let config = json!({
-                "model_type": family, "head_dim": head_dim, "hidden_size": 64, "num_attention_heads": 4
-            });
-            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-            check_heads(dir.path()).map_err(|error| error.to_string())
-        };
-        assert!(check("llama", 32).unwrap_err().contains("head_dim = 32"));
-        assert!(check("llama", 16).is_ok() && check("qwen3", 32).is_ok());
-        std::fs::remove_file(dir.path().join("config.json")).unwrap();
-        assert!(check_heads(dir.path()).is_ok());
-    }
-
-    /// What is not where mistral.rs looks, or is refused by our reader, does
-    /// not reach it.
-    #[test]
-    fn configurations_that_it_would_overlook_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let check = |more: serde_json::Value| {
-            let mut config = json!({
-                "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 20, "hidden_size": 16,
-                "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4, "tie_word_embeddings": true,
-            });
-            let plain = spin_model::ModelConfig::from_json(&config.to_string(), "test").unwrap();
-            CausalLm::init(&plain, 1, &candle_core::Device::Cpu).unwrap().save(dir.path()).unwrap();
-            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-            check_config(dir.path()).map_err(|error| format!("{error:?} {error}"))
-        };
-        assert!(check(json!({})).is_ok() && check(json!({"rope_theta": 5e5})).is_ok());
-        let nested = check(json!({"rope_scaling": {"rope_type": "default", "rope_theta": 5e5}})).unwrap_err();
-        assert!(nested.contains("`rope_theta` stands where transformers 5"), "{nested}");
-        let yarn = json!({"rope_theta": 1e4, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
-        assert!(check(yarn).unwrap_err().contains("yarn"));
-        assert!(check(json!({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "new": 1})).is_ok());
-    }
 
     #[test]
     fn errors_of_memory_are_recognised() {

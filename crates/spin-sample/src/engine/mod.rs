@@ -4,6 +4,7 @@
 mod all;
 mod cached;
 mod mistral;
+mod overlooked;
 
 use std::path::Path;
 

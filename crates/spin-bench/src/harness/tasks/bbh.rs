@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::text;
 use crate::error::Result;
 use crate::fetch::BBH;
-use crate::harness::dataset::{self, Source};
 use crate::harness::filter::{Extract, Normalise};
 use crate::harness::{Answer, Doc, Examples, Generation, Metric, Profile, RawRow, Task};
+use crate::harness::{Source, dataset};
 
 /// The repository that tasks and examples are from.
 const REPO: &str = "suzgunmirac/BIG-Bench-Hard";

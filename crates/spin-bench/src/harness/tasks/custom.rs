@@ -20,7 +20,7 @@ use spin_store::StoreError;
 use spin_store::digest;
 
 use crate::error::{BenchError, Result};
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::filter::{Extract, Normalise};
 use crate::harness::{Answer, Doc, Examples, Generation, Metric, RawRow, Task, jinja, literal};
 

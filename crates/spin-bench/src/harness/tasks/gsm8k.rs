@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::text;
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::filter::{Extract, Normalise};
 use crate::harness::{Answer, Doc, Generation, Metric, Profile, RawRow, Task};
 

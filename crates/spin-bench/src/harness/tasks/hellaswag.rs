@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use regex::Regex;
 
 use super::{gold, text, texts};
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::text::{capitalize, strip};
 use crate::harness::{Answer, Doc, Metric, Profile, RawRow, Task};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{gold, text, texts};
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::text::strip;
 use crate::harness::{Answer, Doc, Examples, RawRow, Task};
 

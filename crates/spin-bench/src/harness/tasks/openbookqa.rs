@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{lettered, text};
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::{Answer, Doc, Metric, RawRow, Task};
 
 /// The task.

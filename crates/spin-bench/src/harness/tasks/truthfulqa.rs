@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{text, texts};
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::{Answer, Doc, Metric, RawRow, Task};
 
 /// Stands before every question; part of the task, not drawn.

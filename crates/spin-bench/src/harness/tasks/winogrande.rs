@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::text;
-use crate::harness::dataset::Source;
+use crate::harness::Source;
 use crate::harness::text::strip;
 use crate::harness::{Answer, Doc, Profile, RawRow, Task};
 
