@@ -5,11 +5,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
+use candle_core::safetensors::Load as _;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use spin_store::{StoreError, digest, fsutil};
@@ -204,6 +208,23 @@ impl Checkpoint {
     }
 }
 
+/// The header of a safetensors file.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__")]
+    metadata: BTreeMap<String, String>,
+    #[serde(flatten)]
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is, in bytes behind the header.
+#[derive(Deserialize)]
+struct Place {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
 /// Reads a checkpoint back.
 ///
 /// # Errors
@@ -211,23 +232,51 @@ impl Checkpoint {
 /// [`FitError::OtherSettings`] when it is one of other settings.
 pub fn load(path: &Path, settings: &Settings) -> Result<Checkpoint> {
     let bad = |problem: String| FitError::Checkpoint { path: path.display().to_string(), problem };
-    let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
     let damaged = |e: &dyn std::fmt::Display| bad(format!("is damaged ({e})"));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-    let views = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?.tensors();
-    let text = header.metadata().as_ref().and_then(|m| m.get(META)).ok_or_else(|| bad("has no counters".into()))?;
+    let read = |source: std::io::Error| match source.kind() {
+        ErrorKind::UnexpectedEof => damaged(&"it ends early"),
+        _ => StoreError::io("read", path)(source).into(),
+    };
+    let mut file = File::open(path).map_err(read)?;
+    let length = file.metadata().map_err(read)?.len();
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(read)?;
+    let size = u64::from_le_bytes(size);
+    if size > length {
+        return Err(damaged(&"it ends early"));
+    }
+    let mut header = vec![0; size as usize];
+    file.read_exact(&mut header).map_err(read)?;
+    let Header { metadata, places } = serde_json::from_slice(&header).map_err(|e| damaged(&e))?;
+    let text = metadata.get(META).ok_or_else(|| bad("has no counters".into()))?;
     let record: Record = serde_json::from_str(text).map_err(|e| damaged(&e))?;
-    let prints = views.par_iter().map(|(name, view)| fingerprint(name, view)).collect();
+    // One tensor after the other: neither the file nor its tensors are twice in memory.
+    let (mut tensors, mut prints, mut at) = (BTreeMap::new(), Vec::new(), 0);
+    let mut places: Vec<(String, Place)> = places.into_iter().collect();
+    places.sort_by_key(|(_, place)| place.data_offsets);
+    for (name, place) in places {
+        let (start, end) = place.data_offsets;
+        if start != at || end < start || end > length {
+            return Err(damaged(&format!("{name} is not where it belongs")));
+        }
+        at = end;
+        let mut bytes = vec![0; (end - start) as usize];
+        file.read_exact(&mut bytes).map_err(read)?;
+        let view = TensorView::new(place.dtype, place.shape, &bytes).map_err(|e| damaged(&e))?;
+        prints.push(fingerprint(&name, &view));
+        tensors.insert(name, view.load(&Device::Cpu)?);
+    }
+    if 8 + size + at != length {
+        return Err(damaged(&"there is more in it than it says"));
+    }
     if seal(&record, prints) != record.digest {
         return Err(bad("is damaged: its digest is not that of what it holds".into()));
     }
-    drop(views);
     let differences = settings.differences(&record.settings);
     if !differences.is_empty() {
         return Err(FitError::OtherSettings { path: path.display().to_string(), differences: differences.join("; ") });
     }
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-    Ok(Checkpoint { progress: record.progress, log: record.log, tensors: tensors.into_iter().collect() })
+    Ok(Checkpoint { progress: record.progress, log: record.log, tensors })
 }
 
 #[cfg(test)]

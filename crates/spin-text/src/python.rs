@@ -55,20 +55,7 @@ fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
             out.push('}');
         }
         (_, Some(text)) => {
-            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-            out.push(quote);
-            for c in text.chars() {
-                match c {
-                    '\n' => out.push_str("\\n"),
-                    '\r' => out.push_str("\\r"),
-                    '\t' => out.push_str("\\t"),
-                    c if c == quote || c == '\\' => out.extend(['\\', c]),
-                    // Python also escapes what Unicode does not print.
-                    c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-                    c => out.push(c),
-                }
-            }
-            out.push(quote);
+            out.push_str(&quoted(text));
         }
         _ => out.push_str(&value.to_string()),
     }
@@ -199,4 +186,23 @@ fn splitlines(text: &str, args: &[Value]) -> Result<Value, Error> {
         rest = &after[length..];
     }
     Ok(Value::from_iter(lines))
+}
+
+/// Python's `repr` of a text, but for letters that Unicode does not print, which
+/// Python escapes, too.
+pub fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote || c == '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use minijinja::Value;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
+use spin_text::python::quoted;
 
 /// A row's value as templates see it: lists and mappings that print as in
 /// Python wherever they are printed, in `~` and `join` too.
@@ -112,22 +113,4 @@ pub fn float(value: f64) -> String {
     }
     let plain = format!("{value}");
     if plain.contains('.') { plain } else { plain + ".0" }
-}
-
-/// `repr` of a text.
-fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote || c == '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
 }
