@@ -150,10 +150,11 @@ impl Imports {
 
     fn needs(&self) -> BTreeMap<&Module, BTreeSet<Module>> {
         let inline = Regex::new(r"\b(?:crate|super)(?:::\w+)+").unwrap();
+        let imports = Regex::new(r"use\s+[^;]+;").unwrap();
         let mut needs = BTreeMap::new();
         for (module, text) in &self.files {
             let mut paths: Vec<String> = uses(text).into_iter().filter(|(_, on)| !on).map(|(path, _)| path).collect();
-            let bare = Regex::new(r"use\s+[^;]+;").unwrap().replace_all(text, "");
+            let bare = imports.replace_all(text, "");
             paths.extend(inline.find_iter(&bare).map(|found| found.as_str().to_owned()));
             let targets = paths.iter().filter_map(|path| self.definer(&self.absolute(module, path)?, 0));
             needs.insert(module, targets.filter(|target| target != module).collect());
