@@ -87,9 +87,10 @@ impl What {
     fn load(&self) -> anyhow::Result<(RunFile, Store)> {
         let run = RunFile::load(&self.run.run, &self.run.set)?;
         // Looks create nothing: there may be no store yet.
-        let store = match run.store_dir() {
-            dir if dir.exists() => Store::open_existing(&dir)?,
-            dir => Store::handle(&dir),
+        let dir = run.store_dir();
+        let store = match Store::open_existing(&dir) {
+            Err(StoreError::Missing { .. }) => Store::handle(&dir),
+            store => store?,
         };
         Ok((run, store))
     }
