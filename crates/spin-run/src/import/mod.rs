@@ -29,7 +29,7 @@ pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
 pub use model::{model, model_recipe, model_recipe_of};
 pub use preferences::{IDENTICAL, preferences, preferences_recipe};
 pub use recall::problems;
-pub use recall::{Source, recall, remember};
+pub use recall::{Source, is_gone, recall, remember};
 pub use run::Importer;
 
 /// Rows per part of imported demonstrations.

@@ -149,6 +149,11 @@ pub fn remember(store: &Store, artifact: &Artifact, source: &Source) -> Result<(
     fsutil::write_atomic(&path, text_of(&Value::Array(sources)).as_bytes())
 }
 
+/// Whether a source, or a file of it, is not there (any more).
+pub fn is_gone(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// The artifact that a source was imported as last, if that is known and it is
 /// there.
 ///

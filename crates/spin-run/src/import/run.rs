@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::recall::{Source, recall, remember};
+use super::recall::{Source, is_gone, recall, remember};
 use super::{demonstrations, model, model_files, model_recipe_of, preferences};
 use crate::graph::{Graph, Product, Split};
 use crate::run::{Init, RunFile};
 use spin_store::Context;
-use spin_store::error::{Result, StoreError};
+use spin_store::error::Result;
 use spin_store::kind::Kind;
 use spin_store::store::Artifact;
 use spin_store::work::NameLock;
@@ -54,21 +54,19 @@ impl<'a> Importer<'a> {
         path: &Path,
         source: &Source,
     ) -> Result<(Artifact, bool)> {
-        let is_gone = |error: &StoreError| {
-            matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
-                && matches!(path.try_exists(), Ok(false))
-        };
         match made {
-            Err(error) if is_gone(&error) => match recall(self.context.store, kind, name, source)? {
-                Some(found) => {
-                    self.context.watch.note(&format!(
-                        "warning: {} is not there any more; what was imported from it is used",
-                        path.display()
-                    ));
-                    Ok((found, false))
+            Err(error) if is_gone(&error) && matches!(path.try_exists(), Ok(false)) => {
+                match recall(self.context.store, kind, name, source)? {
+                    Some(found) => {
+                        self.context.watch.note(&format!(
+                            "warning: {} is not there any more; what was imported from it is used",
+                            path.display()
+                        ));
+                        Ok((found, false))
+                    }
+                    None => Err(error),
                 }
-                None => Err(error),
-            },
+            }
             Ok((artifact, made)) => {
                 remember(self.context.store, &artifact, source)?;
                 Ok((artifact, made))

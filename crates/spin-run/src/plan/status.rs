@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Plan, Step};
+use super::Plan;
 use crate::facts::{EvaluationFacts, Facts as _};
 use crate::graph::{Graph, ModelId, Product, UnitInputs};
 use crate::import;
@@ -102,11 +102,6 @@ impl<'a> Survey<'a> {
         self.states.get(product).unwrap_or(&State::Missing)
     }
 
-    /// Whether a step has nothing to do, as far as the store tells.
-    pub fn is_done(&self, step: &Step) -> bool {
-        !step.makes.is_empty() && step.makes.iter().all(|node| matches!(self.state(&node.product), State::Done { .. }))
-    }
-
     fn look(&self, product: &Product) -> Result<State> {
         if let Some(source) = self.graph.import_source(product)? {
             return self.import(product, &source);
@@ -174,7 +169,7 @@ impl<'a> Survey<'a> {
         let recipe = match (self.graph.recipe(product), &imported) {
             (Ok(recipe), _) => recipe,
             // What was imported of a source that is gone is used.
-            (Err(error), Some(found)) if is_gone(&error) => {
+            (Err(error), Some(found)) if import::is_gone(&error) => {
                 return Ok(State::Done { reference: found.manifest.reference() });
             }
             (Err(error), _) => return Err(error),
@@ -221,10 +216,6 @@ impl<'a> Survey<'a> {
         let recipe = self.graph.evaluation_recipe(model, &inputs, answers.first())?;
         self.by_recipe(product, &recipe)
     }
-}
-
-fn is_gone(error: &StoreError) -> bool {
-    matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// What an artifact was made by and from, against what it would be now.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use spin_cli::{Exit, log_as_this, pass_on, say, stop_child, stop_flag, stop_with_parent, stopping};
 use spin_run::graph::Graph;
-use spin_run::plan::{Agenda, Plan, Step, Survey, shell_line};
+use spin_run::plan::{Agenda, Plan, Step, shell_line};
 use spin_run::run::RunFile;
 use spin_store::Store;
 
@@ -24,8 +24,8 @@ pub fn run(what: &What, jobs: usize, keep_going: bool) -> anyhow::Result<Exit> {
     let (run, store) = what.load()?;
     let graph = Graph::new(&run, &store);
     let plan = Plan::new(&graph, &what.options())?;
-    let survey = Survey::new(&graph, &plan);
-    let (done, all) = (plan.steps.iter().filter(|step| survey.is_done(step)).count(), plan.steps.len());
+    // Sources are left to the import, which reads them anyway.
+    let (done, all) = (plan.steps.iter().filter(|step| is_done(&graph, step)).count(), plan.steps.len());
     if done > 0 {
         say(&format!("{}: {done} of {all} steps are done", run.run));
     }
@@ -42,6 +42,12 @@ pub fn run(what: &What, jobs: usize, keep_going: bool) -> anyhow::Result<Exit> {
     };
     let stop = stop_flag()?;
     runner.run(&stop)
+}
+
+/// Whether a step has nothing to do. One that looks outside of the store always
+/// has, and what cannot be read is said by the program that needs it.
+fn is_done(graph: &Graph<'_>, step: &Step) -> bool {
+    !step.looks_outside && step.makes.iter().all(|node| graph.artifact(&node.product).is_ok())
 }
 
 /// Threads for each of several programs, unless somebody has decided.
@@ -127,19 +133,13 @@ impl Runner<'_> {
     /// Begins a step, unless it is done.
     fn begin(&mut self, number: usize) {
         let step = &self.plan.steps[number];
-        if !step.looks_outside && self.is_done(step) {
+        // The run has made the store, if there was none, and may have made what the step makes.
+        let store = Store::open_existing(&self.run.store_dir());
+        if store.is_ok_and(|store| is_done(&Graph::new(self.run, &store), step)) {
             self.schedule.end(number, true);
             return;
         }
         self.queue.extend(step.commands().into_iter().map(|words| (number, words)));
-    }
-
-    /// Whether a step has nothing to do. What it reads is there now.
-    fn is_done(&self, step: &Step) -> bool {
-        // The run has made the store, if there was none.
-        let Ok(store) = Store::open_existing(&self.run.store_dir()) else { return false };
-        let graph = Graph::new(self.run, &store);
-        step.makes.iter().all(|node| graph.artifact(&node.product).is_ok())
     }
 
     fn start(&self, step: usize, words: &[String]) -> anyhow::Result<Running> {
