@@ -14,6 +14,7 @@ python=$1
 "$python" tests/golden/make_template_golden.py --check tests/golden/text
 "$python" tests/golden/make_bos_golden.py tests/golden/text --check
 "$python" tests/golden/make_fields_golden.py tests/golden/text/fields.json --check
+"$python" tests/golden/make_family_golden.py tests/golden/family.json --check
 "$python" tests/golden/make_sampling_golden.py tests/golden/sampling.json --check
 if [ -e ../shared/benchmarks/mt_bench ]; then
     "$python" tests/golden/make_mt_bench_golden.py ../shared/benchmarks/mt_bench --check

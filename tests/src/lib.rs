@@ -1,4 +1,5 @@
-//! The demo's task: its generator and its tokenizer.
+//! The tasks that ship: their generators and tokenizers.
 
 pub mod demo;
 pub mod measure;
+pub mod words;

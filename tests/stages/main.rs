@@ -30,6 +30,7 @@ mod adapters;
 mod bad_input;
 mod checkpoints;
 mod engines;
+mod family;
 mod house;
 mod imports;
 mod killed;

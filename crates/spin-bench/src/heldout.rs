@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use spin_model::{Batch, CausalLm};
-use spin_report::names::{FLEXIBLE, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, exact_match_metric};
+use spin_report::names::{FLEXIBLE, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric};
 use spin_run::graph::Decoding;
-use spin_run::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE};
+use spin_run::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE, WER};
 use spin_run::schema::{Demonstration, Sample, ScoreRow};
 use spin_text::Codec;
 
@@ -65,6 +65,43 @@ pub fn exact_match(
             row_id: row.row_id.clone(),
             value: f64::from(u8::from(prediction.as_ref() == Some(&target))),
             weight: 1.0,
+            prediction,
+            target: Some(target),
+        }
+    };
+    rows.iter().map(score).collect()
+}
+
+/// Word ([`WER`]) or character error rate of the answers, both sides as
+/// `normaliser` leaves them: a row's value is its edits (V. I. Levenshtein,
+/// 1966), its weight what the human answer has of words or characters, so that
+/// the mean is the rate of all rows together, as `jiwer` and `evaluate` give
+/// it. It can be above 1.
+pub fn error_rate(
+    task: &str,
+    rows: &[Demonstration],
+    samples: &[Sample],
+    decoding: Decoding,
+    normaliser: &Normaliser,
+) -> Vec<ScoreRow> {
+    let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
+    let units = |text: &str| -> Vec<String> {
+        match task {
+            WER => text.split_whitespace().map(str::to_owned).collect(),
+            _ => text.chars().map(String::from).collect(),
+        }
+    };
+    let score = |row: &Demonstration| {
+        // A prompt over the length limit was dropped by the sampler: no word is right.
+        let prediction = by_row.get(row.row_id.as_str()).map(|sample| normaliser.apply(&sample.response));
+        let target = normaliser.apply(&row.response);
+        let (found, wanted) = (units(prediction.as_deref().unwrap_or_default()), units(&target));
+        ScoreRow {
+            task: task.into(),
+            metric: error_rate_metric(task, decoding),
+            row_id: row.row_id.clone(),
+            value: strsim::generic_levenshtein(&found, &wanted) as f64,
+            weight: wanted.len() as f64,
             prediction,
             target: Some(target),
         }
@@ -222,6 +259,21 @@ mod tests {
         assert_eq!(flexible, [1.0, 1.0, 0.0]);
         let error = gsm8k(&[row("x", "four")], &[], Decoding::Greedy, "demonstrations/t@v1").unwrap_err();
         assert!(error.to_string().contains("\"x\" of demonstrations/t@v1"), "{error}");
+    }
+
+    // jiwer 4.0.0: wer(["HH AH L OW", "a b"], ["HH EH L OW AH", "b"]) = 3/6, cer(…) = 6/13.
+    #[test]
+    fn error_rates_are_of_all_rows_together() {
+        let rows = [row("a", "HH AH L OW"), row("b", "a b"), row("c", "x y")];
+        let samples = [sample("a", "HH EH L OW AH"), sample("b", "b")];
+        let config = spin_run::run::ExactMatch::default().compile().unwrap();
+        let values = |task: &str, rows: &[Demonstration]| {
+            let scores = error_rate(task, rows, &samples, Decoding::Greedy, &config);
+            assert!(scores.iter().all(|s| s.task == task && s.metric == format!("{task},none,greedy")));
+            scores.into_iter().map(|s| (s.value, s.weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(values(WER, &rows), [(2.0, 4.0), (1.0, 2.0), (2.0, 2.0)]);
+        assert_eq!(values("cer", &rows[..2]), [(4.0, 10.0), (2.0, 3.0)]);
     }
 
     #[test]

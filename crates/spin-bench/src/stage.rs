@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 use spin_model::CausalLm;
 use spin_report::table as report;
 use spin_run::graph::{Decoding, Graph, ModelId, Product, Split};
-use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
+use spin_run::run::{CER, EXACT_MATCH, GSM8K, NLL, OF_ANSWERS, PREFERENCE, WER};
 use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
 use spin_store::{Artifact, Context, Making, Staged, StoreError, table};
 use spin_text::Codec;
@@ -28,7 +28,7 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Stag
     let artifact = graph.demonstrations(Split::Test)?;
     let rows = Demonstration::read_all(&artifact)?;
     let mut scores: Vec<ScoreRow> = Vec::new();
-    if wants(GSM8K) || wants(EXACT_MATCH) {
+    if OF_ANSWERS.into_iter().any(wants) {
         let wrong = |problem| StoreError::run(&graph.run.path, problem);
         let normaliser = bench.exact_match.compile().map_err(wrong)?;
         for decoding in [Decoding::Sampled, Decoding::Greedy] {
@@ -38,6 +38,9 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Stag
             }
             if wants(EXACT_MATCH) {
                 scores.extend(heldout::exact_match(&rows, &samples, decoding, &normaliser));
+            }
+            for task in [WER, CER].into_iter().filter(|task| wants(task)) {
+                scores.extend(heldout::error_rate(task, &rows, &samples, decoding, &normaliser));
             }
         }
     }

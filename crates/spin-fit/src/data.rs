@@ -1,10 +1,10 @@
 //! Which rows make which update.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use spin_noise::SplitMix64;
 use spin_run::run::{PromptFate, TemplateConfig};
-use spin_run::schema::{Demonstration, Pair, ReferenceRow};
+use spin_run::schema::{Demonstration, Pair, ReferenceRow, Sample};
 use spin_text::{Codec, TextError};
 
 use crate::error::{FitError, Result};
@@ -31,18 +31,22 @@ pub struct Opponent {
     pub ref_real: f64,
     /// log p_θt of the generated answer.
     pub ref_generated: f64,
+    /// Token ids of θ0's answer to the same prompt, where it is in the loss.
+    pub initial_ids: Option<Vec<u32>>,
 }
 
 impl Example {
-    /// The answers: the real one, and the generated one if there is one.
+    /// The answers: the real one, then the generated one and θ0's, as far as
+    /// there are.
     pub fn answers(&self) -> impl Iterator<Item = &[u32]> {
         let generated = self.opponent.as_ref().map(|o| o.generated_ids.as_slice());
-        std::iter::once(self.real_ids.as_slice()).chain(generated)
+        let initial = self.opponent.as_ref().and_then(|o| o.initial_ids.as_deref());
+        std::iter::once(self.real_ids.as_slice()).chain(generated).chain(initial)
     }
 
     /// Number of sequences, each the prompt with an answer.
     pub fn sequences(&self) -> usize {
-        1 + usize::from(self.opponent.is_some())
+        self.answers().count()
     }
 
     /// Tokens of its longest sequence.
@@ -130,10 +134,30 @@ pub fn of_pairs(pairs: Vec<Pair>, reference: &[ReferenceRow], table: &str) -> Re
                     generated_ids: p.generated_ids,
                     ref_real: r.real_logps,
                     ref_generated: r.generated_logps,
+                    initial_ids: None,
                 }),
             })
         })
         .collect()
+}
+
+/// Pairs without a reference as examples, each with θ0's answer of the same
+/// number where `initial` has one that can be used; and how many have one.
+pub fn of_pairs_alone(pairs: Vec<Pair>, initial: Vec<Sample>, context: usize) -> (Vec<Example>, usize) {
+    let usable = |s: &Sample| !s.response_ids.is_empty() && s.prompt_ids.len() + s.response_ids.len() <= context;
+    let initial: HashMap<(String, u32), Vec<u32>> = initial
+        .into_iter()
+        .filter(usable)
+        .map(|sample| ((sample.row_id, sample.sample_index), sample.response_ids))
+        .collect();
+    let mut with = 0;
+    let example = |p: Pair| {
+        let initial_ids = initial.get(&(p.row_id.clone(), p.sample_index)).cloned();
+        with += usize::from(initial_ids.is_some());
+        let opponent = Opponent { generated_ids: p.generated_ids, ref_real: 0.0, ref_generated: 0.0, initial_ids };
+        Example { row_id: p.row_id, prompt_ids: p.prompt_ids, real_ids: p.real_ids, opponent: Some(opponent) }
+    };
+    (pairs.into_iter().map(example).collect(), with)
 }
 
 /// Demonstrations as examples, and how many were left out as too long.
@@ -180,13 +204,7 @@ pub fn of_demonstrations(
 /// The order of the rows in an epoch: a permutation that depends on seed and
 /// epoch alone.
 pub fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..rows).collect();
-    let mut numbers = SplitMix64::new(seed ^ (epoch as u64 + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
-    // Fisher–Yates.
-    for i in (1..rows).rev() {
-        order.swap(i, numbers.below(i as u64 + 1) as usize);
-    }
-    order
+    SplitMix64::new(seed ^ (epoch as u64 + 1).wrapping_mul(0xD1B5_4A32_D192_ED03)).permutation(rows)
 }
 
 /// How many updates there are and which rows each takes.

@@ -123,7 +123,10 @@ impl Learner {
                     (Objective::Pairs(objective), Some(pair)) => {
                         let term = objective.term(&pair);
                         metrics.add(&pair, &term);
-                        vec![term.by_real * share, term.by_generated * share]
+                        [term.by_real, term.by_generated, term.by_initial][..logps.len()]
+                            .iter()
+                            .map(|slope| slope * share)
+                            .collect()
                     }
                     _ => {
                         let term = objective::nll(logps[0], response_tokens);
@@ -225,6 +228,7 @@ fn pair_logps(row: &Example, logps: &[f64]) -> Option<PairLogps> {
         generated: logps[1],
         ref_real: opponent.ref_real,
         ref_generated: opponent.ref_generated,
+        initial: logps.get(2).copied(),
         real_tokens: row.real_ids.len(),
         generated_tokens: opponent.generated_ids.len(),
     })

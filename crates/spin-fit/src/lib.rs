@@ -29,6 +29,9 @@ mod rows;
 pub mod schedule;
 pub mod stage;
 pub mod start;
+pub mod tabular;
+#[cfg(test)]
+mod tabular_tests;
 #[cfg(test)]
 mod testing;
 pub mod trainer;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use spin_model::ModelConfig;
-use spin_run::graph::{Graph, Split};
+use spin_run::graph::{Graph, ModelId, Split};
 use spin_run::run::FitConfig;
-use spin_run::schema::{Demonstration, Pair, Row};
+use spin_run::schema::{Demonstration, Pair, Row, Sample};
 use spin_store::Artifact;
 use spin_text::Codec;
 
@@ -47,6 +47,26 @@ pub(crate) fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>
     let config = ModelConfig::load(&model.dir)?;
     data::check_pairs(&rows, config.vocab_size, config.max_position_embeddings, &pairs.reference())?;
     Ok(rows)
+}
+
+/// Pairs of an objective without a reference, with θ0's answers where those
+/// are in the loss.
+pub(crate) fn without_reference(
+    graph: &Graph<'_>,
+    id: &ModelId,
+    start: &Artifact,
+    pairs: Vec<Pair>,
+    facts: &mut Map<String, Value>,
+) -> Result<Vec<Example>> {
+    if !graph.has_initial(id)? {
+        return Ok(data::of_pairs_alone(pairs, Vec::new(), 0).0);
+    }
+    let samples = graph.samples(0)?;
+    samples.verify()?;
+    let context = ModelConfig::load(&start.dir)?.max_position_embeddings;
+    let (examples, with) = data::of_pairs_alone(pairs, Sample::read_all(&samples)?, context);
+    facts.insert("pairs_with_initial_answer".into(), json!(with));
+    Ok(examples)
 }
 
 /// Rows of a supervised training, and the table they are from.

@@ -4,7 +4,7 @@ use candle_core::Device;
 use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product};
-use spin_run::run::{FitConfig, Init, ObjectiveKind};
+use spin_run::run::{FitConfig, Init};
 use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Recipe};
 
 use crate::batches::Limit;
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::metrics::{events, flops};
 use crate::publish;
 use crate::reference;
-use crate::rows::{Rows, demonstrations, read_pairs, split};
+use crate::rows::{Rows, demonstrations, read_pairs, split, without_reference};
 use crate::start::{adapted, check_adapter, kind_of, load};
 use crate::trainer::{End, Files, Job, Trainer};
 use crate::watch::TrainingWatch;
@@ -55,7 +55,7 @@ pub fn run(
     };
     let mut training = Training { graph, id, options, config, start, pairs, loaded: None };
     // The reference comes first: the model's recipe names it.
-    if let Some((_, of)) = &training.pairs {
+    if let Some((_, of)) = training.pairs.as_ref().filter(|_| training.config.has_reference()) {
         let recipe = graph.recipe(&Product::Reference(of.clone()))?;
         let outcome = context.make_or_leave(&recipe, |making| training.reference(making, watch))?;
         if let Outcome::Left(left) = outcome {
@@ -121,14 +121,13 @@ impl Training<'_, '_> {
         let (config, graph, start) = (&self.config, self.graph, &self.start);
         let (recipe, work) = (making.recipe, &making.work);
         let examples = match (rows, &self.pairs) {
+            (Rows::Pairs(rows, _), Some(_)) if !config.has_reference() => {
+                without_reference(graph, self.id, start, rows, &mut facts)?
+            }
             (Rows::Pairs(rows, table), Some((artifact, of))) => {
                 let device = making.context.device;
                 let reference = reference::read(&graph.reference_of(of)?, start, artifact, config.dtype, device)?;
-                let mut examples = data::of_pairs(rows, &reference, &table)?;
-                if config.objective == ObjectiveKind::Sft {
-                    examples.iter_mut().for_each(|e| e.opponent = None);
-                }
-                examples
+                data::of_pairs(rows, &reference, &table)?
             }
             (Rows::Pairs(..), None) => unreachable!("pairs come from pairs"),
             (Rows::Examples(examples, _), _) => examples,

@@ -43,6 +43,7 @@ pub fn pair(row: usize, prompt: usize, real: usize, generated: usize) -> Example
         generated_ids: ids(row, 2, generated),
         ref_real: uniform * real as f64,
         ref_generated: uniform * generated as f64,
+        initial_ids: None,
     };
     Example { opponent: Some(opponent), ..demonstration(row, prompt, real) }
 }

@@ -83,6 +83,16 @@ impl SplitMix64 {
     pub const fn below(&mut self, n: u64) -> u64 {
         below(self.next_u64(), n)
     }
+
+    /// The numbers below `n` in the order that the next numbers give: R. A.
+    /// Fisher and F. Yates, from the last place to the second.
+    pub fn permutation(mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in (1..n).rev() {
+            order.swap(i, self.below(i as u64 + 1) as usize);
+        }
+        order
+    }
 }
 
 #[cfg(test)]

@@ -26,10 +26,16 @@ pub fn exact_match_metric(filter: &str, decoding: Decoding) -> String {
     format!("exact_match,{filter},{}", decoding.name())
 }
 
-/// Whether a model is better where this metric is lower: of the metrics there
-/// are, only where it is a negative log-likelihood.
+/// The name of the metric of an error rate (`wer`, `cer`) and a decoding, e.g.
+/// `wer,none,greedy`.
+pub fn error_rate_metric(task: &str, decoding: Decoding) -> String {
+    format!("{task},{WHOLE},{}", decoding.name())
+}
+
+/// Whether a model is better where this metric is lower: where it is a
+/// negative log-likelihood or an error rate.
 pub fn lower_is_better(metric: &str) -> bool {
-    metric.starts_with("nll")
+    ["nll", "wer", "cer"].iter().any(|start| metric.starts_with(start))
 }
 
 /// The six tasks and groups whose headlines the first Open LLM Leaderboard

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 use spin_run::graph::{Decoding, Graph, ModelId};
-use spin_run::run::{EXACT_MATCH, GSM8K, NLL, PREFERENCE};
+use spin_run::run::{CER, EXACT_MATCH, GSM8K, NLL, PREFERENCE, WER};
 use spin_run::schema::{Row, ScoreRow};
 use spin_store::StoreError;
 
 use crate::error::Result;
 use crate::grid;
-use crate::names::{NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, exact_match_metric};
+use crate::names::{NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric};
 use crate::stats::{self, Estimate, Weighted};
 use crate::verdict::{Judged, PairedRow, Tested, Verdict, difference, judge};
 
@@ -41,13 +41,17 @@ struct Column {
     metric: String,
 }
 
-fn columns() -> [Column; 6] {
+fn columns() -> [Column; 10] {
     let column = |title, task, metric| Column { title, task, metric };
     [
         column("accuracy, sampled", GSM8K, exact_match_metric(STRICT, Decoding::Sampled)),
         column("accuracy, greedy", GSM8K, exact_match_metric(STRICT, Decoding::Greedy)),
         column("exact match, sampled", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Sampled)),
         column("exact match, greedy", EXACT_MATCH, exact_match_metric(WHOLE, Decoding::Greedy)),
+        column("WER, sampled", WER, error_rate_metric(WER, Decoding::Sampled)),
+        column("WER, greedy", WER, error_rate_metric(WER, Decoding::Greedy)),
+        column("CER, sampled", CER, error_rate_metric(CER, Decoding::Sampled)),
+        column("CER, greedy", CER, error_rate_metric(CER, Decoding::Greedy)),
         column("NLL per token", NLL, NLL_PER_TOKEN.into()),
         column("prefers real", PREFERENCE, PREFERS_REAL.into()),
     ]

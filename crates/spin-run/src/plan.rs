@@ -231,7 +231,11 @@ impl Building<'_> {
 
     /// A training, with the reference of its pairs.
     fn trains(&mut self, name: String, pairs: Option<PairsOf>, model: ModelId) -> Result<()> {
-        let mut products: Vec<Product> = pairs.map(Product::Reference).into_iter().collect();
+        let reference = match self.graph.has_reference(&model)? {
+            true => pairs,
+            false => None,
+        };
+        let mut products: Vec<Product> = reference.map(Product::Reference).into_iter().collect();
         products.extend([Product::Model(model.clone()), Product::Metrics(model)]);
         self.step(name, products)
     }

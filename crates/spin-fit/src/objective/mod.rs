@@ -26,6 +26,8 @@ pub struct PairLogps {
     pub ref_real: f64,
     /// log p of the generated answer under the opponent.
     pub ref_generated: f64,
+    /// log p of θ0's answer under the trained model, where it is in the loss.
+    pub initial: Option<f64>,
     /// Tokens of the real answer.
     pub real_tokens: usize,
     /// Tokens of the generated answer.
@@ -58,12 +60,14 @@ pub struct PairTerm {
     pub by_real: f64,
     /// Its derivative by the generated answer's.
     pub by_generated: f64,
+    /// Its derivative by the log-probability of θ0's answer.
+    pub by_initial: f64,
 }
 
 impl PairTerm {
     /// A function of the margin as one of the log-probabilities.
     fn of_margin(slope: Slope, beta: f64) -> PairTerm {
-        PairTerm { loss: slope.value, by_real: beta * slope.slope, by_generated: -beta * slope.slope }
+        PairTerm { loss: slope.value, by_real: beta * slope.slope, by_generated: -beta * slope.slope, by_initial: 0.0 }
     }
 }
 
@@ -72,6 +76,46 @@ impl PairTerm {
 /// [`exponential`], [`correlation`].
 pub fn spin(function: fn(f64) -> Slope, pair: &PairLogps, beta: f64) -> PairTerm {
     PairTerm::of_margin(function(pair.margin(beta)), beta)
+}
+
+/// T-SPIN (Wang et al. 2026, arXiv 2601.08198): SPIN's function of the margin
+/// between real and generated answer, and `weight` times the same of the margin
+/// between the generated and θ0's answer. No reference: the log-probabilities
+/// are the model's own, so `ref_real` and `ref_generated` are 0 in such pairs.
+/// `alpha` scales the margins. Without θ0's answer, as in the first round, the
+/// second term is left out.
+///
+/// The formula is put together from the paper's equations (4) and (6); the
+/// authors have published no code to compare with.
+pub fn tspin(function: fn(f64) -> Slope, pair: &PairLogps, alpha: f64, weight: f64) -> PairTerm {
+    let mut term = spin(function, pair, alpha);
+    if let Some(initial) = pair.initial {
+        let history = function(alpha * (pair.generated - initial));
+        term.loss += weight * history.value;
+        term.by_generated += weight * alpha * history.slope;
+        term.by_initial = -weight * alpha * history.slope;
+    }
+    term
+}
+
+/// SPACE (Wang et al. 2025, arXiv 2512.07175): noise contrastive estimation
+/// with the opponent as noise, on the gains r and r' of the two answers:
+///
+/// -log σ_μ(r) - μ log(1 - σ_μ(r')), σ_μ(x) = 1 / (1 + μ e^-x)
+///
+/// `mu` is the share of generated to real answers. r and σ_μ are the paper's;
+/// that μ weighs the second term is how noise contrastive estimation (Gutmann
+/// and Hyvärinen 2012) has it, whose minimum is p_data whatever μ is. The
+/// authors have published no code to compare with.
+pub fn space(pair: &PairLogps, mu: f64) -> PairTerm {
+    // σ_μ(x) = σ(x - ln μ).
+    let (real, generated) = (logistic(pair.real_gain() - mu.ln()), logistic(mu.ln() - pair.generated_gain()));
+    PairTerm {
+        loss: real.value + mu * generated.value,
+        by_real: real.slope,
+        by_generated: -mu * generated.slope,
+        by_initial: 0.0,
+    }
 }
 
 /// DPO (Rafailov et al. 2023) with conservative label smoothing ε, the
@@ -107,6 +151,7 @@ pub fn dpo_ipo(pair: &PairLogps, beta: f64) -> PairTerm {
         loss: distance * distance,
         by_real: 2.0 * distance / real_tokens,
         by_generated: -2.0 * distance / generated_tokens,
+        by_initial: 0.0,
     }
 }
 
@@ -125,6 +170,10 @@ pub struct PairObjective {
     pub loss: Loss,
     /// The paper's λ.
     pub beta: f64,
+    /// Weight of the second term of [`tspin`].
+    pub initial_weight: f64,
+    /// μ of [`space`].
+    pub mu: f64,
     /// ε of [`dpo_sigmoid`]; 0 for other losses.
     pub label_smoothing: f64,
     /// Weight of the real answer's mean negative log-likelihood per token.
@@ -136,10 +185,12 @@ impl PairObjective {
     pub fn term(&self, pair: &PairLogps) -> PairTerm {
         let beta = self.beta;
         let mut term = match self.loss {
-            Loss::Logistic => spin(logistic, pair, beta),
-            Loss::Hinge => spin(hinge, pair, beta),
-            Loss::Exponential => spin(exponential, pair, beta),
-            Loss::Correlation => spin(correlation, pair, beta),
+            // Pairs of other objectives have no answer of θ0, and then this is SPIN.
+            Loss::Logistic => tspin(logistic, pair, beta, self.initial_weight),
+            Loss::Hinge => tspin(hinge, pair, beta, self.initial_weight),
+            Loss::Exponential => tspin(exponential, pair, beta, self.initial_weight),
+            Loss::Correlation => tspin(correlation, pair, beta, self.initial_weight),
+            Loss::Nce => space(pair, self.mu),
             Loss::Sigmoid => dpo_sigmoid(pair, beta, self.label_smoothing),
             Loss::Ipo => dpo_ipo(pair, beta),
         };
@@ -155,7 +206,7 @@ impl PairObjective {
 /// What is minimised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
-    /// A real answer against a generated one: SPIN or DPO. The mean over the
+    /// A real answer against a generated one. The mean over the
     /// pairs of an update.
     Pairs(PairObjective),
     /// The human answers alone: the mean over the response tokens of an
@@ -172,7 +223,9 @@ impl Objective {
         match config.loss() {
             Some(loss) => Objective::Pairs(PairObjective {
                 loss,
-                beta: config.beta,
+                beta: config.reward_scale(),
+                initial_weight: config.initial_weight,
+                mu: config.mu,
                 label_smoothing: config.label_smoothing,
                 nll_weight: config.nll_weight,
             }),

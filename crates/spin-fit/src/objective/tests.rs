@@ -9,14 +9,15 @@ type Named = (&'static str, fn(f64) -> Slope);
 const FUNCTIONS: [Named; 4] =
     [("logistic", logistic), ("hinge", hinge), ("exponential", exponential), ("correlation", correlation)];
 
-const LOSSES: [Loss; 6] = [Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation, Loss::Sigmoid, Loss::Ipo];
+const LOSSES: [Loss; 7] =
+    [Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation, Loss::Sigmoid, Loss::Ipo, Loss::Nce];
 
 fn objective(loss: Loss, beta: f64) -> PairObjective {
-    PairObjective { loss, beta, label_smoothing: 0.0, nll_weight: 0.0 }
+    PairObjective { loss, beta, initial_weight: 0.1, mu: 1.0, label_smoothing: 0.0, nll_weight: 0.0 }
 }
 
 fn pair(real: f64, generated: f64, ref_real: f64, ref_generated: f64) -> PairLogps {
-    PairLogps { real, generated, ref_real, ref_generated, real_tokens: 7, generated_tokens: 11 }
+    PairLogps { real, generated, ref_real, ref_generated, initial: None, real_tokens: 7, generated_tokens: 11 }
 }
 
 fn swapped(p: &PairLogps) -> PairLogps {
@@ -25,6 +26,7 @@ fn swapped(p: &PairLogps) -> PairLogps {
         generated: p.real,
         ref_real: p.ref_generated,
         ref_generated: p.ref_real,
+        initial: p.initial,
         real_tokens: p.generated_tokens,
         generated_tokens: p.real_tokens,
     }
@@ -56,6 +58,41 @@ fn losses_and_slopes_equal_those_of_torch() {
 }
 
 #[test]
+fn the_family_equals_torch() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../../../../tests/golden/family.json")).unwrap();
+    let cases = |name: &str| golden[name].as_array().unwrap().clone();
+    let near = |actual: f64, expected: f64| (actual - expected).abs() <= 1e-12 * expected.abs().max(1.0);
+    let check = |case: &serde_json::Value, term: &dyn Fn(usize, &dyn Fn(&str) -> f64) -> PairTerm| {
+        for i in 0..4 {
+            let at = |key: &str| case[key][i].as_f64().unwrap();
+            let term = term(i, &at);
+            assert!(near(term.loss, at("losses")), "{case}: {term:?}");
+            assert!(
+                near(term.by_real, at("by_real")) && near(term.by_generated, at("by_generated")),
+                "{case}: {term:?}"
+            );
+            if case.get("initial").is_some() {
+                assert!(near(term.by_initial, at("by_initial")), "{case}: {term:?}");
+            }
+        }
+    };
+    for case in cases("tspin") {
+        let loss: Loss = serde_json::from_value(case["loss"].clone()).unwrap();
+        let (alpha, weight) = (case["alpha"].as_f64().unwrap(), case["weight"].as_f64().unwrap());
+        let objective = PairObjective { initial_weight: weight, ..objective(loss, alpha) };
+        check(&case, &|_, at| {
+            let pair = PairLogps { initial: Some(at("initial")), ..pair(at("real"), at("generated"), 0.0, 0.0) };
+            objective.term(&pair)
+        });
+    }
+    for case in cases("space") {
+        let objective = PairObjective { mu: case["mu"].as_f64().unwrap(), ..objective(Loss::Nce, 1.0) };
+        check(&case, &|_, at| objective.term(&pair(at("real"), at("generated"), at("ref_real"), at("ref_generated"))));
+    }
+    assert_eq!((cases("tspin").len(), cases("space").len()), (8, 3));
+}
+
+#[test]
 fn values_at_zero_are_the_papers() {
     for ((name, function), (value, slope)) in
         FUNCTIONS.into_iter().zip([(std::f64::consts::LN_2, -0.5), (1.0, -1.0), (1.0, -1.0), (1.0, -1.0)])
@@ -72,7 +109,8 @@ fn what_is_not_a_number_is_not_hidden() {
     for loss in LOSSES {
         let broken = pair(f64::NAN, -1.0, -1.0, -1.0);
         let term = objective(loss, 0.1).term(&broken);
-        assert!(term.loss.is_nan() && term.by_generated.is_nan(), "{loss:?}: {term:?}");
+        // In SPACE each answer counts alone.
+        assert!(term.loss.is_nan() && (loss == Loss::Nce || term.by_generated.is_nan()), "{loss:?}: {term:?}");
     }
     assert!(nll(f64::NAN, 3).value.is_nan());
 }
@@ -115,24 +153,32 @@ proptest! {
     #[test]
     fn derivatives_are_those_of_finite_differences(
         real in -40.0..0.0f64, generated in -40.0..0.0f64, ref_real in -40.0..0.0f64, ref_generated in -40.0..0.0f64,
-        beta in 0.01..1.0f64, smoothing in 0.0..0.5f64, nll_weight in 0.0..2.0f64,
+        initial in -40.0..0.0f64, beta in 0.01..1.0f64, smoothing in 0.0..0.5f64, nll_weight in 0.0..2.0f64,
     ) {
-        let p = pair(real, generated, ref_real, ref_generated);
+        let p = PairLogps { initial: Some(initial), ..pair(real, generated, ref_real, ref_generated) };
         for loss in LOSSES {
             // The kink has no derivative.
-            prop_assume!(loss != Loss::Hinge || (p.margin(beta) - 1.0).abs() > 1e-3);
+            let kinks = [p.margin(beta), beta * (generated - initial)];
+            prop_assume!(loss != Loss::Hinge || kinks.iter().all(|t| (t - 1.0).abs() > 1e-3));
             let label_smoothing = if loss == Loss::Sigmoid { smoothing } else { 0.0 };
-            let objective = PairObjective { loss, beta, label_smoothing, nll_weight };
+            let objective = PairObjective { label_smoothing, nll_weight, initial_weight: 0.3, mu: 2.0, ..objective(loss, beta) };
             let h = 1e-5;
-            let at = |dr: f64, dg: f64| {
-                objective.term(&PairLogps { real: real + dr, generated: generated + dg, ..p }).loss
+            let at = |dr: f64, dg: f64, di: f64| {
+                let moved = PairLogps {
+                    real: real + dr, generated: generated + dg, initial: Some(initial + di), ..p
+                };
+                objective.term(&moved).loss
             };
             let term = objective.term(&p);
-            let numeric = ((at(h, 0.0) - at(-h, 0.0)) / (2.0 * h), (at(0.0, h) - at(0.0, -h)) / (2.0 * h));
+            let numeric = (
+                (at(h, 0.0, 0.0) - at(-h, 0.0, 0.0)) / (2.0 * h), (at(0.0, h, 0.0) - at(0.0, -h, 0.0)) / (2.0 * h),
+                (at(0.0, 0.0, h) - at(0.0, 0.0, -h)) / (2.0 * h),
+            );
             // Differences of a large loss lose its last digits.
             let tolerance = 1e-6 * term.loss.abs().max(1.0);
             prop_assert!((term.by_real - numeric.0).abs() < tolerance, "{loss:?}: {} for {}", term.by_real, numeric.0);
             prop_assert!((term.by_generated - numeric.1).abs() < tolerance, "{loss:?}");
+            prop_assert!((term.by_initial - numeric.2).abs() < tolerance, "{loss:?}");
         }
     }
 

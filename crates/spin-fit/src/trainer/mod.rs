@@ -287,7 +287,7 @@ impl<'a> Trainer<'a> {
 
     /// The record of the update that was just counted.
     fn entry(&self, outcome: &UpdateOutcome, learning_rate: f64) -> UpdateLog {
-        let beta = self.job.config.beta;
+        let beta = self.job.config.reward_scale();
         let pairs = outcome.pairs.filter(|_| outcome.not_finite.is_none());
         UpdateLog {
             update: self.progress.update,
@@ -302,7 +302,8 @@ impl<'a> Trainer<'a> {
             rewards_margins: pairs.map(|p| p.margin(beta)),
             logps_real: pairs.map(|p| p.logp_real()),
             logps_generated: pairs.map(|p| p.logp_generated()),
-            real_gain: pairs.map(|p| p.real_gain()),
+            // Without a reference nothing says what it was.
+            real_gain: pairs.filter(|_| self.job.config.has_reference()).map(|p| p.real_gain()),
             ..UpdateLog::default()
         }
     }

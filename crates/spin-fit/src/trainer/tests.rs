@@ -102,6 +102,8 @@ fn every_loss_separates_the_pairs_it_is_trained_on() {
         (ObjectiveKind::Spin, Loss::Hinge),
         (ObjectiveKind::Spin, Loss::Exponential),
         (ObjectiveKind::Spin, Loss::Correlation),
+        (ObjectiveKind::Tspin, Loss::Logistic),
+        (ObjectiveKind::Space, Loss::Nce),
         (ObjectiveKind::Dpo, Loss::Sigmoid),
         (ObjectiveKind::Dpo, Loss::Hinge),
         (ObjectiveKind::Dpo, Loss::Ipo),

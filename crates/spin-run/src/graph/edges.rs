@@ -44,7 +44,12 @@ impl Graph<'_> {
                     None => inputs.push(demonstrations(Split::Train)),
                     Some(pairs) => {
                         inputs.push(Input::new("pairs", Product::Pairs(pairs.clone())));
-                        inputs.push(Input::new("reference", Product::Reference(pairs)));
+                        if self.has_reference(id)? {
+                            inputs.push(Input::new("reference", Product::Reference(pairs)));
+                        }
+                        if self.has_initial(id)? {
+                            inputs.push(Input::new("initial", Product::Samples(0)));
+                        }
                     }
                 }
                 inputs
@@ -81,7 +86,7 @@ impl Graph<'_> {
             Input::new("model", self.weights(model)),
             Input::new("demonstrations", Product::Demonstrations(Split::Test)),
         ];
-        if has(&[run::GSM8K, run::EXACT_MATCH]) {
+        if has(&run::OF_ANSWERS) {
             inputs.push(answers("samples sampled", model, Decoding::Sampled));
             inputs.push(answers("samples greedy", model, Decoding::Greedy));
         }
@@ -120,6 +125,22 @@ impl Graph<'_> {
                 self.run.baseline_named(name)?.preferences.as_ref().map(|_| PairsOf::Baseline(name.clone()))
             }
         })
+    }
+
+    /// Whether the opponent's log-probabilities are in a model's loss.
+    ///
+    /// # Errors
+    /// When the run has no such model.
+    pub fn has_reference(&self, model: &ModelId) -> Result<bool> {
+        Ok(self.trained_on(model)?.is_some() && self.fit_of(model)?.has_reference())
+    }
+
+    /// Whether θ0's answers are in a model's loss beside those of its pairs.
+    ///
+    /// # Errors
+    /// When the run has no such model.
+    pub fn has_initial(&self, model: &ModelId) -> Result<bool> {
+        Ok(matches!(model, ModelId::Iteration(next) if *next > 1) && self.fit_of(model)?.has_initial())
     }
 
     /// The model that a training starts from: of pairs, the opponent.

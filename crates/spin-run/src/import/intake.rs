@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::choice::Choice;
 use super::{ROWS_PER_PART, file_parent, layout, stage_of};
 use crate::records::{self, Bad, Budget, Record};
 use crate::run::{BadRows, SourceConfig, Turns};
@@ -50,6 +51,12 @@ const REMEDY: &str = "correct or remove the row, or set on_bad_row = \"drop\" fo
 /// they read something else: the hexadecimal digits of columns of bytes.
 pub(super) fn recipe(kind: Kind, name: &str, source: &SourceConfig, path: &Path, columns: &[&str]) -> Result<Recipe> {
     let mut params = json!({"format": source.format, "limit": source.limit});
+    if source.skip > 0 {
+        params["skip"] = json!(source.skip);
+    }
+    if let Some(seed) = source.shuffle {
+        params["shuffle"] = json!(seed);
+    }
     if source.turns != Turns::default() {
         params["turns"] = json!(source.turns);
     }
@@ -86,6 +93,9 @@ pub(super) struct Intake<'a, R> {
     /// Rows that wait for their part, and bytes of their longest column.
     waiting: Vec<R>,
     widths: Vec<usize>,
+    /// Rows with their place in the order that was asked for, and whether each
+    /// has its number for an id; empty where that is the source's.
+    held: Vec<(usize, R, bool)>,
     parts: usize,
     /// Whether each row that was kept has its number for an id.
     numbered: Vec<bool>,
@@ -125,6 +135,7 @@ pub(super) fn run<R: Imported>(
         read: 0,
         waiting: Vec::new(),
         widths: Vec::new(),
+        held: Vec::new(),
         parts: 0,
         numbered: Vec::new(),
         ids: HashMap::new(),
@@ -136,22 +147,24 @@ pub(super) fn run<R: Imported>(
         bad: Vec::new(),
         bad_count: 0,
     };
-    let limit = if source.limit == 0 { usize::MAX } else { source.limit };
+    let choice = Choice::of(source, &files, &columns)?;
     for (number, file) in files.iter().enumerate() {
-        if intake.read >= limit {
+        if intake.read >= choice.end() {
             break;
         }
         let place = |row| Place { file: u32::try_from(number).unwrap_or(u32::MAX), row };
         let content = records::read(&file.path, &columns, &mut budget, &mut |row, record| {
-            let taken = match record {
-                Ok(mut record) => intake.take(&file.path, place(row), &mut record, convert)?,
-                Err(bad) => Err(bad),
-            };
-            if let Err(bad) = taken {
-                intake.refuse(place(row), bad);
+            if let Some(rank) = choice.rank(intake.read) {
+                let taken = match record {
+                    Ok(mut record) => intake.take(&file.path, place(row), rank, &mut record, convert)?,
+                    Err(bad) => Err(bad),
+                };
+                if let Err(bad) = taken {
+                    intake.refuse(place(row), bad);
+                }
             }
             intake.read += 1;
-            Ok(if intake.read >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if intake.read >= choice.end() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if recipe.parents.get(number).is_none_or(|parent| parent.content != content) {
             return Err(records::changed(&file.path));
@@ -165,6 +178,7 @@ impl<R: Imported> Intake<'_, R> {
         &mut self,
         path: &Path,
         place: Place,
+        rank: usize,
         record: &mut Record,
         convert: &mut Convert<'_, R>,
     ) -> Result<Result<(), Bad>> {
@@ -193,7 +207,10 @@ impl<R: Imported> Intake<'_, R> {
         }
         for (suffix, mut row) in taken.rows {
             *row.row_id() = own(&suffix);
-            self.keep(row, numbered)?;
+            match self.source.shuffle {
+                Some(_) => self.held.push((rank, row, numbered)),
+                None => self.keep(row, numbered)?,
+            }
         }
         Ok(Ok(()))
     }
@@ -297,6 +314,12 @@ impl<R: Imported> Intake<'_, R> {
                     ),
                 ));
             }
+        }
+        let mut held = std::mem::take(&mut self.held);
+        // A stable sort: the rows of a conversation stay in order.
+        held.sort_by_key(|(rank, ..)| *rank);
+        for (_, row, numbered) in held {
+            self.keep(row, numbered)?;
         }
         self.write()?;
         if self.read == 0 {

@@ -5,6 +5,7 @@
 //! does nothing. Stages find the copy by what the run file says ([`recall`]),
 //! and look at the source no more.
 
+mod choice;
 mod demonstrations;
 mod intake;
 mod layout;

@@ -16,13 +16,25 @@ use spin_store::error::StoreError;
 pub const GSM8K: &str = "gsm8k";
 /// Exact match of the whole answer.
 pub const EXACT_MATCH: &str = "exact_match";
+/// Words that must be put in, left out or replaced to come from an answer to
+/// the human one, by the words of the latter: with phonemes as words, the
+/// phoneme error rate.
+pub const WER: &str = "wer";
+/// The same of characters.
+pub const CER: &str = "cer";
 /// Negative log-likelihood of the human answers.
 pub const NLL: &str = "nll";
 /// Whether the human answer is likelier than θ0's.
 pub const PREFERENCE: &str = "preference";
 
 /// All tasks of `bench.tasks`.
-pub const TASKS: [&str; 4] = [GSM8K, EXACT_MATCH, NLL, PREFERENCE];
+pub const TASKS: [&str; 6] = [GSM8K, EXACT_MATCH, WER, CER, NLL, PREFERENCE];
+
+/// Those that look at answers of the model that is scored.
+pub const OF_ANSWERS: [&str; 4] = [GSM8K, EXACT_MATCH, WER, CER];
+
+/// Those that compare whole answers, as `[bench.exact_match]` leaves them.
+const OF_WHOLE_ANSWERS: [&str; 3] = [EXACT_MATCH, WER, CER];
 
 /// Characters up to which an answer counts as short: longer ones are hardly
 /// ever met word for word.
@@ -36,15 +48,15 @@ const NAMED: usize = 10;
 #[serde(deny_unknown_fields, default)]
 pub struct BenchConfig {
     /// What to measure: `gsm8k` (exact match of the final number, greedy and
-    /// sampled), `exact_match` (of the whole answer, greedy and sampled),
-    /// `nll`, `preference`. Without it the test rows decide, see
+    /// sampled), `exact_match` (of the whole answer, greedy and sampled), `wer`
+    /// and `cer` (its word and character error rates), `nll`, `preference`. Without it the test rows decide, see
     /// [`default_tasks`].
     pub tasks: Option<Vec<String>>,
     /// Longest answer in tokens.
     pub max_new_tokens: usize,
     /// Rows per forward pass.
     pub batch_size: usize,
-    /// How answers are compared by `exact_match`.
+    /// How answers are compared by `exact_match`, `wer` and `cer`.
     #[serde(skip_serializing_if = "ExactMatch::is_default")]
     pub exact_match: ExactMatch,
 }
@@ -59,7 +71,7 @@ impl BenchConfig {
     /// The same with its tasks spelled out, as it stands in a manifest, and
     /// without what has no effect on them.
     pub fn resolved(&self, tasks: &[String]) -> BenchConfig {
-        let compares = tasks.iter().any(|task| task == EXACT_MATCH);
+        let compares = tasks.iter().any(|task| OF_WHOLE_ANSWERS.contains(&task.as_str()));
         let exact_match = if compares { self.exact_match.clone() } else { ExactMatch::default() };
         BenchConfig { tasks: Some(tasks.to_vec()), exact_match, ..self.clone() }
     }
@@ -242,7 +254,7 @@ pub fn tasks_for(config: &BenchConfig, rows: &[Demonstration], table: &str) -> R
     for task in &tasks {
         let (serves, problem): (&dyn Fn(&str) -> bool, _) = match task.as_str() {
             GSM8K => (&has_final_number, "have no `#### number` at the end of their answer"),
-            EXACT_MATCH => (
+            EXACT_MATCH | WER | CER => (
                 &|answer: &str| !normaliser.apply(answer).is_empty(),
                 "have an answer of which bench.exact_match leaves nothing to compare",
             ),
@@ -256,7 +268,7 @@ pub fn tasks_for(config: &BenchConfig, rows: &[Demonstration], table: &str) -> R
         let more = if bad.len() > NAMED { ", ..." } else { "" };
         let remedy = match task.as_str() {
             GSM8K => "take \"gsm8k\" out of bench.tasks, or leave bench.tasks out: tasks then follow from the data",
-            _ => "ignore less in [bench.exact_match], or take \"exact_match\" out of bench.tasks",
+            task => &format!("ignore less in [bench.exact_match], or take {task:?} out of bench.tasks"),
         };
         return Err(StoreError::Rows {
             table: table.into(),
@@ -328,7 +340,9 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused() {
         assert!(with(&[]).check().unwrap_err().contains("is empty"));
-        assert!(with(&["gsm8", "nll"]).check().unwrap_err().contains("the tasks are gsm8k, exact_match, nll"));
+        assert!(
+            with(&["gsm8", "nll"]).check().unwrap_err().contains("the tasks are gsm8k, exact_match, wer, cer, nll")
+        );
         assert!(with(&["nll", "nll"]).check().unwrap_err().contains("twice"));
         let mut config = with(&["exact_match"]);
         config.exact_match.regexes_to_ignore = vec!["(?<=a)b".into()];

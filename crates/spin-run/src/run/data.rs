@@ -28,6 +28,15 @@ pub struct SourceConfig {
     /// Use the first rows only, bad ones counted; 0 for all.
     #[serde(default)]
     pub limit: usize,
+    /// Leave out this many rows before those.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub skip: usize,
+    /// Put the rows into a random order first, which this number decides, so
+    /// that `skip` and `limit` take a random part: two sources of one file and
+    /// one number, of which one ends where the other begins, share no row.
+    /// The rows that are taken are kept in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shuffle: Option<u64>,
     /// Which answers of a conversation are used.
     #[serde(default, skip_serializing_if = "is_default")]
     pub turns: Turns,

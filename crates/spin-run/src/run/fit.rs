@@ -11,6 +11,12 @@ pub enum ObjectiveKind {
     /// The paper's: the human answer against the opponent's.
     #[default]
     Spin,
+    /// T-SPIN (arXiv 2601.08198): the human answer against the opponent's, and
+    /// the opponent's against θ0's, without a reference.
+    Tspin,
+    /// SPACE (arXiv 2512.07175): each answer against the reference by noise
+    /// contrastive estimation.
+    Space,
     /// Direct preference optimisation, as TRL's `DPOTrainer`.
     Dpo,
     /// Negative log-likelihood of the human answer.
@@ -21,11 +27,11 @@ pub enum ObjectiveKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
-    /// log(1 + exp(-t)) (`spin`).
+    /// log(1 + exp(-t)) (`spin`, `tspin`).
     Logistic,
-    /// max(0, 1 - t) (`spin`, `dpo`).
+    /// max(0, 1 - t) (`spin`, `tspin`, `dpo`).
     Hinge,
-    /// exp(-t) (`spin`).
+    /// exp(-t) (`spin`, `tspin`).
     Exponential,
     /// 1 - t (`spin`); it has no lower bound, so watch the human answers'
     /// log-probabilities.
@@ -36,6 +42,9 @@ pub enum Loss {
     /// Identity preference optimisation, on log-probabilities per token
     /// (`dpo`).
     Ipo,
+    /// Noise contrastive estimation with `mu` (`space`): no function of one
+    /// margin, but of the gain of each answer.
+    Nce,
 }
 
 /// Which optimiser, with PyTorch's meaning and defaults.
@@ -143,15 +152,22 @@ impl Default for LoraSettings {
 pub struct FitConfig {
     /// What is minimised.
     pub objective: ObjectiveKind,
-    /// Which function of the margin; `logistic` for `spin` and `sigmoid` for
-    /// `dpo` unless given. `sft` has none.
+    /// Which function of the margin; `logistic` for `spin` and `tspin` and
+    /// `sigmoid` for `dpo` unless given. `space` has `nce` alone, `sft` none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
-    /// The paper's λ, DPO's β (`spin` and `dpo` only).
+    /// The paper's λ, DPO's β, T-SPIN's α (not for `space` and `sft`).
     pub beta: f64,
     /// Weight of the mean negative log-likelihood per token of the human
-    /// answer, added to the loss (`spin` and `dpo` only; 0 in the paper).
+    /// answer, added to the loss (not for `sft`; 0 in the papers).
     pub nll_weight: f64,
+    /// `tspin`: weight of the opponent's answer against θ0's, its paper's β.
+    /// In the first round, where both are answers of θ0, it counts for 0.
+    #[serde(skip_serializing_if = "is_default_initial_weight")]
+    pub initial_weight: f64,
+    /// `space`: the share of generated to human answers, μ.
+    #[serde(skip_serializing_if = "is_default_mu")]
+    pub mu: f64,
     /// `sft`: share of each target spread evenly over the vocabulary, as
     /// torch's `cross_entropy(label_smoothing=…)`. `dpo` with `sigmoid`: the
     /// probability that a pair is the wrong way round, below 0.5.
@@ -222,6 +238,16 @@ pub struct FitConfig {
     pub lora: Option<LoraSettings>,
 }
 
+// What other objectives do not have is not in their parameters, which decide
+// the identity of what they make.
+fn is_default_initial_weight(value: &f64) -> bool {
+    *value == FitConfig::default().initial_weight
+}
+
+fn is_default_mu(value: &f64) -> bool {
+    *value == FitConfig::default().mu
+}
+
 impl Default for FitConfig {
     fn default() -> Self {
         FitConfig {
@@ -229,6 +255,8 @@ impl Default for FitConfig {
             loss: None,
             beta: 0.1,
             nll_weight: 0.0,
+            initial_weight: 0.1,
+            mu: 1.0,
             label_smoothing: 0.0,
             learning_rate: 5e-7,
             lr_scheduler: SchedulerKind::Linear,
@@ -263,10 +291,26 @@ impl FitConfig {
     /// The loss with the objective's default filled in; `None` for `sft`.
     pub fn loss(&self) -> Option<Loss> {
         match self.objective {
-            ObjectiveKind::Spin => Some(self.loss.unwrap_or(Loss::Logistic)),
+            ObjectiveKind::Spin | ObjectiveKind::Tspin => Some(self.loss.unwrap_or(Loss::Logistic)),
+            ObjectiveKind::Space => Some(self.loss.unwrap_or(Loss::Nce)),
             ObjectiveKind::Dpo => Some(self.loss.unwrap_or(Loss::Sigmoid)),
             ObjectiveKind::Sft => None,
         }
+    }
+
+    /// What a gain is multiplied by to be a reward.
+    pub fn reward_scale(&self) -> f64 {
+        if self.objective == ObjectiveKind::Space { 1.0 } else { self.beta }
+    }
+
+    /// Whether the opponent's log-probabilities of the pairs are in the loss.
+    pub fn has_reference(&self) -> bool {
+        !matches!(self.objective, ObjectiveKind::Tspin | ObjectiveKind::Sft)
+    }
+
+    /// Whether θ0's answers are in the loss, where they are not the opponent's.
+    pub fn has_initial(&self) -> bool {
+        self.objective == ObjectiveKind::Tspin && self.initial_weight > 0.0
     }
 
     /// The same with objective `sft`, without what only pairs have.
@@ -275,6 +319,8 @@ impl FitConfig {
             objective: ObjectiveKind::Sft,
             loss: None,
             nll_weight: 0.0,
+            initial_weight: FitConfig::default().initial_weight,
+            mu: FitConfig::default().mu,
             label_smoothing: 0.0,
             stop_margin: 0.0,
             ..self.clone()
@@ -309,6 +355,7 @@ impl FitConfig {
             ("learning_rate", self.learning_rate),
             ("beta", self.beta),
             ("nll_weight", self.nll_weight),
+            ("initial_weight", self.initial_weight),
             ("eps", self.eps),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
@@ -334,8 +381,11 @@ impl FitConfig {
     /// Whether objective, loss and their numbers fit each other.
     fn check_loss(&self) -> Result<(), String> {
         let name = |loss: &Loss| format!("{loss:?}").to_lowercase();
+        const OF_A_MARGIN: [Loss; 4] = [Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation];
         let (objective, losses): (&str, &[Loss]) = match self.objective {
-            ObjectiveKind::Spin => ("spin", &[Loss::Logistic, Loss::Hinge, Loss::Exponential, Loss::Correlation]),
+            ObjectiveKind::Spin => ("spin", &OF_A_MARGIN),
+            ObjectiveKind::Tspin => ("tspin", &OF_A_MARGIN),
+            ObjectiveKind::Space => ("space", &[Loss::Nce]),
             ObjectiveKind::Dpo => ("dpo", &[Loss::Sigmoid, Loss::Hinge, Loss::Ipo]),
             ObjectiveKind::Sft => ("sft", &[]),
         };
@@ -361,7 +411,20 @@ impl FitConfig {
             ));
         }
         if self.objective == ObjectiveKind::Sft && (self.nll_weight > 0.0 || self.stop_margin > 0.0) {
-            return Err("nll_weight and stop_margin are for pairs: objective = \"spin\" or \"dpo\"".into());
+            return Err("nll_weight and stop_margin are for pairs, not for objective = \"sft\"".into());
+        }
+        if !(self.mu > 0.0 && self.mu.is_finite()) {
+            return Err(format!("mu = {} must be above 0", self.mu));
+        }
+        let usual = FitConfig::default();
+        for (name, value, usual, owner) in [
+            ("mu", self.mu, usual.mu, ObjectiveKind::Space),
+            ("initial_weight", self.initial_weight, usual.initial_weight, ObjectiveKind::Tspin),
+        ] {
+            if value != usual && self.objective != owner {
+                let owner = format!("{owner:?}").to_lowercase();
+                return Err(format!("{name} is for objective = \"{owner}\" alone; leave it out"));
+            }
         }
         if self.loss() == Some(Loss::Ipo) && self.beta == 0.0 {
             return Err("loss = \"ipo\" divides by beta, which must be above 0".into());

@@ -10,6 +10,7 @@ mod data;
 mod dtype;
 mod eval;
 mod fit;
+mod inherit;
 mod parse;
 mod sample;
 
@@ -22,7 +23,8 @@ use serde_json::Value;
 use spin_store::error::{Result, StoreError};
 
 pub use bench::{
-    BenchConfig, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, PREFERENCE, default_tasks, final_answer, tasks_for,
+    BenchConfig, CER, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, OF_ANSWERS, PREFERENCE, WER, default_tasks,
+    final_answer, tasks_for,
 };
 pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
 pub use dtype::Dtype;

@@ -6,20 +6,22 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
-use super::{FitConfig, ObjectiveKind, RunFile, SampleConfig};
+use super::{FitConfig, ObjectiveKind, RunFile, SampleConfig, inherit};
 use spin_store::error::{Result, StoreError};
 use spin_store::store::is_name;
 
 pub(super) fn load(path: &Path, overrides: &[String]) -> Result<RunFile> {
     let text = std::fs::read_to_string(path).map_err(StoreError::io("read the run file", path))?;
-    let mut run: RunFile = if overrides.is_empty() {
+    let written: Table = toml::from_str(&text).map_err(|e| explain(path, &e))?;
+    let mut table = inherit::extended(path, written.clone())?;
+    for assignment in overrides {
+        set(&mut table, assignment).map_err(|problem| StoreError::run(path, problem))?;
+    }
+    inherit::fill_seed(&mut table).map_err(|problem| StoreError::run(path, problem))?;
+    let mut run: RunFile = if table == written {
         // Straight from the text, so that a message points at line and column.
         toml::from_str(&text).map_err(|e| explain(path, &e))?
     } else {
-        let mut table: Table = toml::from_str(&text).map_err(|e| explain(path, &e))?;
-        for assignment in overrides {
-            set(&mut table, assignment).map_err(|problem| StoreError::run(path, problem))?;
-        }
         table.try_into().map_err(|e| explain(path, &e))?
     };
     run.path = path.to_path_buf();
@@ -158,12 +160,12 @@ fn check(run: &RunFile) -> Result<()> {
             (None, ObjectiveKind::Sft) | (Some(_), ObjectiveKind::Spin | ObjectiveKind::Dpo) => {}
             (None, _) => {
                 return bad(format!(
-                    "baseline {:?}: spin and dpo train on pairs; name the file of a preference set, preferences = {{ \
+                    "baseline {:?}: this objective trains on pairs; name the file of a preference set, preferences = {{ \
                      path = \"…\" }}, or set objective = \"sft\" for the run's demonstrations",
                     b.name
                 ));
             }
-            (Some(_), ObjectiveKind::Sft) => {
+            (Some(_), _) => {
                 return bad(format!(
                     "baseline {:?}: a preference set is trained on with fit.objective = \"dpo\" or \"spin\"; sft takes \
                      the run's demonstrations, so leave preferences out for it",
@@ -298,6 +300,42 @@ fit = { optimizer = "adamw" }
         assert!(text.contains("\"sft-more\"") && text.contains("preferences = { path"), "{text}");
         let text = said("preferences = { path = \"p.jsonl\" }\nfit = { optimizer");
         assert!(text.contains("\"sft-more\"") && text.contains("objective = \"dpo\" or \"spin\""), "{text}");
+    }
+
+    #[test]
+    fn a_file_extends_another_and_its_seed_names_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let load = |name: &str, sets: &[&str]| {
+            super::load(&dir.path().join(name), &sets.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+        };
+        let base =
+            SMALL.replace("\"t\"", "\"words-{seed}\"").replace("\"a.jsonl\"", "\"a.jsonl\", shuffle = \"{seed}\"");
+        write("base.toml", &base.replace("\"m\"", "\"models/{seed}/m\""));
+        write(
+            "child.toml",
+            "extends = \"base.toml\"\nrun = \"hinge-{seed}\"\n[fit]\nloss = \"hinge\"\n[[iteration]]\n",
+        );
+        write("grandchild.toml", "extends = \"child.toml\"\n[data.test]\nlimit = 9\n");
+        let run = load("grandchild.toml", &["seed=7", "fit.beta=2"]).unwrap();
+        assert_eq!((run.run.as_str(), run.seed, run.rounds()), ("hinge-7", 7, 1));
+        assert_eq!(run.model.path, Path::new("models/7/m"));
+        let data = run.data.as_ref().unwrap();
+        assert_eq!((data.train.shuffle, data.test.limit, data.test.path.as_path()), (Some(7), 9, Path::new("b.jsonl")));
+        let fit = run.fit_at(0).unwrap();
+        assert_eq!((fit.learning_rate, fit.beta, fit.loss), (5e-7, 2.0, Some(crate::run::Loss::Hinge)));
+        assert_eq!(run.path, dir.path().join("grandchild.toml"));
+        assert_eq!(load("base.toml", &[]).unwrap().run, "words-1");
+
+        write("circle.toml", "extends = \"circle.toml\"\n");
+        write("far.toml", "extends = \"../base.toml\"\n");
+        write("gone.toml", "extends = \"none.toml\"\n");
+        for (name, part) in [("circle.toml", "extends itself"), ("far.toml", "beside it"), ("gone.toml", "none.toml")] {
+            let error = load(name, &[]).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let error = load("child.toml", &["fit.los=1"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `loss`?"), "{error}");
     }
 
     #[test]

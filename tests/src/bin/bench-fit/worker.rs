@@ -23,7 +23,8 @@ fn examples(spec: &Spec) -> anyhow::Result<Vec<Example>> {
     for (row, line) in text.lines().enumerate() {
         let value: Value = serde_json::from_str(line)?;
         let ids = |key: &str| serde_json::from_value::<Vec<u32>>(value[key].clone());
-        let opponent = Opponent { generated_ids: ids("generated_ids")?, ref_real: 0.0, ref_generated: 0.0 };
+        let opponent =
+            Opponent { generated_ids: ids("generated_ids")?, ref_real: 0.0, ref_generated: 0.0, initial_ids: None };
         examples.push(Example {
             row_id: row.to_string(),
             prompt_ids: ids("prompt_ids")?,
