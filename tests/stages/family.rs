@@ -4,7 +4,7 @@ use spin_run::graph::{ModelId, Product};
 use spin_run::schema::{MetricsRow, Pair, Row, Sample};
 use spin_store::Artifact;
 
-use crate::project::Project;
+use crate::project::{Project, programs, shipped};
 
 fn roles(model: &Artifact) -> Vec<String> {
     model.manifest.parents.iter().map(|parent| parent.role.clone()).collect()
@@ -73,4 +73,17 @@ fn settings_of_another_objective_are_refused() {
         project.fails(&format!("spin-run plan run.toml --set {set}"), 3, &[said]);
     }
     project.fails("spin-run plan run.toml --set fit.objective=space --set fit.mu=0", 3, &["mu = 0 must be above 0"]);
+}
+
+/// The example is built with the tests.
+#[test]
+fn the_tables_and_the_figure_of_the_docs_are_what_the_example_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    let figure = dir.path().join("tabular.svg");
+    let example = programs().join("examples/tabular_game");
+    let output = std::process::Command::new(example).arg(&figure).output().expect("cargo test builds examples");
+    assert!(output.status.success());
+    let shipped = |file: &str| std::fs::read_to_string(shipped("docs/questions").join(file)).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), shipped("tabular.txt"));
+    assert_eq!(std::fs::read_to_string(figure).unwrap(), shipped("tabular.svg"));
 }
