@@ -35,6 +35,16 @@ status FILE *FLAGS: build
 table FILE *FLAGS: build
     spin-bench table {{ FILE }} {{ FLAGS }}
 
+# Play the experiments of pipelines/questions for these seeds, as far as they are not done; hours
+questions *SEEDS="11 12 13": build
+    for seed in {{ SEEDS }}; do \
+        spin-run run pipelines/questions/words.toml --set seed="$seed"; \
+        for file in pipelines/questions/*.toml; do \
+            case "$file" in */base.toml | */words.toml) continue ;; esac; \
+            spin-run run "$file" --set seed="$seed"; \
+        done; \
+    done
+
 # Run all tests
 test: build
     cargo test --release --workspace
