@@ -5,6 +5,7 @@
 //!     cargo run --release -p spin-fit --example tabular_game -- docs/questions/tabular.svg
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use spin_fit::objective::PairObjective;
 use spin_fit::tabular::{Game, Policy, closed_form, free, kl, softmax, weights_of};
@@ -205,7 +206,7 @@ fn figure() -> String {
 }
 
 fn main() -> std::io::Result<()> {
-    print!("{}", tables());
+    std::io::stdout().write_all(tables().as_bytes())?;
     match std::env::args_os().nth(1) {
         Some(path) => std::fs::write(path, figure()),
         None => Ok(()),

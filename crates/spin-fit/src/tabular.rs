@@ -167,19 +167,16 @@ fn solve(mut a: Vec<Vec<f64>>, b: &[f64]) -> Vec<f64> {
         let pivot = (k..n).max_by(|&x, &y| a[x][k].abs().total_cmp(&a[y][k].abs())).unwrap_or(k);
         a.swap(k, pivot);
         b.swap(k, pivot);
-        for row in k + 1..n {
-            let share = a[row][k] / a[k][k];
-            for column in k..n {
-                a[row][column] -= share * a[k][column];
-            }
-            b[row] -= share * b[k];
+        let (upper, lower) = a.split_at_mut(k + 1);
+        for (row, b_row) in lower.iter_mut().zip(k + 1..n) {
+            let share = row[k] / upper[k][k];
+            row.iter_mut().zip(&upper[k]).skip(k).for_each(|(x, pivot)| *x -= share * pivot);
+            b[b_row] -= share * b[k];
         }
     }
     for k in (0..n).rev() {
-        for column in k + 1..n {
-            b[k] -= a[k][column] * b[column];
-        }
-        b[k] /= a[k][k];
+        let known: f64 = a[k].iter().zip(&b).skip(k + 1).map(|(x, b)| x * b).sum();
+        b[k] = (b[k] - known) / a[k][k];
     }
     b
 }

@@ -66,6 +66,7 @@ impl Golden {
                 generated_ids: ids(&pair["generated"]),
                 ref_real: reference[0],
                 ref_generated: reference[1],
+                initial_ids: None,
             }),
         };
         self.list("pairs").iter().zip(reference).enumerate().map(example).collect()
