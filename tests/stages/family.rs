@@ -62,6 +62,21 @@ fn space_trains_against_the_reference_and_starts_at_two_ln_two() {
     });
 }
 
+/// As earlier releases did, to the same identity: with the reference as a parent.
+#[test]
+fn a_round_of_sft_trains_on_the_human_answers_of_its_pairs() {
+    let project = Project::new();
+    project.edit("run.toml", "[fit]\n", "[fit]\nobjective = \"sft\"\n");
+    project.edit("run.toml", "beta = 0.5\n", "");
+    project.run_plan("spin-sample run.toml --iteration 1");
+    project.with_graph(|graph| {
+        let id = ModelId::Iteration(1);
+        assert_eq!(roles(&graph.model(&id).unwrap()), ["model", "pairs", "reference"]);
+        let log = MetricsRow::read_all(&graph.artifact(&Product::Metrics(id)).unwrap()).unwrap();
+        assert!(log.iter().all(|row| row.rewards_real.is_none()));
+    });
+}
+
 #[test]
 fn settings_of_another_objective_are_refused() {
     let project = Project::new();

@@ -46,25 +46,28 @@ pub fn gsm8k(rows: &[Demonstration], samples: &[Sample], decoding: Decoding, tab
     Ok(out)
 }
 
-/// Exact match of the whole answer with the human one, both as `normaliser`
-/// leaves them.
-pub fn exact_match(
+/// A row for each demonstration of which the whole answer is compared with the
+/// human one, both as `normaliser` leaves them: `measure` gives value and weight
+/// of an answer, `None` where there is none, and a human one. A prompt over the
+/// length limit was dropped by the sampler: it has no answer.
+fn compared(
+    (task, metric): (&str, &str),
     rows: &[Demonstration],
     samples: &[Sample],
-    decoding: Decoding,
     normaliser: &Normaliser,
+    measure: impl Fn(Option<&str>, &str) -> (f64, f64),
 ) -> Vec<ScoreRow> {
     let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
     let score = |row: &Demonstration| {
-        // A prompt over the length limit was dropped by the sampler: wrong.
         let prediction = by_row.get(row.row_id.as_str()).map(|sample| normaliser.apply(&sample.response));
         let target = normaliser.apply(&row.response);
+        let (value, weight) = measure(prediction.as_deref(), &target);
         ScoreRow {
-            task: EXACT_MATCH.into(),
-            metric: exact_match_metric(WHOLE, decoding),
+            task: task.into(),
+            metric: metric.into(),
             row_id: row.row_id.clone(),
-            value: f64::from(u8::from(prediction.as_ref() == Some(&target))),
-            weight: 1.0,
+            value,
+            weight,
             prediction,
             target: Some(target),
         }
@@ -72,11 +75,25 @@ pub fn exact_match(
     rows.iter().map(score).collect()
 }
 
+/// Exact match of the whole answer with the human one, both as `normaliser`
+/// leaves them. No answer is wrong.
+pub fn exact_match(
+    rows: &[Demonstration],
+    samples: &[Sample],
+    decoding: Decoding,
+    normaliser: &Normaliser,
+) -> Vec<ScoreRow> {
+    let metric = exact_match_metric(WHOLE, decoding);
+    compared((EXACT_MATCH, &metric), rows, samples, normaliser, |found, wanted| {
+        (f64::from(u8::from(found == Some(wanted))), 1.0)
+    })
+}
+
 /// Word ([`WER`]) or character error rate of the answers, both sides as
 /// `normaliser` leaves them: a row's value is its edits (V. I. Levenshtein,
 /// 1966), its weight what the human answer has of words or characters, so that
 /// the mean is the rate of all rows together, as `jiwer` and `evaluate` give
-/// it. It can be above 1.
+/// it. It can be above 1. Of no answer no word is right.
 pub fn error_rate(
     task: &str,
     rows: &[Demonstration],
@@ -84,29 +101,17 @@ pub fn error_rate(
     decoding: Decoding,
     normaliser: &Normaliser,
 ) -> Vec<ScoreRow> {
-    let by_row: HashMap<&str, &Sample> = samples.iter().map(|s| (s.row_id.as_str(), s)).collect();
     let units = |text: &str| -> Vec<String> {
         match task {
             WER => text.split_whitespace().map(str::to_owned).collect(),
             _ => text.chars().map(String::from).collect(),
         }
     };
-    let score = |row: &Demonstration| {
-        // A prompt over the length limit was dropped by the sampler: no word is right.
-        let prediction = by_row.get(row.row_id.as_str()).map(|sample| normaliser.apply(&sample.response));
-        let target = normaliser.apply(&row.response);
-        let (found, wanted) = (units(prediction.as_deref().unwrap_or_default()), units(&target));
-        ScoreRow {
-            task: task.into(),
-            metric: error_rate_metric(task, decoding),
-            row_id: row.row_id.clone(),
-            value: strsim::generic_levenshtein(&found, &wanted) as f64,
-            weight: wanted.len() as f64,
-            prediction,
-            target: Some(target),
-        }
-    };
-    rows.iter().map(score).collect()
+    let metric = error_rate_metric(task, decoding);
+    compared((task, &metric), rows, samples, normaliser, |found, wanted| {
+        let (found, wanted) = (units(found.unwrap_or_default()), units(wanted));
+        (strsim::generic_levenshtein(&found, &wanted) as f64, wanted.len() as f64)
+    })
 }
 
 /// The human answers by row id: token ids, and their summed log-probability.

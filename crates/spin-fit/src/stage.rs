@@ -4,7 +4,7 @@ use candle_core::Device;
 use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product};
-use spin_run::run::{FitConfig, Init};
+use spin_run::run::{FitConfig, Init, ObjectiveKind};
 use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Recipe};
 
 use crate::batches::Limit;
@@ -127,7 +127,11 @@ impl Training<'_, '_> {
             (Rows::Pairs(rows, table), Some((artifact, of))) => {
                 let device = making.context.device;
                 let reference = reference::read(&graph.reference_of(of)?, start, artifact, config.dtype, device)?;
-                data::of_pairs(rows, &reference, &table)?
+                let mut examples = data::of_pairs(rows, &reference, &table)?;
+                if config.objective == ObjectiveKind::Sft {
+                    examples.iter_mut().for_each(|e| e.opponent = None);
+                }
+                examples
             }
             (Rows::Pairs(..), None) => unreachable!("pairs come from pairs"),
             (Rows::Examples(examples, _), _) => examples,

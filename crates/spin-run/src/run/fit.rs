@@ -303,9 +303,10 @@ impl FitConfig {
         if self.objective == ObjectiveKind::Space { 1.0 } else { self.beta }
     }
 
-    /// Whether the opponent's log-probabilities of the pairs are in the loss.
+    /// Whether a training on pairs reads the opponent's log-probabilities of
+    /// them: all but T-SPIN do; `sft`, which has no use for them, always did.
     pub fn has_reference(&self) -> bool {
-        !matches!(self.objective, ObjectiveKind::Tspin | ObjectiveKind::Sft)
+        self.objective != ObjectiveKind::Tspin
     }
 
     /// Whether θ0's answers are in the loss, where they are not the opponent's.
