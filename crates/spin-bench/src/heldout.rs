@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use spin_model::{Batch, CausalLm};
-use spin_report::names::{FLEXIBLE, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric};
+use spin_model::{Batch, CausalLm, ScoreOptions, ScoreRequest};
+use spin_report::names::{
+    FLEXIBLE, LOGP_MARGIN, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric,
+    expected_match_at, nll_at,
+};
 use spin_run::graph::Decoding;
-use spin_run::run::{EXACT_MATCH, GSM8K, NLL, Normaliser, PREFERENCE, WER};
+use spin_run::run::{EXACT_MATCH, GSM8K, MARGIN, NLL, Normaliser, PREFERENCE, WER};
 use spin_run::schema::{Demonstration, Sample, ScoreRow};
 use spin_text::Codec;
 
@@ -191,42 +194,127 @@ pub fn nll(
     Ok((out, real))
 }
 
-/// Whether the model gives the real answer a higher probability than the
-/// generated one; pairs with identical answers teach nothing and are left
-/// out, ties count half.
+/// What `temperatures` make of a model: at each, and at 1, the probability
+/// that a sample is the human answer, token by token and with its EOS; and the
+/// negative log-likelihood as of [`nll`], whose results for these rows `real`
+/// has. Logits are divided by the temperature for both, so a model is judged
+/// as what it is used as.
 ///
 /// # Errors
-/// When a generated answer does not fit the model, or it gives no number for
-/// one.
-pub fn preference<'a>(
+/// When a row cannot be tokenised, or the model gives no number for it.
+pub fn at_temperatures(
+    model: &CausalLm,
+    codec: &Codec,
+    rows: &[Demonstration],
+    real: &RealAnswers,
+    temperatures: &[f64],
+    done: &mut dyn FnMut(u64),
+) -> Result<Vec<ScoreRow>> {
+    let mut sequences = Vec::new();
+    for row in rows {
+        if let Some((ids, _)) = real.get(&row.row_id) {
+            let (mut tokens, _) = codec.exchange_ids(&row.prompt, &row.response)?;
+            tokens.extend(ids);
+            sequences.push((row.row_id.as_str(), tokens, ids.len()));
+        }
+    }
+    let score = |metric: String, row_id: &str, value: f64, weight: f64| ScoreRow {
+        task: NLL.into(),
+        metric,
+        row_id: row_id.into(),
+        value,
+        weight,
+        prediction: None,
+        target: None,
+    };
+    let mut out: Vec<ScoreRow> =
+        sequences.iter().map(|(id, ..)| score(expected_match_at(1.0), id, real[*id].1.exp(), 1.0)).collect();
+    let requests: Vec<ScoreRequest<'_>> = sequences
+        .iter()
+        .map(|(_, tokens, continuation)| ScoreRequest { tokens, continuation: *continuation })
+        .collect();
+    for &temperature in temperatures.iter().filter(|temperature| **temperature != 1.0) {
+        let options = ScoreOptions { temperature, ..ScoreOptions::default() };
+        let mut before = 0;
+        let (found, _) = model.score(&requests, &options, &mut |n| {
+            done((n - before) as u64);
+            before = n;
+        })?;
+        for ((row_id, _, tokens), found) in sequences.iter().zip(found) {
+            let logp: f64 = found.token_logps.into_iter().map(f64::from).sum();
+            if !logp.is_finite() {
+                return Err(BenchError::NotFinite { task: NLL.into(), doc: format!("row {row_id:?}") });
+            }
+            out.push(score(nll_at(temperature), row_id, -logp, *tokens as f64));
+            out.push(score(expected_match_at(temperature), row_id, logp.exp(), 1.0));
+        }
+    }
+    Ok(out)
+}
+
+/// A human answer and one of θ0's to the same prompt, with the model's summed
+/// log-probabilities of both.
+pub struct RealAndGenerated<'a> {
+    row_id: &'a str,
+    real: f64,
+    generated: f64,
+}
+
+/// The log-probabilities that [`preference`] and [`margin`] compare; pairs with
+/// identical answers teach nothing and are left out.
+///
+/// # Errors
+/// When the model gives no number for a generated answer.
+pub fn beside_generated<'a>(
     model: &CausalLm,
     real: &RealAnswers,
     generated: &'a [Sample],
     batch_size: usize,
     done: &mut dyn FnMut(u64),
-) -> Result<Vec<ScoreRow>> {
+) -> Result<Vec<RealAndGenerated<'a>>> {
     let differ = |s: &&'a Sample| real.get(&s.row_id).is_some_and(|(ids, _)| *ids != s.response_ids);
     let pairs: Vec<&'a Sample> = generated.iter().filter(differ).collect();
     let answer =
         |s: &&'a Sample| Answer { row_id: &s.row_id, prompt: s.prompt_ids.clone(), response: s.response_ids.clone() };
     let answers: Vec<Answer<'_>> = pairs.iter().map(answer).collect();
     let found = logps(model, PREFERENCE, &answers, batch_size, done)?;
-    Ok(pairs
-        .iter()
-        .zip(found)
-        .filter_map(|(sample, generated)| {
-            let (real, generated) = (real[&sample.row_id].1, generated?);
-            Some(ScoreRow {
-                task: PREFERENCE.into(),
-                metric: PREFERS_REAL.into(),
-                row_id: sample.row_id.clone(),
-                value: if real == generated { 0.5 } else { f64::from(u8::from(real > generated)) },
-                weight: 1.0,
-                prediction: None,
-                target: None,
-            })
-        })
-        .collect())
+    let both = |(sample, generated): (&&'a Sample, Option<f64>)| {
+        Some(RealAndGenerated { row_id: &sample.row_id, real: real[&sample.row_id].1, generated: generated? })
+    };
+    Ok(pairs.iter().zip(found).filter_map(both).collect())
+}
+
+fn compare_pairs(
+    (task, metric): (&str, &str),
+    pairs: &[RealAndGenerated<'_>],
+    value: impl Fn(&RealAndGenerated<'_>) -> f64,
+) -> Vec<ScoreRow> {
+    let score = |pair: &RealAndGenerated<'_>| ScoreRow {
+        task: task.into(),
+        metric: metric.into(),
+        row_id: pair.row_id.into(),
+        value: value(pair),
+        weight: 1.0,
+        prediction: None,
+        target: None,
+    };
+    pairs.iter().map(score).collect()
+}
+
+/// Whether the model gives the real answer a higher probability than the
+/// generated one; ties count half.
+pub fn preference(pairs: &[RealAndGenerated<'_>]) -> Vec<ScoreRow> {
+    compare_pairs((PREFERENCE, PREFERS_REAL), pairs, |pair| match pair.real == pair.generated {
+        true => 0.5,
+        false => f64::from(u8::from(pair.real > pair.generated)),
+    })
+}
+
+/// By how much the real answer's log-probability is above the generated one's,
+/// in nats. What it has grown by since θ0, times beta, is the held-out margin
+/// of rewards.
+pub fn margin(pairs: &[RealAndGenerated<'_>]) -> Vec<ScoreRow> {
+    compare_pairs((MARGIN, LOGP_MARGIN), pairs, |pair| pair.real - pair.generated)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 use spin_model::CausalLm;
 use spin_report::table as report;
 use spin_run::graph::{Decoding, Graph, ModelId, Product, Split};
-use spin_run::run::{CER, EXACT_MATCH, GSM8K, NLL, OF_ANSWERS, PREFERENCE, WER};
+use spin_run::run::{CER, EXACT_MATCH, GSM8K, MARGIN, NLL, OF_ANSWERS, OF_FIRST_ANSWERS, PREFERENCE, WER};
 use spin_run::schema::{Demonstration, Row, Sample, ScoreRow};
 use spin_store::{Artifact, Context, Making, Staged, StoreError, table};
 use spin_text::Codec;
@@ -44,17 +44,19 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Stag
             }
         }
     }
-    if wants(NLL) || wants(PREFERENCE) {
+    let of_first_answers = OF_FIRST_ANSWERS.into_iter().any(wants);
+    if wants(NLL) || of_first_answers {
         let model_artifact = graph.model(id)?;
         model_artifact.verify()?;
         let codec = Codec::of_run(&model_artifact.dir, graph.chat()?)?;
         let model = CausalLm::load(&model_artifact.dir, &Device::Cpu, DType::F32)?;
         codec.check_vocab(model.config().vocab_size)?;
-        let generated = match wants(PREFERENCE) {
+        let generated = match of_first_answers {
             true => Sample::read_all(&graph.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?)?,
             false => Vec::new(),
         };
-        let (mut done, total) = (0, (rows.len() + generated.len()) as u64);
+        let temperatures = if wants(NLL) { bench.temperatures.as_slice() } else { &[] };
+        let (mut done, total) = (0, (rows.len() * (1 + temperatures.len()) + generated.len()) as u64);
         let mut advance = |n: u64| {
             done += n;
             making.context.watch.progress(done, total);
@@ -63,7 +65,16 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Stag
         if wants(NLL) {
             scores.extend(nll);
         }
-        scores.extend(heldout::preference(&model, &real, &generated, bench.batch_size, &mut advance)?);
+        if !temperatures.is_empty() {
+            scores.extend(heldout::at_temperatures(&model, &codec, &rows, &real, temperatures, &mut advance)?);
+        }
+        let pairs = heldout::beside_generated(&model, &real, &generated, bench.batch_size, &mut advance)?;
+        if wants(PREFERENCE) {
+            scores.extend(heldout::preference(&pairs));
+        }
+        if wants(MARGIN) {
+            scores.extend(heldout::margin(&pairs));
+        }
     }
     let staged = making.staging()?;
     ScoreRow::write_part(&staged.path().join(table::part_name(0)), &scores, &making.recipe.identity(), 0)?;

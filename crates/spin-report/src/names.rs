@@ -19,6 +19,26 @@ pub const WHOLE: &str = "none";
 pub const NLL_PER_TOKEN: &str = "nll_per_token";
 /// The metric of [`spin_run::run::PREFERENCE`].
 pub const PREFERS_REAL: &str = "prefers_real";
+/// The metric of [`spin_run::run::MARGIN`], in nats.
+pub const LOGP_MARGIN: &str = "logp_margin";
+
+/// The name of [`NLL_PER_TOKEN`] of a model whose logits are divided by a
+/// temperature, e.g. `nll_per_token,temperature=0.9`.
+pub fn nll_at(temperature: f64) -> String {
+    format!("{NLL_PER_TOKEN},temperature={temperature}")
+}
+
+/// The name of the probability that a sample at this temperature is the human
+/// answer, token by token: what exact match of sampled answers estimates,
+/// without the noise of sampling.
+pub fn expected_match_at(temperature: f64) -> String {
+    format!("expected_match,temperature={temperature}")
+}
+
+/// The temperature of a metric of [`nll_at`] or [`expected_match_at`].
+pub fn temperature_of(metric: &str) -> Option<f64> {
+    metric.split_once(",temperature=")?.1.parse().ok()
+}
 
 /// The name of the metric of a filter and a decoding, e.g.
 /// `exact_match,strict-match,sampled`.

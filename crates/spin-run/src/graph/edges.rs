@@ -90,7 +90,7 @@ impl Graph<'_> {
             inputs.push(answers("samples sampled", model, Decoding::Sampled));
             inputs.push(answers("samples greedy", model, Decoding::Greedy));
         }
-        if has(&[run::PREFERENCE]) {
+        if has(&run::OF_FIRST_ANSWERS) {
             inputs.push(answers("generated", &ModelId::Iteration(0), Decoding::Sampled));
         }
         inputs

@@ -26,9 +26,14 @@ pub const CER: &str = "cer";
 pub const NLL: &str = "nll";
 /// Whether the human answer is likelier than θ0's.
 pub const PREFERENCE: &str = "preference";
+/// By how much it is.
+pub const MARGIN: &str = "margin";
 
 /// All tasks of `bench.tasks`.
-pub const TASKS: [&str; 6] = [GSM8K, EXACT_MATCH, WER, CER, NLL, PREFERENCE];
+pub const TASKS: [&str; 7] = [GSM8K, EXACT_MATCH, WER, CER, NLL, PREFERENCE, MARGIN];
+
+/// Those that look at the answers of θ0.
+pub const OF_FIRST_ANSWERS: [&str; 2] = [PREFERENCE, MARGIN];
 
 /// Those that look at answers of the model that is scored.
 pub const OF_ANSWERS: [&str; 4] = [GSM8K, EXACT_MATCH, WER, CER];
@@ -49,13 +54,19 @@ const NAMED: usize = 10;
 pub struct BenchConfig {
     /// What to measure: `gsm8k` (exact match of the final number, greedy and
     /// sampled), `exact_match` (of the whole answer, greedy and sampled), `wer`
-    /// and `cer` (its word and character error rates), `nll`, `preference`. Without it the test rows decide, see
-    /// [`default_tasks`].
+    /// and `cer` (its word and character error rates), `nll`, `preference`,
+    /// `margin`. Without it the test rows decide, see [`default_tasks`].
     pub tasks: Option<Vec<String>>,
     /// Longest answer in tokens.
     pub max_new_tokens: usize,
     /// Rows per forward pass.
     pub batch_size: usize,
+    /// Temperatures at which `nll` measures the likelihood of the human answers
+    /// as well, and the probability that a sample is the human answer. A lower
+    /// temperature sharpens a model without any training, so it is what
+    /// training has to be better than.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub temperatures: Vec<f64>,
     /// How answers are compared by `exact_match`, `wer` and `cer`.
     #[serde(skip_serializing_if = "ExactMatch::is_default")]
     pub exact_match: ExactMatch,
@@ -63,7 +74,13 @@ pub struct BenchConfig {
 
 impl Default for BenchConfig {
     fn default() -> Self {
-        BenchConfig { tasks: None, max_new_tokens: 256, batch_size: 64, exact_match: ExactMatch::default() }
+        BenchConfig {
+            tasks: None,
+            max_new_tokens: 256,
+            batch_size: 64,
+            temperatures: Vec::new(),
+            exact_match: ExactMatch::default(),
+        }
     }
 }
 
@@ -73,7 +90,8 @@ impl BenchConfig {
     pub fn resolved(&self, tasks: &[String]) -> BenchConfig {
         let compares = tasks.iter().any(|task| OF_WHOLE_ANSWERS.contains(&task.as_str()));
         let exact_match = if compares { self.exact_match.clone() } else { ExactMatch::default() };
-        BenchConfig { tasks: Some(tasks.to_vec()), exact_match, ..self.clone() }
+        let temperatures = if tasks.iter().any(|task| task == NLL) { self.temperatures.clone() } else { Vec::new() };
+        BenchConfig { tasks: Some(tasks.to_vec()), exact_match, temperatures, ..self.clone() }
     }
 
     /// Whether any task may need generated answers: all but `nll` do, and so
@@ -105,6 +123,14 @@ impl BenchConfig {
         }
         if self.batch_size == 0 || self.max_new_tokens == 0 {
             return Err("[bench]: batch_size and max_new_tokens must be at least 1".into());
+        }
+        for (i, temperature) in self.temperatures.iter().enumerate() {
+            if !(temperature.is_finite() && *temperature > 0.0) {
+                return Err(format!("bench.temperatures has {temperature}; a temperature is above 0"));
+            }
+            if self.temperatures[..i].contains(temperature) {
+                return Err(format!("bench.temperatures has {temperature} twice; once is enough"));
+            }
         }
         self.exact_match.compile().map(drop)
     }
@@ -335,6 +361,10 @@ mod tests {
         let mut other = with(&["gsm8k", "nll", "preference"]);
         other.exact_match.ignore_case = true;
         assert_eq!(json(&other), before);
+        // What has no effect is in no identity.
+        let cool = BenchConfig { temperatures: vec![0.9], ..with(&["gsm8k"]) };
+        assert!(cool.resolved(&["gsm8k".to_owned()]).temperatures.is_empty());
+        assert_eq!(cool.resolved(&["nll".to_owned()]).temperatures, [0.9]);
     }
 
     #[test]
@@ -347,6 +377,11 @@ mod tests {
         let mut config = with(&["exact_match"]);
         config.exact_match.regexes_to_ignore = vec!["(?<=a)b".into()];
         assert!(config.check().unwrap_err().contains("look-around"));
+        for (temperatures, problem) in [(vec![0.0], "above 0"), (vec![f64::NAN], "above 0"), (vec![0.5, 0.5], "twice")]
+        {
+            let config = BenchConfig { temperatures, ..with(&["nll"]) };
+            assert!(config.check().unwrap_err().contains(problem));
+        }
         assert!(
             !with(&["nll"]).generates() && with(&["exact_match"]).generates() && BenchConfig::default().generates()
         );

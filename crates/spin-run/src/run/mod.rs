@@ -23,8 +23,8 @@ use serde_json::Value;
 use spin_store::error::{Result, StoreError};
 
 pub use bench::{
-    BenchConfig, CER, EXACT_MATCH, ExactMatch, GSM8K, NLL, Normaliser, OF_ANSWERS, PREFERENCE, WER, default_tasks,
-    final_answer, tasks_for,
+    BenchConfig, CER, EXACT_MATCH, ExactMatch, GSM8K, MARGIN, NLL, Normaliser, OF_ANSWERS, OF_FIRST_ANSWERS,
+    PREFERENCE, WER, default_tasks, final_answer, tasks_for,
 };
 pub use data::{BadRows, DataConfig, SourceConfig, SourceFormat, Turns};
 pub use dtype::Dtype;
