@@ -16,9 +16,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use spin_bench::{BenchError, stage};
 use spin_cli::{Exit, RunArgs, say};
-use spin_report::{ReportError, table as report};
+use spin_report::{ReportError, seeds::Seeds, table as report};
 use spin_run::facts::{Facts as _, ScoreFacts};
-use spin_run::graph::{Graph, ModelId};
+use spin_run::graph::{Decoding, Graph, ModelId};
 use spin_run::run::RunFile;
 use spin_store::{Context, Store, StoreError};
 
@@ -67,6 +67,27 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Print what every model of a run answered to a few held-out rows
+    Answers {
+        #[command(flatten)]
+        run: RunArgs,
+        /// Rows of each kind: learnt since θ0, lost, still wrong
+        #[arg(long, default_value_t = 1)]
+        each: usize,
+        /// Show sampled answers instead of greedy ones
+        #[arg(long)]
+        sampled: bool,
+    },
+    /// Sum up several seeds of a run, and several runs, from their tables in JSON
+    Seeds {
+        /// What `spin-bench table --format json` printed, a file for each run and seed; all
+        /// models are compared with the first of the first
+        #[arg(value_name = "TABLE.json", required = true)]
+        tables: Vec<PathBuf>,
+        /// Print Markdown instead of aligned columns
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -83,6 +104,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     spin_cli::run(cli.log, spin_cli::bad_input!(BenchError, ReportError, StoreError), || match &cli.command {
         Some(Command::Table { run, format }) => table(run, *format),
+        Some(Command::Answers { run, each, sampled }) => answers(run, *each, *sampled),
+        Some(Command::Seeds { tables, markdown }) => seeds(tables, *markdown),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Fetch(args)) => fetch::run(args),
@@ -100,6 +123,26 @@ fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
         Format::Markdown => report::Format::Markdown,
     };
     spin_cli::out(&table.render(format));
+    Ok(Exit::Done)
+}
+
+fn answers(args: &RunArgs, each: usize, sampled: bool) -> anyhow::Result<Exit> {
+    let run = RunFile::load(&args.run, &args.set)?;
+    let store = Store::open_existing(&run.store_dir())?;
+    let graph = Graph::new(&run, &store);
+    let decoding = if sampled { Decoding::Sampled } else { Decoding::Greedy };
+    spin_cli::out(&report::Table::read(&graph)?.answers(&graph, decoding, each)?);
+    Ok(Exit::Done)
+}
+
+fn seeds(paths: &[PathBuf], markdown: bool) -> anyhow::Result<Exit> {
+    let mut tables = Vec::new();
+    for path in paths {
+        let text = std::fs::read(path).map_err(StoreError::io("read", path))?;
+        let wrong = |e| ReportError::Compare(format!("{} is no table in JSON: {e}", path.display()));
+        tables.push((path.display().to_string(), serde_json::from_slice(&text).map_err(wrong)?));
+    }
+    spin_cli::out(&Seeds::read(&tables)?.render(markdown));
     Ok(Exit::Done)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! [`stats`] turns rows into estimates, [`verdict`] is the one rule for
 //! "better", "worse" and "within noise". [`table`] sets the models of a run
-//! side by side, [`compare`] any models on the same documents, [`evaluations`]
+//! side by side, [`seeds`] several runs and seeds, [`compare`] any models on the same documents, [`evaluations`]
 //! sums up leaderboard tasks and [`mt_bench`] a judge's ratings.
 //!
 //! Everything here follows from rows in the store alone: no model, tokenizer
@@ -16,6 +16,7 @@ mod grid;
 pub mod mt_bench;
 pub mod names;
 pub mod random;
+pub mod seeds;
 pub mod stats;
 pub mod table;
 pub mod verdict;

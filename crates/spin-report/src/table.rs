@@ -1,16 +1,19 @@
 //! The models of a run side by side, from their stored scores.
 
+mod answers;
+mod temperatures;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 use spin_run::graph::{Decoding, Graph, ModelId};
-use spin_run::run::{CER, EXACT_MATCH, GSM8K, NLL, PREFERENCE, WER};
+use spin_run::run::{CER, EXACT_MATCH, GSM8K, MARGIN, NLL, PREFERENCE, WER};
 use spin_run::schema::{Row, ScoreRow};
 use spin_store::StoreError;
 
 use crate::error::Result;
 use crate::grid;
-use crate::names::{NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric};
+use crate::names::{LOGP_MARGIN, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric};
 use crate::stats::{self, Estimate, Weighted};
 use crate::verdict::{Judged, PairedRow, Tested, Verdict, difference, judge};
 
@@ -35,13 +38,16 @@ pub fn summarise(rows: &[ScoreRow]) -> Value {
 }
 
 /// A column of the table.
-struct Column {
-    title: &'static str,
-    task: &'static str,
-    metric: String,
+pub(crate) struct Column {
+    /// What people read.
+    pub title: &'static str,
+    /// Its task.
+    pub task: &'static str,
+    /// Its metric.
+    pub metric: String,
 }
 
-fn columns() -> [Column; 10] {
+pub(crate) fn columns() -> [Column; 11] {
     let column = |title, task, metric| Column { title, task, metric };
     [
         column("accuracy, sampled", GSM8K, exact_match_metric(STRICT, Decoding::Sampled)),
@@ -54,6 +60,7 @@ fn columns() -> [Column; 10] {
         column("CER, greedy", CER, error_rate_metric(CER, Decoding::Greedy)),
         column("NLL per token", NLL, NLL_PER_TOKEN.into()),
         column("prefers real", PREFERENCE, PREFERS_REAL.into()),
+        column("margin", MARGIN, LOGP_MARGIN.into()),
     ]
 }
 
@@ -181,6 +188,11 @@ impl Table {
         }
         let mut out = grid::aligned(&cells, if markdown { " | " } else { "   " }, markdown);
         let rows = self.lines.first().zip(columns.first()).map_or(0, |(l, c)| Self::parts(l, c).count());
+        let cooled = temperatures::cells(&self.lines);
+        if !cooled.is_empty() {
+            out.push('\n');
+            out.push_str(&grid::aligned(&cooled, if markdown { " | " } else { "   " }, markdown));
+        }
         out.push_str(&format!("\n± is a 95% confidence interval over {rows} held-out rows; seed {}.\n", self.seed));
         if !self.missing.is_empty() {
             let names: Vec<String> = self.missing.iter().map(ToString::to_string).collect();

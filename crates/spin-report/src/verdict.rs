@@ -24,7 +24,7 @@ pub const RESAMPLES: usize = 10_000;
 
 /// Probability up to which chance is believed: at or above it, after the
 /// correction, a difference is within noise.
-const LEVEL: f64 = 0.05;
+pub(crate) const LEVEL: f64 = 0.05;
 
 /// A row's values of two models, the first one's first.
 pub type PairedRow = (Weighted, Weighted);
@@ -179,7 +179,7 @@ fn bootstrap(rows: &[PairedRow]) -> f64 {
 }
 
 /// Holm's step-down correction of probabilities, in their order.
-fn holm(p_values: &[f64]) -> Vec<f64> {
+pub(crate) fn holm(p_values: &[f64]) -> Vec<f64> {
     let count = p_values.len();
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|a, b| p_values[*a].total_cmp(&p_values[*b]));

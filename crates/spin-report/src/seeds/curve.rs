@@ -1,0 +1,70 @@
+//! The best that temperatures alone make of a model.
+
+use spin_run::run::NLL;
+
+use super::Values;
+use crate::names::{NLL_PER_TOKEN, expected_match_at, nll_at, temperature_of};
+
+/// A model's expected exact match against its negative log-likelihood, over
+/// temperatures: from the temperature with the best likelihood downwards, both
+/// grow.
+#[derive(Debug, PartialEq)]
+pub(super) struct Curve {
+    /// (NLL per token, expected match), from the smallest NLL.
+    points: Vec<(f64, f64)>,
+}
+
+/// The pair (NLL per token, expected match) at a temperature.
+pub(super) fn point(values: &Values, temperature: f64) -> Option<(f64, f64)> {
+    let nll = if temperature == 1.0 { NLL_PER_TOKEN.to_owned() } else { nll_at(temperature) };
+    let value = |metric: &str| values.get(&format!("{NLL}/{metric}")).copied();
+    Some((value(&nll)?, value(&expected_match_at(temperature))?))
+}
+
+impl Curve {
+    /// Of a model that was scored at two temperatures or more.
+    pub fn of(values: &Values) -> Option<Curve> {
+        let mut temperatures: Vec<f64> = values.keys().filter_map(|key| temperature_of(key)).collect();
+        temperatures.sort_by(|a, b| b.total_cmp(a));
+        temperatures.dedup();
+        let all: Vec<(f64, f64)> = temperatures.into_iter().filter_map(|t| point(values, t)).collect();
+        let best = (0..all.len()).min_by(|a, b| all[*a].0.total_cmp(&all[*b].0))?;
+        let points = all[best..].to_vec();
+        (all.len() > 1).then_some(Curve { points })
+    }
+
+    /// The expected match at the temperature with this NLL, by linear
+    /// interpolation: at a better NLL than any temperature has, that of the
+    /// best; `None` beyond the lowest temperature.
+    pub fn at(&self, nll: f64) -> Option<f64> {
+        let (best, of_best) = self.points[0];
+        if nll <= best {
+            return Some(of_best);
+        }
+        let after = self.points.iter().position(|(x, _)| *x >= nll)?;
+        let ((x0, y0), (x1, y1)) = (self.points[after - 1], self.points[after]);
+        Some(y0 + (y1 - y0) * (nll - x0) / (x1 - x0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(points: &[(f64, f64, f64)]) -> Values {
+        let of = |&(t, nll, expected): &(f64, f64, f64)| {
+            let name = if t == 1.0 { NLL_PER_TOKEN.to_owned() } else { nll_at(t) };
+            [(format!("nll/{name}"), nll), (format!("nll/{}", expected_match_at(t)), expected)]
+        };
+        points.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn it_begins_at_the_best_likelihood() {
+        let curve = Curve::of(&values(&[(1.0, 0.30, 0.40), (0.9, 0.28, 0.44), (0.8, 0.32, 0.50)])).unwrap();
+        assert_eq!(curve.at(0.1), Some(0.44));
+        assert!((curve.at(0.30).unwrap() - 0.47).abs() < 1e-12);
+        assert_eq!(curve.at(0.33), None);
+        assert_eq!(Curve::of(&values(&[(1.0, 0.3, 0.4)])), None);
+    }
+}
