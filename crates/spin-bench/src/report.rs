@@ -136,7 +136,8 @@ impl Reader<'_> {
             if !inputs.iter().any(|input| input.product == Product::Samples(t)) {
                 continue;
             }
-            let (Some(pairs), Some(samples)) = (optional(self.graph.pairs(t))?, optional(self.graph.samples(t))?) else {
+            let (Some(pairs), Some(samples)) = (optional(self.graph.pairs(t))?, optional(self.graph.samples(t))?)
+            else {
                 continue;
             };
             let t32 = u32::try_from(t).unwrap_or(u32::MAX);

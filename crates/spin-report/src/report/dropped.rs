@@ -66,8 +66,8 @@ fn of_node(node: &Node) -> Vec<Dropped> {
 mod tests {
     use serde_json::json;
 
-    use crate::report::lineage::Made;
     use super::*;
+    use crate::report::lineage::Made;
 
     #[test]
     fn counts_of_nothing_are_not_said() {

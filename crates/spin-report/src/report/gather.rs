@@ -136,7 +136,10 @@ fn answers(graph: &Graph<'_>, roots: &mut Vec<Artifact>) -> Result<Vec<Answers>>
         let human = Demonstration::read_all(&train)?;
         for t in 0..graph.run.rounds() {
             // Pairs of demonstrations alone have no samples.
-            if !graph.planned_inputs(&Product::Pairs(PairsOf::Iteration(t)))?.iter().any(|i| i.product == Product::Samples(t))
+            if !graph
+                .planned_inputs(&Product::Pairs(PairsOf::Iteration(t)))?
+                .iter()
+                .any(|i| i.product == Product::Samples(t))
             {
                 continue;
             }

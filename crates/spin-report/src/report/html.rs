@@ -100,7 +100,9 @@ mod tests {
 
     #[test]
     fn the_program_makes_no_markup_of_texts() {
-        for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch("] {
+        for word in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch("]
+        {
             assert!(!PROGRAM.contains(word), "{word}");
         }
         for text in [PROGRAM, STYLE, svg::STYLE] {

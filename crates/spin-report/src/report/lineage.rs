@@ -104,12 +104,7 @@ impl Lineages {
         Ok(())
     }
 
-    fn visit(
-        &mut self,
-        store: &Store,
-        artifact: &Artifact,
-        command: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<usize> {
+    fn visit(&mut self, store: &Store, artifact: &Artifact, command: &dyn Fn(&str) -> Option<String>) -> Result<usize> {
         let link = Link::of(artifact);
         if let Some(known) = self.known.get(&link) {
             return Ok(*known);

@@ -97,7 +97,8 @@ fn leaderboard(run: &Run) -> String {
 }
 
 fn of_paper() -> String {
-    let mut rows = vec![[&["model"][..], &paper::TASKS[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    let mut rows =
+        vec![[&["model"][..], &paper::TASKS[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for (name, values) in paper::ROWS {
         rows.push(std::iter::once(name.to_owned()).chain(values.map(|value| format!("{value:.2}"))).collect());
     }

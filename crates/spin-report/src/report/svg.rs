@@ -105,10 +105,12 @@ pub fn marker(x: f64, y: f64, look: usize, hollow: bool, title: &str) -> String 
         3 => (path(&[(0.0, -5.4), (5.4, 0.0), (0.0, 5.4), (-5.4, 0.0)]), "polygon"),
         4 => (path(&[(0.0, 5.0), (4.8, -3.8), (-4.8, -3.8)]), "polygon"),
         5 => (
-            path(&[(-1.6, -5.0), (1.6, -5.0), (1.6, -1.6), (5.0, -1.6), (5.0, 1.6), (1.6, 1.6), (1.6, 5.0)]
-                .into_iter()
-                .chain([(-1.6, 5.0), (-1.6, 1.6), (-5.0, 1.6), (-5.0, -1.6), (-1.6, -1.6)])
-                .collect::<Vec<_>>()),
+            path(
+                &[(-1.6, -5.0), (1.6, -5.0), (1.6, -1.6), (5.0, -1.6), (5.0, 1.6), (1.6, 1.6), (1.6, 5.0)]
+                    .into_iter()
+                    .chain([(-1.6, 5.0), (-1.6, 1.6), (-5.0, 1.6), (-5.0, -1.6), (-1.6, -1.6)])
+                    .collect::<Vec<_>>(),
+            ),
             "polygon",
         ),
         _ => (path(&[(-5.0, 0.0), (-2.5, -4.4), (2.5, -4.4), (5.0, 0.0), (2.5, 4.4), (-2.5, 4.4)]), "polygon"),
@@ -193,11 +195,11 @@ impl Area<'_> {
             let width = words.chars().count() as f64 * CHAR;
             let left = (x + 8.0).min(WIDTH - width - 2.0).max(self.left);
             let mut level = y + 3.6;
-            while let Some(other) = placed
-                .iter()
-                .find(|(l, at, w)| (level - at).abs() < 12.0 && left < l + w && *l < left + width)
+            while let Some(other) =
+                placed.iter().find(|(l, at, w)| (level - at).abs() < 12.0 && left < l + w && *l < left + width)
             {
-                level = other.1 + 12.0;
+                // A little more, for sums of such numbers are not exact.
+                level = other.1 + 12.1;
             }
             placed.push((left, level, width));
             if (level - y - 3.6).abs() > 9.0 || left < x + 7.0 {

@@ -27,7 +27,12 @@ impl Figure {
             title: chart.title.clone(),
             note: note.into(),
             svg: chart.draw(),
-            head: vec!["series".into(), axis(&chart.x.label, "at"), axis(&chart.y.label, "value"), "95% interval".into()],
+            head: vec![
+                "series".into(),
+                axis(&chart.x.label, "at"),
+                axis(&chart.y.label, "value"),
+                "95% interval".into(),
+            ],
             rows: chart.rows().into_iter().map(Vec::from).collect(),
         }
     }

@@ -76,7 +76,11 @@ fn figure(report: &Report, decoding: Decoding) -> Option<Figure> {
             "{title} of each model against the negative log-likelihood per token of the human answers, with 95% \
              intervals of both."
         ),
-        x: Axis::of("NLL per token of the human answers (lower is better)", marks().flat_map(|m| ends(m.x, m.reach_x)), 5),
+        x: Axis::of(
+            "NLL per token of the human answers (lower is better)",
+            marks().flat_map(|m| ends(m.x, m.reach_x)),
+            5,
+        ),
         y: Axis::of(&format!("{title} (higher is better)"), marks().flat_map(|m| ends(m.y, m.reach_y)), 5),
         series,
     };
@@ -107,7 +111,9 @@ fn temperatures(run: &Run, look: usize) -> Series {
     let mut found: Vec<(f64, Mark)> = Vec::new();
     if let Some(cells) = board.cells.first().filter(|_| run.models[0].iteration == Some(0)) {
         for (column, measure) in board.measures.iter().enumerate() {
-            let Some(t) = measure.temperature().filter(|_| measure.metric.starts_with(EXPECTED_MATCH)) else { continue };
+            let Some(t) = measure.temperature().filter(|_| measure.metric.starts_with(EXPECTED_MATCH)) else {
+                continue;
+            };
             let of_nll = board.measures.iter().position(|other| {
                 let at = other.temperature().or((other.metric == NLL_PER_TOKEN).then_some(1.0));
                 at == Some(t) && other.task == NLL && other.metric.starts_with(NLL_PER_TOKEN)

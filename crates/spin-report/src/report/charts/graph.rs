@@ -75,7 +75,8 @@ pub fn figure(nodes: &[Node]) -> Option<Figure> {
         out += &text(x + 7.0, y + 12.5, "kind", &kind);
         out += &text(x + 7.0, y + 26.0, "", &shown);
         out += "</a>";
-        let parents: Vec<&str> = node.parents.iter().map(|(_, parent)| nodes[*parent].link.reference.as_str()).collect();
+        let parents: Vec<&str> =
+            node.parents.iter().map(|(_, parent)| nodes[*parent].link.reference.as_str()).collect();
         rows.push(vec![node.link.reference.clone(), parents.join(", ")]);
     }
     out += "</svg>";

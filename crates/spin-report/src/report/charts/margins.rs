@@ -120,9 +120,10 @@ fn draw(name: &str, title: &str, axis: &str, ridges: &[Ridge]) -> Figure {
     Figure {
         name: name.into(),
         title: title.into(),
-        note: "Upright lines are medians; right of the dotted line the human answer is the likelier one. The outermost \
+        note:
+            "Upright lines are medians; right of the dotted line the human answer is the likelier one. The outermost \
                bins hold what lies beyond them."
-            .into(),
+                .into(),
         svg: out,
         head: ["model", "rows", "5%", "median", "95%", "share above 0"].map(str::to_owned).to_vec(),
         rows,

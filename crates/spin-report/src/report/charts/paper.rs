@@ -31,5 +31,8 @@ pub fn figure() -> Figure {
         y: Axis::of("average of six tasks, percent", ROWS.iter().map(|(_, values)| values[average]), 5),
         series,
     };
-    Figure::of(&chart, "Other models and other data: only how gains follow each other compares. The paper gives no intervals.")
+    Figure::of(
+        &chart,
+        "Other models and other data: only how gains follow each other compares. The paper gives no intervals.",
+    )
 }

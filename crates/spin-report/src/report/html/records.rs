@@ -12,7 +12,11 @@ use crate::report::lineage::{Made, Node};
 /// The graph and the records.
 pub fn section(report: &Report, charts: &Figures) -> Section {
     let Some(graph) = &charts.lineage else {
-        return Section { id: "lineage-graph", title: "Lineage", body: absent("There is no artifact behind any number.") };
+        return Section {
+            id: "lineage-graph",
+            title: "Lineage",
+            body: absent("There is no artifact behind any number."),
+        };
     };
     let mut body = String::from(
         "<p>From every score down to digests of files and seeds. A record says by which settings and of what an artifact \

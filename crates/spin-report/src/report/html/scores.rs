@@ -14,7 +14,8 @@ pub fn section(report: &Report, charts: &Figures) -> Section {
     for (i, run) in report.runs.iter().enumerate() {
         body += &run_table(report, i, run);
         if !run.missing.is_empty() {
-            let each: Vec<String> = run.missing.iter().map(|(label, command)| format!("{label} (`{command}`)")).collect();
+            let each: Vec<String> =
+                run.missing.iter().map(|(label, command)| format!("{label} (`{command}`)")).collect();
             body += &absent(&format!("Not scored yet: {}.", each.join(", ")));
         }
     }
@@ -45,7 +46,8 @@ fn run_table(report: &Report, number_of_run: usize, run: &Run) -> String {
         }));
         let row = |(at, model): (usize, &Model)| {
             let mut cells = vec![html(&model.label)];
-            cells.extend(columns.iter().map(|(column, measure)| cell(report, number_of_run, run, at, *column, measure)));
+            cells
+                .extend(columns.iter().map(|(column, measure)| cell(report, number_of_run, run, at, *column, measure)));
             cells
         };
         let rows: Vec<Vec<String>> = run.models.iter().enumerate().map(row).collect();
@@ -137,8 +139,7 @@ fn gains(report: &Report, run: &Run) -> Vec<Vec<String>> {
     let rounds: Vec<usize> = (0..run.models.len()).filter(|at| run.models[*at].iteration.is_some()).collect();
     let mut out = Vec::new();
     for (column, measure) in run.board.headlines() {
-        let values: Vec<f64> =
-            rounds.iter().filter_map(|at| Some(run.board.cells[*at][column]?.value)).collect();
+        let values: Vec<f64> = rounds.iter().filter_map(|at| Some(run.board.cells[*at][column]?.value)).collect();
         if values.len() > 1 {
             let mut row = vec![report.label(run, &measure.title)];
             row.extend(values.windows(2).map(|pair| signed(pair[1] - pair[0])));

@@ -37,7 +37,9 @@ pub fn training(report: &Report, charts: &Figures) -> Section {
         .collect();
     match links.is_empty() {
         true => body += &absent("The store has no metrics of a training of these runs."),
-        false => body += &format!("<p class=\"note\">Every update is a row of the metrics: {}.</p>\n", links.join(", ")),
+        false => {
+            body += &format!("<p class=\"note\">Every update is a row of the metrics: {}.</p>\n", links.join(", "))
+        }
     }
     Section { id: "training", title: "Training", body }
 }
@@ -80,8 +82,18 @@ pub fn answers(report: &Report, charts: &Figures) -> Section {
             continue;
         }
         let head = [
-            "model", "prompts", "answers", "mean tokens", "median", "95%", "ended by", "repeated", "human", "distinct-1",
-            "distinct-2", "distinct-3",
+            "model",
+            "prompts",
+            "answers",
+            "mean tokens",
+            "median",
+            "95%",
+            "ended by",
+            "repeated",
+            "human",
+            "distinct-1",
+            "distinct-2",
+            "distinct-3",
         ];
         let rows: Vec<Vec<String>> = run.answers.iter().map(answers_row).collect();
         let caption = match report.runs.len() {
@@ -166,7 +178,8 @@ pub fn commands(report: &Report) -> Section {
         body += &format!("<pre tabindex=\"0\" aria-label=\"Commands\">{lines}</pre>\n");
     }
     if !report.commits.is_empty() {
-        let commits: Vec<String> = report.commits.iter().map(|commit| format!("<code>{}</code>", html(commit))).collect();
+        let commits: Vec<String> =
+            report.commits.iter().map(|commit| format!("<code>{}</code>", html(commit))).collect();
         body += &format!("<p class=\"note\">Built from {}.</p>\n", commits.join(", "));
     }
     Section { id: "commands", title: "Repeat it", body }
@@ -183,7 +196,12 @@ pub fn dropped(report: &Report) -> Section {
     let rows: Vec<Vec<String>> = report.dropped.iter().map(row).collect();
     body += &match rows.is_empty() {
         true => absent("The manifests count nothing that was left out, cut or repeated."),
-        false => table("What was left out, cut or repeated", "plain", &["where", "what", "how many"].map(str::to_owned), &rows),
+        false => table(
+            "What was left out, cut or repeated",
+            "plain",
+            &["where", "what", "how many"].map(str::to_owned),
+            &rows,
+        ),
     };
     body += &unscored(report);
     Section { id: "dropped", title: "What was dropped", body }
