@@ -35,3 +35,54 @@ pub fn pieces(codec: &Codec, prompt: &[u32], answer: &[u32], text: &str) -> Resu
     }
     Ok(if written == text { lengths } else { Vec::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use spin_text::Message;
+
+    fn codec(name: &str) -> Codec {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/text").join(name);
+        Codec::from_dir_with(&dir, spin_text::TemplateChoice::Alpaca).unwrap()
+    }
+
+    /// The texts of the tokens of an answer.
+    fn texts(codec: &Codec, answer: &str, shown: &str) -> Vec<String> {
+        let (prompt, ids) = codec.exchange_ids(&[Message::user("Say it.")], answer).unwrap();
+        let (_, ids) = ids.split_last().unwrap();
+        let units: Vec<u16> = shown.encode_utf16().collect();
+        let mut from = 0;
+        let lengths = pieces(codec, &prompt, &ids.to_vec(), shown).unwrap();
+        let part = |length: &usize| {
+            let part = String::from_utf16(&units[from..from + length]).unwrap();
+            from += length;
+            part
+        };
+        lengths.iter().map(part).collect()
+    }
+
+    #[test]
+    fn pieces_add_up_to_the_text() {
+        for name in ["zephyr", "chatml", "stories260k"] {
+            let codec = codec(name);
+            for text in ["Two words", "né 🎉 ok\n#### 4", "  spaces ", "日本", "e\u{301}\u{301}"] {
+                let (prompt, ids) = codec.exchange_ids(&[Message::user("Say it.")], text).unwrap();
+                let shown = codec.decode_response(&prompt, &ids).unwrap();
+                let found = texts(&codec, text, &shown);
+                assert_eq!(found.concat(), shown, "{name}: {text:?}");
+                assert_eq!(found.len(), ids.len() - 1, "{name}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_that_stops_inside_of_a_token_ends_there() {
+        let codec = codec("stories260k");
+        let found = texts(&codec, "once upon a time", "once upon a ti");
+        assert_eq!(found.concat(), "once upon a ti");
+        // Another text has no pieces.
+        assert!(texts(&codec, "once upon", "never").is_empty());
+    }
+}

@@ -75,12 +75,25 @@ pub fn short(value: f64) -> String {
     let size = value.abs();
     let text = if value != 0.0 && !(1e-3..1e6).contains(&size) {
         format!("{value:.2e}")
-    } else if size >= 100.0 {
-        format!("{value:.1}")
+    } else if size >= 10.0 {
+        format!("{value:.2}")
     } else {
         format!("{value:.4}")
     };
     minus(&text)
+}
+
+/// `12,345`.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -99,6 +112,12 @@ mod tests {
         let axis = Axis::of("x", [1.0, f64::NAN, 250.0], 5);
         assert!(axis.ticks.iter().all(|(at, _)| (axis.min..=axis.max).contains(at)), "{axis:?}");
         assert_eq!(texts(&axis), ["0", "50", "100", "150", "200", "250"]);
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let found = [0, 999, 1000, 1234567].map(grouped);
+        assert_eq!(found, ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use spin_run::schema::{MetricsRow, ScoreRow};
 
 use super::answers::Measured;
+use super::axis::grouped;
 use super::browser::{self, Source};
 use super::dropped::{self, Dropped};
 use super::leaderboard::Leaderboard;
@@ -81,6 +82,8 @@ pub struct Training {
     pub label: String,
     /// Whether it learned from pairs, and not from demonstrations alone.
     pub paired: bool,
+    /// Whether it made θ0.
+    pub is_first: bool,
     /// The metrics.
     pub link: Link,
     /// Updates.
@@ -107,8 +110,8 @@ impl Report {
         for source in sources.iter().filter(|source| source.rows.len() < source.all) {
             sampled.push(format!(
                 "The browser of pairs shows {} of {} rows of {}, drawn by a hash of their ids.",
-                source.rows.len(),
-                source.all,
+                grouped(source.rows.len() as u64),
+                grouped(source.all as u64),
                 source.name
             ));
         }

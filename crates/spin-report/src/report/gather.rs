@@ -103,7 +103,13 @@ fn trainings(graph: &Graph<'_>, roots: &mut Vec<Artifact>) -> Result<Vec<Trainin
         let Some(artifact) = optional(graph.artifact(&Product::Metrics(id.clone())))? else { continue };
         let rows = MetricsRow::read_all(&artifact)?;
         let paired = rows.iter().any(|row| row.rewards_margins.is_some());
-        out.push(Training { label: id.to_string(), paired, link: Link::of(&artifact), rows });
+        out.push(Training {
+            label: id.to_string(),
+            paired,
+            is_first: id == ModelId::Iteration(0),
+            link: Link::of(&artifact),
+            rows,
+        });
         roots.push(artifact);
     }
     Ok(out)

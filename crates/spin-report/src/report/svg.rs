@@ -11,7 +11,7 @@ use super::escape;
 pub const STYLE: &str = include_str!("assets/chart.css");
 
 /// Width of one character of a label, about.
-const CHAR: f64 = 6.3;
+pub const CHAR: f64 = 7.0;
 
 /// A mark of a series.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +151,7 @@ impl Area<'_> {
         }
         out += &line((self.left, self.bottom), (self.right, self.bottom), "axis");
         out += &text((self.left + self.right) / 2.0, self.bottom + 33.0, "name middle", &self.chart.x.label);
-        out + &text(self.left - 44.0, self.top - 10.0, "name", &self.chart.y.label)
+        out + &text(self.left - 46.0, self.top - 10.0, "name", &self.chart.y.label)
     }
 
     fn series(&self, series: &Series) -> String {
@@ -176,44 +176,72 @@ impl Area<'_> {
         out
     }
 
-    /// Labels of marks and of series' ends, moved apart where they would lie
-    /// over each other.
+    /// Labels of marks and of series' ends, each where it lies over no marker and
+    /// no other label.
     fn labels(&self) -> String {
         let mut wanted: Vec<(f64, f64, usize, &str)> = Vec::new();
+        let mut taken: Vec<Rect> = Vec::new();
         for series in &self.chart.series {
-            let mut marks: Vec<&Mark> = series.marks.iter().filter(|mark| !mark.label.is_empty()).collect();
-            marks.sort_by(|a, b| a.y.total_cmp(&b.y));
-            wanted.extend(marks.iter().map(|m| (self.x(m.x), self.y(m.y), series.look, m.label.as_str())));
+            let place = |mark: &Mark| (self.x(mark.x), self.y(mark.y));
+            if series.dotted {
+                taken.extend(series.marks.iter().map(place).map(|(x, y)| Rect::new(x - 5.0, y - 5.0, 10.0, 10.0)));
+            }
+            let named = series.marks.iter().filter(|mark| !mark.label.is_empty());
+            wanted.extend(named.map(|mark| (place(mark).0, place(mark).1, series.look, mark.label.as_str())));
             if let Some(last) = series.marks.last().filter(|_| !series.name.is_empty()) {
-                wanted.push((self.x(last.x), self.y(last.y), series.look, &series.name));
+                wanted.push((place(last).0, place(last).1, series.look, &series.name));
             }
         }
         wanted.sort_by(|a, b| a.1.total_cmp(&b.1));
-        let mut placed: Vec<(f64, f64, f64)> = Vec::new();
         let mut out = String::new();
         for (x, y, look, words) in wanted {
             let width = words.chars().count() as f64 * CHAR;
-            let left = (x + 8.0).min(WIDTH - width - 2.0).max(self.left);
-            let mut level = y + 3.6;
-            while let Some(other) =
-                placed.iter().find(|(l, at, w)| (level - at).abs() < 12.0 && left < l + w && *l < left + width)
-            {
-                // A little more, for sums of such numbers are not exact.
-                level = other.1 + 12.1;
+            let beside = [(x + 8.0, 3.6), (x + 6.0, -9.0), (x + 6.0, 16.0), (x - 8.0 - width, 3.6)];
+            let around = [(x - 6.0 - width, -9.0), (x - 6.0 - width, 16.0), (x - width / 2.0, -11.0)];
+            // Where nothing is free it goes further down, at the edge.
+            let edge = (x + 8.0).min(WIDTH - width - 2.0);
+            let below = (2..12).map(|step| (edge, 3.6 + f64::from(step) * 12.5));
+            let spots = beside.into_iter().chain(around).chain(below);
+            let spots: Vec<Rect> = spots.map(|(left, down)| Rect::new(left, y + down - 9.5, width, 12.0)).collect();
+            let is_free =
+                |spot: &Rect| spot.is_inside(self.bottom + 10.0) && !taken.iter().any(|other| spot.meets(other));
+            let spot = spots.iter().copied().find(is_free).unwrap_or(spots[0]);
+            if (spot.top - y).abs() > 24.0 {
+                out += &line((x, y), (spot.left - 2.0, spot.top + 6.0), "leader");
             }
-            placed.push((left, level, width));
-            if (level - y - 3.6).abs() > 9.0 || left < x + 7.0 {
-                out += &line((x, y), (left - 2.0, level - 3.6), "leader");
-            }
-            out += &text(left, level, &format!("label s{}", look % LOOKS), words);
+            out += &text(spot.left, spot.top + 9.5, &format!("label s{}", look % LOOKS), words);
+            taken.push(spot);
         }
         out
     }
 }
 
+/// A place that is taken.
+#[derive(Clone, Copy, Debug)]
+struct Rect {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
+}
+
+impl Rect {
+    fn new(left: f64, top: f64, width: f64, height: f64) -> Rect {
+        Rect { left, top, right: left + width, bottom: top + height }
+    }
+
+    fn meets(&self, other: &Rect) -> bool {
+        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
+    }
+
+    fn is_inside(&self, bottom: f64) -> bool {
+        self.left >= 2.0 && self.right <= WIDTH && self.top >= 2.0 && self.bottom <= bottom
+    }
+}
+
 /// Width of every chart.
-pub const WIDTH: f64 = 520.0;
-const HEIGHT: f64 = 300.0;
+pub const WIDTH: f64 = 380.0;
+const HEIGHT: f64 = 250.0;
 
 impl Chart {
     /// The chart as an element.
@@ -222,11 +250,11 @@ impl Chart {
             let of_marks = series.marks.iter().map(|mark| (self.x.share(mark.x), mark.label.chars().count()));
             let end = series.marks.last().map(|mark| (self.x.share(mark.x), series.name.chars().count()));
             // Only what stands near the right edge needs room beside it.
-            of_marks.chain(end).filter(|(share, _)| *share > 0.6).map(|(_, chars)| chars).max().unwrap_or(0)
+            of_marks.chain(end).filter(|(share, _)| *share > 0.7).map(|(_, chars)| chars).max().unwrap_or(0)
         };
         let chars = self.series.iter().map(longest).max().unwrap_or(0);
-        let right = WIDTH - (chars as f64 * CHAR + 14.0).clamp(12.0, 160.0);
-        let area = Area { chart: self, left: 56.0, right, top: 26.0, bottom: HEIGHT - 42.0 };
+        let right = WIDTH - (chars as f64 * CHAR + 14.0).clamp(12.0, 150.0);
+        let area = Area { chart: self, left: 50.0, right, top: 26.0, bottom: HEIGHT - 42.0 };
         let mut out = open(&self.name, &self.title, &self.description, WIDTH, HEIGHT);
         out += &area.axes();
         self.series.iter().for_each(|series| out += &area.series(series));

@@ -43,9 +43,6 @@
       node.addEventListener("mouseleave", clear);
       node.addEventListener("blur", clear);
     });
-    // Scores are on the right.
-    const frame = graph.parentElement;
-    frame.scrollLeft = frame.scrollWidth;
   }
 
   const box = $("browser");
@@ -93,6 +90,11 @@
   const state = { source: 0, decoding: 0, model: 0, outcome: "any", change: "any", finish: "any", sort: "order", q: "", page: 0, shown: [], at: 0 };
 
   const source = () => sources[state.source];
+  // The last round of self-play is what people come for.
+  const lastRound = (one) => {
+    const found = one.models.findLastIndex((name) => /iter-\d+$/.test(name));
+    return found < 0 ? one.models.length - 1 : found;
+  };
   const cell = (row, model = state.model) => row[ROW.models][model];
   const reply = (row, model = state.model) => {
     const own = cell(row, model);
@@ -243,7 +245,7 @@
     });
     if (from < text.length) put(node, text.slice(from));
     if (costs.length > pieces.length) {
-      const end = el("span", "t end t" + level(costs[pieces.length]), "end");
+      const end = el("span", "t ending t" + level(costs[pieces.length]), "end");
       end.title = "the answer ends here: p = " + share(costs[pieces.length]);
       node.append(end);
     }
@@ -359,7 +361,7 @@
       const value = $(id).value;
       state[id] = ["source", "decoding", "model"].includes(id) ? Number(value) : value;
       if (id === "source") {
-        Object.assign(state, { decoding: 0, model: source().models.length - 1, outcome: "any", change: "any", finish: "any", sort: "order" });
+        Object.assign(state, { decoding: 0, model: lastRound(source()), outcome: "any", change: "any", finish: "any", sort: "order" });
       }
       update(id === "decoding" || id === "model");
     });
@@ -403,7 +405,7 @@
     const words = new URLSearchParams(location.hash.slice(1));
     if (!words.has("source") && !words.has("pair")) { reveal(); return; }
     const wanted = sources.findIndex((one) => one.id === words.get("source"));
-    if (wanted >= 0 && wanted !== state.source) Object.assign(state, { source: wanted, decoding: 0, model: sources[wanted].models.length - 1 });
+    if (wanted >= 0 && wanted !== state.source) Object.assign(state, { source: wanted, decoding: 0, model: lastRound(sources[wanted]) });
     if (words.has("pair")) {
       const already = state.shown.findIndex((row) => row[ROW.id] === words.get("pair"));
       if (wanted < 0 || already < 0) {
@@ -420,7 +422,7 @@
     }
     box.scrollIntoView({ block: "start" });
   };
-  state.model = source().models.length - 1;
+  state.model = lastRound(source());
   box.hidden = false;
   update(false);
   addEventListener("hashchange", follow);

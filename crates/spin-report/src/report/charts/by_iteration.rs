@@ -30,17 +30,15 @@ pub struct Words<'a> {
     pub description: &'a str,
 }
 
+/// How far baselines are from each other, in iterations.
+const ASIDE: f64 = 0.5;
+
 /// Draws what `of` gives of each run; `None` without points.
 pub fn chart(report: &Report, words: &Words<'_>, of: impl Fn(&Run) -> Vec<Point>) -> Option<Chart> {
     let points: Vec<Vec<Point>> = report.runs.iter().map(of).collect();
     let all = || points.iter().flatten();
     all().next()?;
     let last = all().filter_map(|point| point.iteration).max().unwrap_or(0);
-    let has_baselines = all().any(|point| point.iteration.is_none());
-    let mut names: Vec<String> = (0..=last).map(|t| if t == 0 { "θ0".into() } else { t.to_string() }).collect();
-    if has_baselines {
-        names.push("baselines".into());
-    }
     let ends = |point: &Point| {
         let reach = point.reach.unwrap_or(0.0);
         [point.value - reach, point.value + reach]
@@ -63,7 +61,7 @@ pub fn chart(report: &Report, words: &Words<'_>, of: impl Fn(&Run) -> Vec<Point>
         let marks: Vec<Mark> = rounds.collect();
         series.push(Series { name, look: i, marks, joined: true, dotted: true, hollow: false });
         for point in points.iter().filter(|point| point.iteration.is_none()) {
-            let place = last as f64 + 1.0 + (beside as f64 - (baselines as f64 - 1.0) / 2.0) * (0.5 / baselines as f64);
+            let place = last as f64 + 1.0 + beside as f64 * ASIDE;
             let name = report.label(run, &point.label);
             let look = report.runs.len() + beside;
             beside += 1;
@@ -77,12 +75,19 @@ pub fn chart(report: &Report, words: &Words<'_>, of: impl Fn(&Run) -> Vec<Point>
             });
         }
     }
+    let names = (0..=last).map(|t| if t == 0 { "θ0".into() } else { t.to_string() }).collect();
+    let mut x = Axis::of_names("iterations of self-play", names);
+    if baselines > 0 {
+        let more = (baselines - 1) as f64 * ASIDE;
+        x.ticks.push((last as f64 + 1.0 + more / 2.0, "baselines".into()));
+        x.max += 1.0 + more;
+    }
     Some(Chart {
         name: words.name.into(),
         title: words.title.into(),
         description: words.description.into(),
-        x: Axis::of_names("iterations of self-play", names),
-        y: Axis::of(words.axis, all().flat_map(ends), 5),
+        x,
+        y: Axis::of(words.axis, all().flat_map(ends), 6),
         series,
     })
 }

@@ -8,7 +8,7 @@ use crate::report::svg::{at, open, text};
 
 const BOX: (f64, f64) = (150.0, 32.0);
 const STEP: (f64, f64) = (186.0, 42.0);
-const LONGEST: usize = 23;
+const LONGEST: usize = 21;
 
 /// The graph; `None` of nothing.
 pub fn figure(nodes: &[Node]) -> Option<Figure> {

@@ -6,7 +6,7 @@ use super::figure::Figure;
 use crate::report::axis::{Axis, short};
 use crate::report::data::{Report, Run};
 use crate::report::scores::{LOGP_MARGIN, MARGIN};
-use crate::report::svg::{LOOKS, WIDTH, at, line, open, text};
+use crate::report::svg::{CHAR, LOOKS, WIDTH, at, line, open, text};
 
 const BINS: usize = 48;
 const RIDGE: f64 = 46.0;
@@ -80,7 +80,8 @@ fn draw(name: &str, title: &str, axis: &str, ridges: &[Ridge]) -> Figure {
     // The tails would squeeze everything else.
     let ends = ridges.iter().flat_map(|ridge| [ridge.quantile(0.01), ridge.quantile(0.99)]);
     let x = Axis::of(axis, ends.chain([0.0]), 6);
-    let (left, right, top) = (108.0, WIDTH - 14.0, 16.0);
+    let chars = ridges.iter().map(|ridge| ridge.label.chars().count()).max().unwrap_or(0);
+    let (left, right, top) = ((chars as f64 * CHAR + 14.0).clamp(90.0, 170.0), WIDTH - 10.0, 12.0);
     let bottom = top + ridges.len() as f64 * RIDGE + 8.0;
     let place = |value: f64| left + x.share(value.clamp(x.min, x.max)) * (right - left);
     let description = format!("Histogram of each model’s margins over the held-out rows: {axis}.");
@@ -115,7 +116,7 @@ fn draw(name: &str, title: &str, axis: &str, ridges: &[Ridge]) -> Figure {
         let own = [vec![ridge.label.clone(), ridge.values.len().to_string()], quantiles.to_vec(), vec![short(share)]];
         rows.push(own.concat());
     }
-    out += &text((left + right) / 2.0, bottom + 34.0, "name middle", axis);
+    out += &text(WIDTH / 2.0, bottom + 34.0, "name middle", axis);
     out += "</svg>";
     Figure {
         name: name.into(),

@@ -61,13 +61,15 @@ const RATE: Kind = Kind {
 /// Charts of trainings on pairs, and of those on demonstrations: their losses
 /// are of different units, and their lengths differ.
 pub fn figures(report: &Report) -> Vec<(String, Vec<Figure>)> {
-    let groups = [
-        ("On pairs", "pairs", true, &[LOSS, MARGIN, LOGPS, ACCURACY, NORM, RATE][..]),
-        ("On demonstrations", "sft", false, &[LOSS, NORM, RATE][..]),
+    type Has = fn(&Training) -> bool;
+    let groups: [(&str, &str, Has, &[Kind]); 3] = [
+        ("On pairs", "pairs", |training| training.paired, &[LOSS, MARGIN, LOGPS, ACCURACY, NORM, RATE]),
+        ("θ0, on demonstrations", "sft", |training| !training.paired && training.is_first, &[LOSS, NORM, RATE]),
+        ("Baselines, on demonstrations", "baselines", |t| !t.paired && !t.is_first, &[LOSS, NORM, RATE]),
     ];
     let mut out = Vec::new();
-    for (heading, name, paired, kinds) in groups {
-        let figures: Vec<Figure> = kinds.iter().filter_map(|kind| figure(report, name, paired, kind)).collect();
+    for (heading, name, has, kinds) in groups {
+        let figures: Vec<Figure> = kinds.iter().filter_map(|kind| figure(report, name, has, kind)).collect();
         if !figures.is_empty() {
             out.push((heading.to_owned(), figures));
         }
@@ -75,12 +77,12 @@ pub fn figures(report: &Report) -> Vec<(String, Vec<Figure>)> {
     out
 }
 
-fn figure(report: &Report, group: &str, paired: bool, kind: &Kind) -> Option<Figure> {
+fn figure(report: &Report, group: &str, has: fn(&Training) -> bool, kind: &Kind) -> Option<Figure> {
     let mut series = Vec::new();
     let mut averaged = 1;
     let mut look = 0;
     for run in &report.runs {
-        for training in run.trainings.iter().filter(|training| training.paired == paired) {
+        for training in run.trainings.iter().filter(|training| has(training)) {
             for (more, hollow, of) in kind.lines {
                 let (marks, every) = curve(training, *of);
                 averaged = averaged.max(every);
@@ -151,7 +153,7 @@ mod tests {
             ..MetricsRow::default()
         };
         let rows = (0..1000).map(row).collect();
-        let training = Training { label: "iter-1".into(), paired: true, link: Link::default(), rows };
+        let training = Training { label: "iter-1".into(), paired: true, is_first: false, link: Link::default(), rows };
         let (marks, every) = curve(&training, |row| Some(row.loss));
         assert_eq!((marks.len(), every), (143, 7));
         assert_eq!((marks[1].y, marks[1].x), (11.0, 12.0));

@@ -1,5 +1,6 @@
 //! Pieces of the page. What is called `html` is markup already.
 
+use crate::report::axis::minus;
 use crate::report::charts::Figure;
 use crate::report::escape::html;
 use crate::report::lineage::Link;
@@ -29,9 +30,11 @@ pub fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", html(text))
 }
 
-/// A paragraph that says what is not there.
+/// A paragraph that says what is not there; what stands between backticks is
+/// typed.
 pub fn absent(text: &str) -> String {
-    format!("<p class=\"absent\">{}</p>\n", html(text))
+    let part = |(i, part): (usize, &str)| if i % 2 == 1 { format!("<code>{}</code>", html(part)) } else { html(part) };
+    format!("<p class=\"absent\">{}</p>\n", text.split('`').enumerate().map(part).collect::<String>())
 }
 
 /// A table in a frame of its own, so that the page is never wider than the
@@ -83,8 +86,15 @@ pub fn link(link: &Link, html_text: &str) -> String {
 
 /// A number that people read, with as many places as its size needs.
 pub fn number(value: f64) -> String {
-    let places = if value.abs() >= 10.0 { 2 } else { 4 };
-    crate::report::axis::minus(&format!("{value:.places$}"))
+    placed(value, places(value))
+}
+
+fn places(value: f64) -> usize {
+    if value.abs() >= 10.0 { 2 } else { 4 }
+}
+
+fn placed(value: f64, places: usize) -> String {
+    minus(&format!("{value:.places$}"))
 }
 
 /// `+0.1234` with a sign that is as wide as a plus.
@@ -95,7 +105,7 @@ pub fn signed(value: f64) -> String {
 
 /// ` ±0.0123`, or nothing.
 pub fn reach(estimate: &Estimate) -> String {
-    let of = |reach: f64| format!(" <span class=\"reach\">±{}</span>", number(reach));
+    let of = |reach: f64| format!(" <span class=\"reach\">±{}</span>", placed(reach, places(estimate.value)));
     estimate.reach95().map_or_else(String::new, of)
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::parts::{Section, absent, figure, plain_table};
-use super::summary::grouped;
+use crate::report::axis::grouped;
 use crate::report::charts::Figures;
 use crate::report::data::Report;
 use crate::report::escape::html;
@@ -23,12 +23,19 @@ pub fn section(report: &Report, charts: &Figures) -> Section {
          was made; the same inputs give the same identity, the same files the same content.</p>\n",
     );
     body += &format!("<div class=\"graph-frame\">{}</div>\n<h3>Records</h3>\n<div class=\"records\">\n", figure(graph));
-    // What people ask for comes first: scores, then what they are made of.
-    for (i, node) in report.lineage.iter().enumerate().rev() {
-        body += &record(report, i, node);
-    }
+    let mut order: Vec<usize> = (0..report.lineage.len()).collect();
+    order.sort_by_key(|i| rank(&report.lineage[*i]));
+    order.into_iter().for_each(|i| body += &record(report, i, &report.lineage[i]));
     body += "</div>\n";
     Section { id: "lineage-graph", title: "Lineage", body }
+}
+
+/// What people ask for comes first: scores, then what they are made of.
+fn rank(node: &Node) -> usize {
+    const ORDER: [&str; 9] =
+        ["scores", "evaluations", "model", "pairs", "samples", "reference", "metrics", "demonstrations", "preferences"];
+    let last = if node.made.is_some() { ORDER.len() } else { ORDER.len() + 1 };
+    ORDER.iter().position(|kind| *kind == node.kind()).unwrap_or(last)
 }
 
 fn record(report: &Report, at: usize, node: &Node) -> String {

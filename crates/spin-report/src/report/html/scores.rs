@@ -1,7 +1,7 @@
 //! The table of scores, its charts, and the paper's table beside them.
 
 use super::parts::{Section, absent, figures, link, number, plain_table, reach, signed, table, verdict};
-use super::summary::grouped;
+use crate::report::axis::grouped;
 use crate::report::charts::{Figure, Figures};
 use crate::report::data::{Model, Report, Run};
 use crate::report::escape::{self, html};

@@ -1,7 +1,7 @@
 //! The smaller sections.
 
 use super::parts::{Section, absent, figures, link, number, paragraph, plain_table, reach, table, verdict};
-use super::summary::grouped;
+use crate::report::axis::grouped;
 use crate::report::charts::{Figure, Figures};
 use crate::report::data::{Answers, Report, Run};
 use crate::report::dropped::Dropped;

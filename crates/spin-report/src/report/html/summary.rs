@@ -1,6 +1,7 @@
 //! The head of the page: what this is, and what came of it.
 
 use super::parts::{Section, absent, number, reach, verdict};
+use crate::report::axis::grouped;
 use crate::report::data::{Report, Run};
 use crate::report::escape::html;
 
@@ -32,19 +33,6 @@ fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// `12,345`.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 /// What the last round did to each headline measure.
 pub fn section(report: &Report) -> Section {
     let body = report.runs.iter().map(|run| tiles(report, run)).collect();
@@ -66,9 +54,10 @@ fn tiles(report: &Report, run: &Run) -> String {
     for (column, measure) in run.board.headlines() {
         let (Some(before), Some(after)) = (run.board.cells[0][column], run.board.cells[last][column]) else { continue };
         let told = run.board.judged[last][column].map_or_else(String::new, |judged| verdict(&judged));
-        let hint = if measure.lower_is_better { " <span class=\"hint\">lower is better</span>" } else { "" };
+        let hint = if measure.lower_is_better { "; lower is better" } else { "" };
         tiles += &format!(
-            "<li><span class=\"of\">{}{hint}</span><span class=\"value\">{}{}</span><span class=\"from\">{} was {}</span>{told}</li>\n",
+            "<li><span class=\"of\">{}</span><span class=\"value\">{}{}</span><span class=\"from\">{} was {}{hint}</span>\
+             {told}</li>\n",
             html(&measure.title),
             number(after.value),
             reach(&after),
@@ -82,15 +71,4 @@ fn tiles(report: &Report, run: &Run) -> String {
         html(model),
         html(first)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        let found = [0, 999, 1000, 1234567].map(grouped);
-        assert_eq!(found, ["0", "999", "1,000", "1,234,567"]);
-    }
 }
