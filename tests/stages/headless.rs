@@ -12,7 +12,7 @@ use spin_report::report::scores::Board;
 use spin_report::report::{Report, html};
 use spin_run::schema::ScoreRow;
 
-use crate::project::Project;
+use crate::project::{Project, shipped};
 use crate::webdriver::Browser;
 
 fn text(browser: &Browser, id: &str) -> String {
@@ -29,6 +29,10 @@ fn assert_fits(browser: &Browser, width: u32) {
 fn a_score_leads_to_its_record_and_to_its_answers() {
     let project = Project::new();
     project.run_plan("never");
+    let tasks = shipped("pipelines/tasks");
+    for model in ["--iteration 0", "--baseline sft-more"] {
+        project.run(&format!("spin-bench eval {model} --include-path {} --tasks opposites", tasks.display()));
+    }
     let said = project.run("spin-bench report --out out.html");
     assert!(said.contains("wrote out.html, out.md and") && said.contains("charts in out/"), "{said}");
     let page = std::fs::read(project.path("out.html")).unwrap();
@@ -41,9 +45,15 @@ fn a_score_leads_to_its_record_and_to_its_answers() {
     let browser = Browser::start();
     browser.open(&project.path("out.html"), "");
     browser.wait("!document.getElementById('browser').hidden");
-    for part in
-        ["iter-0", "iter-2", "sft-more", "accuracy, sampled", "spin-fit run.toml --iteration 1", "file:train.jsonl"]
-    {
+    for part in [
+        "iter-0",
+        "iter-2",
+        "sft-more",
+        "accuracy, sampled",
+        "spin-fit run.toml --iteration 1",
+        "opposites",
+        "file:train.jsonl",
+    ] {
         let has = browser.run(&format!("return document.body.textContent.includes('{part}');"));
         assert_eq!(has, true, "{part}");
     }

@@ -35,6 +35,16 @@ pub fn sources(graph: &Graph<'_>, run: &Run, number: usize, limit: usize) -> Res
     Ok(found.into_iter().flatten().collect())
 }
 
+/// The first pair of each row in a round.
+struct Round {
+    /// The opponent.
+    label: String,
+    /// Its answers by row.
+    samples: HashMap<String, Sample>,
+    /// What it made of both answers, by row.
+    reference: HashMap<String, ReferenceRow>,
+}
+
 struct Reader<'a> {
     graph: &'a Graph<'a>,
     codec: Codec,
@@ -128,8 +138,7 @@ impl Reader<'_> {
     /// answer of each round's opponent, with what it made of both.
     fn trained_on(&self, run: &Run, number: usize) -> Result<Option<Source>> {
         let Some(train) = optional(self.graph.demonstrations(Split::Train))? else { return Ok(None) };
-        let mut rounds: Vec<(String, HashMap<String, Pair>, HashMap<String, Sample>, HashMap<String, ReferenceRow>)> =
-            Vec::new();
+        let mut rounds: Vec<Round> = Vec::new();
         let mut ids: HashSet<String> = HashSet::new();
         for t in 0..self.graph.run.rounds() {
             let inputs = self.graph.planned_inputs(&Product::Pairs(PairsOf::Iteration(t)))?;
@@ -162,7 +171,7 @@ impl Reader<'_> {
                 .map(|row| (row.row_id.clone(), row))
                 .collect();
             ids.extend(own.keys().cloned());
-            rounds.push((ModelId::Iteration(t).to_string(), own, samples, reference));
+            rounds.push(Round { label: ModelId::Iteration(t).to_string(), samples, reference });
         }
         let mut rows = Demonstration::read_all(&train)?;
         rows.retain(|row| ids.contains(&row.row_id));
@@ -174,8 +183,8 @@ impl Reader<'_> {
         for row in self.chosen(rows) {
             let id = row.row_id.as_str();
             let mut models = Vec::new();
-            for (_, pairs, samples, reference) in &rounds {
-                let sample = samples.get(id).filter(|_| pairs.contains_key(id));
+            for Round { samples, reference, .. } in &rounds {
+                let sample = samples.get(id);
                 let known = reference.get(id);
                 models.push(Cell {
                     nll: known.map(|row| -row.real_logps),
@@ -194,7 +203,7 @@ impl Reader<'_> {
         Ok(Some(Source {
             name: format!("{}: pairs trained on, the first of each row", run.name),
             id: format!("trained-on-{number}"),
-            models: rounds.into_iter().map(|(label, ..)| label).collect(),
+            models: rounds.into_iter().map(|round| round.label).collect(),
             decodings: vec!["sampled".into()],
             margin: Some("log p(human answer) − log p(generated answer), both of the opponent".into()),
             rows: out,
@@ -215,7 +224,7 @@ impl Reader<'_> {
 
     fn reply(&self, sample: &Sample, right: Option<bool>) -> Result<Reply> {
         let is_end = |id: &u32| self.codec.eos_ids().contains(id);
-        let count = sample.response_ids.iter().position(|id| is_end(id)).unwrap_or(sample.response_ids.len());
+        let count = sample.response_ids.iter().position(is_end).unwrap_or(sample.response_ids.len());
         let pieces = pieces(&self.codec, &sample.prompt_ids, &sample.response_ids[..count], &sample.response)?;
         let mut logps = sample.token_logps.clone();
         logps.truncate(if pieces.is_empty() { 0 } else { pieces.len() + 1 });

@@ -22,6 +22,8 @@ mod html;
 mod leaderboard;
 pub mod lineage;
 mod markdown;
+#[cfg(test)]
+mod page_tests;
 mod paper;
 pub mod scores;
 mod svg;

@@ -54,7 +54,7 @@ mod tests {
         let (_, ids) = ids.split_last().unwrap();
         let units: Vec<u16> = shown.encode_utf16().collect();
         let mut from = 0;
-        let lengths = pieces(codec, &prompt, &ids.to_vec(), shown).unwrap();
+        let lengths = pieces(codec, &prompt, ids, shown).unwrap();
         let part = |length: &usize| {
             let part = String::from_utf16(&units[from..from + length]).unwrap();
             from += length;

@@ -82,7 +82,8 @@ const CUT: usize = 300;
 pub fn fitted(mut sources: Vec<Source>, budget: usize) -> (Vec<Source>, Vec<String>) {
     let mut said = Vec::new();
     let size = |sources: &[Source]| sources.iter().map(|source| json_of(source).len()).sum::<usize>();
-    let steps: [(&str, fn(&mut Source)); 3] = [
+    type Step = fn(&mut Source);
+    let steps: [(&str, Step); 3] = [
         ("log-probabilities of tokens of greedy answers are left out", |source| without_shading(source, 1)),
         ("log-probabilities of tokens are left out", |source| without_shading(source, 0)),
         ("texts are cut after 300 characters", |source| source.rows.iter_mut().for_each(cut)),

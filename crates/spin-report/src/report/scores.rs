@@ -77,8 +77,13 @@ impl Board {
             let paired = |parts: &Vec<(&str, Weighted)>| -> Vec<PairedRow> {
                 parts.iter().filter_map(|(id, part)| Some((*first.get(id)?, *part))).collect()
             };
-            let tested: Vec<Option<Tested>> =
-                parts.iter().skip(1).map(|parts| Tested::of(&measure.metric, &paired(parts))).collect();
+            // Temperatures are drawn as a curve, which needs no verdicts; they would take minutes.
+            let is_judged = measure.temperature().is_none();
+            let tested: Vec<Option<Tested>> = parts
+                .iter()
+                .skip(1)
+                .map(|parts| if is_judged { Tested::of(&measure.metric, &paired(parts)) } else { None })
+                .collect();
             let mut told = judge(&tested.iter().flatten().copied().collect::<Vec<_>>()).into_iter();
             let column = std::iter::once(None).chain(tested.iter().map(|tested| tested.and_then(|_| told.next())));
             for (judged, cell) in board.judged.iter_mut().zip(column) {
@@ -200,7 +205,7 @@ mod tests {
         assert_eq!(titles, ["exact match, sampled", "NLL per token at temperature 0.9", "odd: new"]);
         assert_eq!(board.measures[1].temperature(), Some(0.9));
         assert_eq!(board.cells[1][0].unwrap().value, 0.7);
-        assert!(board.judged[0].iter().all(Option::is_none));
+        assert!(board.judged[0].iter().all(Option::is_none) && board.judged[1][1].is_none());
         let judged = board.judged[1][0].unwrap();
         assert_eq!((judged.tested.difference.value, judged.verdict), (0.7, Verdict::Better));
         assert_eq!(board.right_or_wrong(Decoding::Sampled), Some(0));

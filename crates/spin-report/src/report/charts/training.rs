@@ -118,7 +118,7 @@ fn figure(report: &Report, group: &str, has: fn(&Training) -> bool, kind: &Kind)
 
 fn summary(series: &Series) -> Vec<String> {
     let values = || series.marks.iter().map(|mark| mark.y);
-    let ends = [values().next(), values().last(), values().reduce(f64::min), values().reduce(f64::max)];
+    let ends = [values().next(), values().next_back(), values().reduce(f64::min), values().reduce(f64::max)];
     std::iter::once(series.name.clone()).chain(ends.map(|value| value.map_or_else(String::new, short))).collect()
 }
 
