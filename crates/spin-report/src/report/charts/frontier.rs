@@ -81,7 +81,7 @@ fn figure(report: &Report, decoding: Decoding) -> Option<Figure> {
             marks().flat_map(|m| ends(m.x, m.reach_x)),
             5,
         ),
-        y: Axis::of(&format!("{title} (higher is better)"), marks().flat_map(|m| ends(m.y, m.reach_y)), 5),
+        y: Axis::of(&format!("{title} (higher is better)"), marks().flat_map(|m| ends(m.y, m.reach_y)), 6),
         series,
     };
     let temperature = match has_curves {
