@@ -18,11 +18,11 @@ pub fn pieces(codec: &Codec, prompt: &[u32], answer: &[u32], text: &str) -> Resu
         let start = from.saturating_sub(BEFORE);
         let before = codec.decode(&all[start..from])?;
         let both = codec.decode(&all[start..=at])?;
-        let Some(piece) = both.strip_prefix(&before) else { return Ok(Vec::new()) };
-        // Half of a character is shown as this one.
-        if piece.ends_with('\u{fffd}') && at + 1 < all.len() {
+        // Half of a character is shown as this one, and may take those before it along.
+        if both.ends_with('\u{fffd}') && at + 1 < all.len() {
             continue;
         }
+        let Some(piece) = both.strip_prefix(&before) else { return Ok(Vec::new()) };
         // A stop text may have ended the answer inside of a token.
         let Some(left) = text.get(written.len()..) else { return Ok(Vec::new()) };
         let shown = if left.len() < piece.len() && piece.starts_with(left) { left } else { piece };

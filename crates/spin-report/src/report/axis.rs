@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(texts(&Axis::of("x", [0.0, 7e-7], 3)).first(), Some(&"0.0000"));
         let axis = Axis::of("x", [1.0, f64::NAN, 250.0], 5);
         assert!(axis.ticks.iter().all(|(at, _)| (axis.min..=axis.max).contains(at)), "{axis:?}");
-        assert_eq!(texts(&axis), ["0", "50", "100", "150", "200", "250"]);
+        assert_eq!(texts(&axis), ["0", "100", "200"]);
     }
 
     #[test]
@@ -126,6 +126,7 @@ mod tests {
             let axis = Axis::of("x", values, 5);
             assert!(axis.max > axis.min && axis.ticks.len() >= 2, "{axis:?}");
         }
-        assert_eq!(Axis::of_names("", vec!["a".into(), "b".into()]).share(0.5), 0.5);
+        let middle = Axis::of_names("", vec!["a".into(), "b".into()]).share(0.5);
+        assert!((middle - 0.5).abs() < 1e-12, "{middle}");
     }
 }

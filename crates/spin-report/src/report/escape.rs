@@ -38,14 +38,16 @@ pub fn html(text: &str) -> String {
 }
 
 /// A value as JSON that can stand inside of a `<script>` element: what could
-/// end it, begin a comment or end a line of a program is written as `\u00XX`.
+/// end it, begin a comment, end a line of a program or turn text around is
+/// written as `\u00XX`.
 pub fn json(value: &Value) -> String {
     let text = value.to_string();
     let mut out = String::with_capacity(text.len());
-    // Outside of strings JSON has none of these characters.
+    // Outside of strings JSON has none of these characters, all of which have four digits.
     for c in text.chars() {
         match c {
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if is_hidden(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }
@@ -91,7 +93,7 @@ mod tests {
             let found = html(text);
             assert!(!found.contains(['<', '>', '"', '\'', '\u{0}', '\u{202e}', '\u{7f}']), "{found}");
             let found = json(&serde_json::json!([text]));
-            assert!(!found.contains(['<', '>', '&', '\u{2028}', '\u{2029}', '\u{0}']), "{found}");
+            assert!(!found.contains(['<', '>', '&', '\u{2028}', '\u{2029}', '\u{0}', '\u{202e}']), "{found}");
             let back: Vec<String> = serde_json::from_str(&found).unwrap();
             assert_eq!(back, [text], "the same text comes out again");
             assert!(!markdown(text).contains(['\n', '\u{0}']));
