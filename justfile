@@ -35,6 +35,10 @@ status FILE *FLAGS: build
 table FILE *FLAGS: build
     spin-bench table {{ FILE }} {{ FLAGS }}
 
+# Write a run's report: one page of tables, charts, answers and lineage
+report FILE *FLAGS: build
+    spin-bench report {{ FILE }} {{ FLAGS }}
+
 # Play the experiments of pipelines/questions for these seeds, as far as they are not done; hours
 questions *SEEDS="11 12 13": build
     for seed in {{ SEEDS }}; do \

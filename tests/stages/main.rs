@@ -17,6 +17,7 @@
 //! - `run_files`: the run files that ship can be read
 //! - `logs`: messages as objects, for schedulers
 //! - `runs`: plans, what is done and why not, runs that stop, share and go on
+//! - `headless`: the report in a real browser, by `webdriver`
 //! - `house`: which crate may know which, files of a readable length, no circles
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `old_store`: a store of an earlier release is read and extended
@@ -31,6 +32,7 @@ mod bad_input;
 mod checkpoints;
 mod engines;
 mod family;
+mod headless;
 mod house;
 mod imports;
 mod killed;
@@ -49,4 +51,5 @@ mod shards;
 mod snapshots;
 mod streams;
 mod tasks_wild;
+mod webdriver;
 mod work_in_progress;

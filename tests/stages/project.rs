@@ -163,8 +163,8 @@ impl Project {
         let takes_all = ["spin-store", "spin-run"].contains(&program);
         let in_place: &[&str] = if takes_all { &[] } else { &["run.toml"] };
         let words: Vec<&str> = words.collect();
-        // `spin-bench table` and `eval` take the run file after their word.
-        let (before, after) = words.split_at(matches!(words.first(), Some(&("table" | "eval"))).into());
+        // `spin-bench table`, `eval` and `report` take the run file after their word.
+        let (before, after) = words.split_at(matches!(words.first(), Some(&("table" | "eval" | "report"))).into());
         command.args(before).args(in_place).args(after).current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }

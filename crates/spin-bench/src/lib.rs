@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod harness;
 pub mod heldout;
 pub mod mt_bench;
+pub mod report;
 mod retry;
 pub mod secret;
 pub mod stage;

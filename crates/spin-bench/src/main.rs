@@ -6,6 +6,8 @@ mod compare;
 mod eval;
 #[path = "main/fetch.rs"]
 mod fetch;
+#[path = "main/report.rs"]
+mod page;
 #[path = "main/screen.rs"]
 mod screen;
 
@@ -59,6 +61,8 @@ enum Command {
     Fetch(fetch::Args),
     /// Set models side by side on the same documents and test the differences
     Compare(compare::Args),
+    /// Write a page of everything that is stored of one or more runs: tables, charts, answers, lineage
+    Report(page::Args),
     /// Print the stored scores of all models of a run
     Table {
         #[command(flatten)]
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Fetch(args)) => fetch::run(args),
+        Some(Command::Report(args)) => page::run(args),
         None => score(&cli),
     })
 }

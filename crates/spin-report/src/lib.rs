@@ -3,8 +3,9 @@
 //!
 //! [`stats`] turns rows into estimates, [`verdict`] is the one rule for
 //! "better", "worse" and "within noise". [`table`] sets the models of a run
-//! side by side, [`seeds`] several runs and seeds, [`compare`] any models on the same documents, [`evaluations`]
-//! sums up leaderboard tasks and [`mt_bench`] a judge's ratings.
+//! side by side, [`seeds`] several runs and seeds, [`compare`] any models on
+//! the same documents, [`evaluations`] sums up leaderboard tasks and [`mt_bench`]
+//! a judge's ratings; [`report`] writes all of it as one page.
 //!
 //! Everything here follows from rows in the store alone: no model, tokenizer
 //! or network is linked, and what a report must know of tasks are [`names`].
@@ -16,6 +17,7 @@ mod grid;
 pub mod mt_bench;
 pub mod names;
 pub mod random;
+pub mod report;
 pub mod seeds;
 pub mod stats;
 pub mod table;
