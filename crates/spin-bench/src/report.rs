@@ -6,13 +6,12 @@ mod pieces;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use spin_noise::{fnv1a, mix};
-use spin_report::names::NLL_PER_TOKEN;
+use spin_report::names::{LOGP_MARGIN, NLL_PER_TOKEN};
 use spin_report::report::browser::{Cell, Reply, Row, Source};
 use spin_report::report::data::Run;
 use spin_report::report::gather::optional;
-use spin_report::report::scores::{LOGP_MARGIN, MARGIN};
 use spin_run::graph::{Decoding, Graph, ModelId, PairsOf, Product, Split};
-use spin_run::run::NLL;
+use spin_run::run::{MARGIN, NLL};
 use spin_run::schema::{Demonstration, Message, Pair, ReferenceRow, Row as _, Sample};
 use spin_text::Codec;
 

@@ -28,11 +28,14 @@ pub fn nll_at(temperature: f64) -> String {
     format!("{NLL_PER_TOKEN},temperature={temperature}")
 }
 
+/// What the names of [`expected_match_at`] begin with.
+pub const EXPECTED_MATCH: &str = "expected_match";
+
 /// The name of the probability that a sample at this temperature is the human
 /// answer, token by token: what exact match of sampled answers estimates,
 /// without the noise of sampling.
 pub fn expected_match_at(temperature: f64) -> String {
-    format!("expected_match,temperature={temperature}")
+    format!("{EXPECTED_MATCH},temperature={temperature}")
 }
 
 /// The temperature of a metric of [`nll_at`] or [`expected_match_at`].

@@ -136,6 +136,21 @@ fn curves(line: &Line) -> BTreeMap<u64, Curve> {
     line.values.iter().filter_map(|(seed, values)| Some((*seed, Curve::of(values)?))).collect()
 }
 
+/// The curve through the first model and the baselines of its run, by seed:
+/// what the same data give without self-play.
+fn baseline_curves(lines: &[Line]) -> BTreeMap<u64, Curve> {
+    let first = &lines[0];
+    let known: Vec<&Line> = lines
+        .iter()
+        .filter(|line| line.run == first.run && (line.model == first.model || !line.model.starts_with("iter-")))
+        .collect();
+    let curve = |seed: &u64| {
+        let points = known.iter().filter_map(|line| curve::point(line.values.get(seed)?, 1.0)).collect();
+        Some((*seed, Curve::through(points)?))
+    };
+    first.values.keys().filter_map(curve).collect()
+}
+
 /// Temperatures of a line's metrics, from the highest.
 fn temperatures(line: &Line) -> Vec<f64> {
     let metrics = line.values.values().flat_map(BTreeMap::keys);

@@ -68,6 +68,15 @@ pub fn markdown(text: &str) -> String {
     out
 }
 
+/// Text for a block of code in Markdown, where nothing is markup but its fence.
+pub fn code(text: &str) -> String {
+    let shown = |c: char| match c {
+        c if is_hidden(c) => format!("U+{:04X}", u32::from(c)),
+        c => c.to_string(),
+    };
+    text.replace("```", "` ` `").chars().map(shown).collect()
+}
+
 /// A name that can be part of an `id` and of the address behind `#`.
 pub fn id(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);

@@ -2,7 +2,7 @@
 
 use super::charts::Figures;
 use super::data::{Report, Run};
-use super::escape::markdown as escape;
+use super::escape::{code, markdown as escape};
 use super::paper;
 use crate::grid;
 use crate::stats::Estimate;
@@ -38,7 +38,7 @@ pub fn markdown(report: &Report, figures: &Figures, folder: &str) -> String {
     out += &format!("\n## The paper’s own table, for shape\n\n{}\n{}.\n", of_paper(), escape(paper::SOURCE));
     out += "\n## Commands\n";
     for run in &report.runs {
-        out += &format!("\n```\n{}\n```\n", run.commands.join("\n").replace("```", "` ` `"));
+        out += &format!("\n```\n{}\n```\n", code(&run.commands.join("\n")));
     }
     out += "\n## What was dropped\n\n";
     for note in &report.sampled {

@@ -3,23 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 
 use spin_run::graph::Decoding;
-use spin_run::run::{CER, EXACT_MATCH, GSM8K, NLL, PREFERENCE, WER};
+use spin_run::run::{CER, EXACT_MATCH, GSM8K, MARGIN, NLL, PREFERENCE, WER};
 use spin_run::schema::ScoreRow;
 
 use crate::names::{
-    FLEXIBLE, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric, exact_match_metric, lower_is_better,
+    EXPECTED_MATCH, FLEXIBLE, LOGP_MARGIN, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric,
+    exact_match_metric, lower_is_better,
 };
 use crate::stats::{self, Estimate, Weighted};
 use crate::verdict::{Judged, PairedRow, Tested, judge};
-
-/// The task of margins: a model's log-probability of the human answer less that
-/// of θ0's sampled answer, in nats.
-pub const MARGIN: &str = "margin";
-/// Its metric.
-pub const LOGP_MARGIN: &str = "logp_margin";
-/// The probability that a sample is the human answer, in the task of
-/// likelihoods.
-pub const EXPECTED_MATCH: &str = "expected_match";
 
 /// A metric of a task.
 #[derive(Clone, Debug, PartialEq)]

@@ -33,6 +33,19 @@ impl Curve {
         (all.len() > 1).then_some(Curve { points })
     }
 
+    /// Through models instead of temperatures, in whatever order: from each NLL on,
+    /// the best expected match so far.
+    pub fn through(mut points: Vec<(f64, f64)>) -> Option<Curve> {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut best = f64::NEG_INFINITY;
+        points.retain(|(_, expected)| {
+            let better = *expected > best;
+            best = best.max(*expected);
+            better
+        });
+        (points.len() > 1).then_some(Curve { points })
+    }
+
     /// The expected match at the temperature with this NLL, by linear
     /// interpolation: at a better NLL than any temperature has, that of the
     /// best; `None` beyond the lowest temperature.
@@ -66,5 +79,12 @@ mod tests {
         assert!((curve.at(0.30).unwrap() - 0.47).abs() < 1e-12);
         assert_eq!(curve.at(0.33), None);
         assert_eq!(Curve::of(&values(&[(1.0, 0.3, 0.4)])), None);
+    }
+
+    #[test]
+    fn models_that_others_beat_are_not_on_the_curve() {
+        let curve = Curve::through(vec![(0.3, 0.5), (0.2, 0.4), (0.25, 0.3)]).unwrap();
+        assert_eq!(curve.at(0.25), Some(0.45));
+        assert_eq!(Curve::through(vec![(0.2, 0.4), (0.25, 0.3)]), None);
     }
 }

@@ -3,10 +3,10 @@
 use serde_json::Value;
 use spin_run::run::NLL;
 
-use super::{Difference, Line, Spread, by_seed, curve, curves, falls, judged, lines_of, temperatures};
+use super::{Difference, Line, Spread, baseline_curves, by_seed, curve, curves, falls, judged, lines_of, temperatures};
 use crate::error::{ReportError, Result};
 use crate::grid;
-use crate::names::{NLL_PER_TOKEN, expected_match_at};
+use crate::names::expected_match_at;
 use crate::table::columns;
 use crate::verdict::Verdict;
 
@@ -102,18 +102,22 @@ impl Seeds {
             let all: Vec<Vec<f64>> = others.iter().map(|line| by_seed(line, first, |v| v.get(&key).copied())).collect();
             columns.push((title, judged(&all, falls(&key))));
         }
-        let curves = curves(first);
-        if !curves.is_empty() {
-            let expected = format!("{NLL}/{}", expected_match_at(1.0));
+        let curves = [
+            ("expected match above a temperature of equal NLL", curves(first), false),
+            ("above the baselines at equal NLL", baseline_curves(&self.lines), true),
+        ];
+        for (title, curves, of_rounds) in curves.iter().filter(|(_, curves, _)| !curves.is_empty()) {
             let above = |line: &&Line| -> Vec<f64> {
                 let of = |seed: &u64, values: &super::Values| {
-                    let nll = values.get(&format!("{NLL}/{NLL_PER_TOKEN}"))?;
-                    Some(values.get(&expected)? - curves.get(seed)?.at(*nll)?)
+                    let (nll, expected) = curve::point(values, 1.0)?;
+                    Some(expected - curves.get(seed)?.at(nll)?)
                 };
-                line.values.iter().filter_map(|(seed, values)| of(seed, values)).collect()
+                // A baseline is not set beside itself.
+                let asked = !of_rounds || line.model.starts_with("iter-");
+                line.values.iter().filter(|_| asked).filter_map(|(seed, values)| of(seed, values)).collect()
             };
             let all: Vec<Vec<f64>> = others.iter().map(above).collect();
-            columns.push(("expected match above a temperature of equal NLL".into(), judged(&all, false)));
+            columns.push(((*title).to_owned(), judged(&all, false)));
         }
         let mut cells =
             vec![head(&format!("less {}", self.name(first)), columns.iter().map(|(title, _)| title.clone()))];

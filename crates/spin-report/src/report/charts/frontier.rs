@@ -4,10 +4,10 @@ use spin_run::graph::Decoding;
 use spin_run::run::{EXACT_MATCH, NLL};
 
 use super::figure::Figure;
+use crate::names::EXPECTED_MATCH;
 use crate::names::NLL_PER_TOKEN;
 use crate::report::axis::{Axis, short};
 use crate::report::data::{Report, Run};
-use crate::report::scores::EXPECTED_MATCH;
 use crate::report::svg::{Chart, Mark, Series};
 use crate::stats::Estimate;
 

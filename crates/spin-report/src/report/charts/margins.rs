@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use spin_run::run::MARGIN;
+
 use super::figure::Figure;
+use crate::names::LOGP_MARGIN;
 use crate::report::axis::{Axis, short};
 use crate::report::data::{Report, Run};
-use crate::report::scores::{LOGP_MARGIN, MARGIN};
 use crate::report::svg::{CHAR, LOOKS, WIDTH, at, line, open, text};
 
 const BINS: usize = 48;

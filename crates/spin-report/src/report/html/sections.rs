@@ -50,7 +50,7 @@ pub fn margins(report: &Report, charts: &Figures) -> Section {
     let without: Vec<&str> = report
         .runs
         .iter()
-        .filter(|run| run.board.measures.iter().all(|measure| measure.task != crate::report::scores::MARGIN))
+        .filter(|run| run.board.measures.iter().all(|measure| measure.task != spin_run::run::MARGIN))
         .map(|run| run.name.as_str())
         .collect();
     if !charts.margins.is_empty() {
