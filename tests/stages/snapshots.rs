@@ -58,7 +58,7 @@ fn help() {
         ("spin-sample", &[]),
         ("spin-pair", &[]),
         ("spin-fit", &["merge"]),
-        ("spin-bench", &["eval", "fetch", "compare", "report", "table"]),
+        ("spin-bench", &["eval", "fetch", "compare", "report", "table", "answers", "seeds"]),
     ] {
         let mut text = said(Path::new("."), &format!("{program} --help"));
         for command in commands {
