@@ -20,8 +20,13 @@ build-cuda *FLAGS:
     cargo build --release --workspace --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
     @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store,run}
 
-# Train a small model from nothing, play two rounds of self-play, print the table (2 minutes on 2 cores)
+# Learn to pronounce words from nothing, play three rounds of self-play, show what came of it (2 to 4 minutes on 2 cores)
 demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
+    @echo
+    @spin-bench answers pipelines/demo.toml {{ FLAGS }}
+    @spin-bench report pipelines/demo.toml {{ FLAGS }} --out demo.html
+    @echo
+    @echo "Look at: iter-3 beside sft-more, as many updates on the same words. Self-play pays less likelihood and greedy accuracy for right samples than SFT does; iter-0 at a lower temperature pays least."
 
 # Run every stage of a run file that is not done yet, then print its table
 run FILE *FLAGS: build
@@ -39,15 +44,22 @@ table FILE *FLAGS: build
 report FILE *FLAGS: build
     spin-bench report {{ FILE }} {{ FLAGS }}
 
-# Play the experiments of pipelines/questions for these seeds, as far as they are not done; hours
-questions *SEEDS="11 12 13": build
+# Play the experiments of pipelines/questions for these seeds, as far as they are not done, and sum them up; hours
+questions *SEEDS="11 12 13": build && (questions-results SEEDS)
+    cargo build --release --workspace --examples
+    # θ0 is made by words*.toml, from which the others start.
     for seed in {{ SEEDS }}; do \
-        spin-run run pipelines/questions/words.toml --set seed="$seed"; \
+        for file in pipelines/questions/words*.toml; do spin-run run "$file" --set seed="$seed"; done; \
+        "{{ bin }}"/examples/oracle_preferences pipelines/questions/words.toml 0 data/oracle-"$seed".jsonl --set seed="$seed"; \
         for file in pipelines/questions/*.toml; do \
-            case "$file" in */base.toml | */words.toml) continue ;; esac; \
+            case "$file" in */base.toml | */words*.toml) continue ;; esac; \
             spin-run run "$file" --set seed="$seed"; \
         done; \
     done
+
+# Write docs/questions/results.md from what the store has of the experiments
+questions-results *SEEDS="11 12 13 14 15": build
+    pipelines/questions/results.sh {{ SEEDS }}
 
 # Run all tests
 test: build
