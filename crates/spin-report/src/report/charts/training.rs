@@ -149,7 +149,7 @@ mod tests {
         let row = |i: u32| MetricsRow {
             update: i + 1,
             loss: if i == 3 { f64::NAN } else { f64::from(i) },
-            eval_loss: (i % 100 == 0).then_some(1.0),
+            eval_loss: i.is_multiple_of(100).then_some(1.0),
             ..MetricsRow::default()
         };
         let rows = (0..1000).map(row).collect();
