@@ -22,6 +22,10 @@ fi
 if "$python" -c "import lm_eval" 2> /dev/null; then
     "$python" tests/parity/filters.py --check
 fi
+# Event files of the trainings that this checkout has made, as TensorBoard reads them.
+if compgen -G "data/metrics/*/*/v1" > /dev/null && "$python" -c "import tensorboard, pyarrow" 2> /dev/null; then
+    "$python" tests/golden/check_events.py data/metrics/*/*/v1
+fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 for base in llama llama_linear mistral qwen2 qwen3 phi3 gemma2 smollm3; do
