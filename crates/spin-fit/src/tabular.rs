@@ -145,11 +145,16 @@ fn minimise(mut w: Vec<f64>, value: impl Fn(&[f64]) -> (f64, Vec<f64>)) -> Vec<f
         let step = solve(hessian, &gradient);
         let falls: f64 = step.iter().zip(&gradient).map(|(s, g)| s * g).sum();
         // Where the curvature is lost to rounding, down the slope.
-        let step = if falls > 0.0 && step.iter().all(|s| s.is_finite()) { step } else { gradient.clone() };
+        let mut step = if falls > 0.0 && step.iter().all(|s| s.is_finite()) { step } else { gradient.clone() };
+        // Farther away the loss is another: a long step can end where all curvature is lost.
+        let longest = step.iter().fold(1.0f64, |longest, s| longest.max(s.abs()));
+        step.iter_mut().for_each(|s| *s /= longest);
         let mut share = 1.0;
+        // Near the minimum a step changes the loss by less than its rounding.
+        let allowed = loss + 8.0 * f64::EPSILON * loss.abs();
         let moved = loop {
             let moved: Vec<f64> = w.iter().zip(&step).map(|(w, s)| w - share * s).collect();
-            if value(&moved).0 <= loss || share < 1e-9 {
+            if value(&moved).0 <= allowed || share < 1e-9 {
                 break moved;
             }
             share /= 2.0;

@@ -48,7 +48,10 @@ fn main() -> anyhow::Result<()> {
         let human = same.apply(&row.response);
         let own = samples.get(&row.row_id).map_or(&[][..], Vec::as_slice);
         let (right, wrong): (Vec<&Sample>, Vec<&Sample>) =
-            own.iter().partition(|sample| same.apply(&sample.response) == human);
+            // An answer of nothing but its end is none, as in the pair tables of self-play.
+            own.iter()
+                .filter(|sample| !sample.response.trim().is_empty())
+                .partition(|sample| same.apply(&sample.response) == human);
         let prompt = row.prompt.last().map_or("", |message| &message.content);
         // Every wrong sample has one pair, as in the pair tables of self-play.
         for (rejected, chosen) in wrong.iter().zip(right.iter().cycle()) {
