@@ -51,7 +51,11 @@ impl Seeds {
         let same = |line: &Line| {
             line.run != first.run
                 && line.model == first.model
-                && line.values.iter().all(|(seed, values)| first.values.get(seed) == Some(values))
+                && line.values.iter().all(|(seed, values)| {
+                    let first = first.values.get(seed);
+                    let known = |(key, value)| first.is_some_and(|first| first.get(key).is_none_or(|of| of == value));
+                    values.iter().all(known)
+                })
         };
         self.lines.iter().filter(|line| !same(line)).collect()
     }
