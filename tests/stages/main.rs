@@ -51,5 +51,6 @@ mod shards;
 mod snapshots;
 mod streams;
 mod tasks_wild;
+mod temperatures;
 mod webdriver;
 mod work_in_progress;
