@@ -160,11 +160,13 @@ impl Project {
         let mut words = line.split_whitespace();
         let program = words.next().expect("a program");
         let mut command = Command::new(programs().join(program));
-        let takes_all = ["spin-store", "spin-run"].contains(&program);
-        let in_place: &[&str] = if takes_all { &[] } else { &["run.toml"] };
         let words: Vec<&str> = words.collect();
-        // `spin-bench table`, `eval` and `report` take the run file after their word.
-        let (before, after) = words.split_at(matches!(words.first(), Some(&("table" | "eval" | "report"))).into());
+        // `spin-bench seeds` has no run file.
+        let takes_all = ["spin-store", "spin-run"].contains(&program) || words.first() == Some(&"seeds");
+        let in_place: &[&str] = if takes_all { &[] } else { &["run.toml"] };
+        // `spin-bench table`, `eval`, `report` and `answers` take the run file after their word.
+        let has_word = matches!(words.first(), Some(&("table" | "eval" | "report" | "answers")));
+        let (before, after) = words.split_at(has_word.into());
         command.args(before).args(in_place).args(after).current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }

@@ -17,26 +17,39 @@ fn every_run_file_that_ships_can_be_read() {
         names.push(run.run);
     }
     names.sort();
-    assert_eq!(names, ["demo", "gsm8k", "leaderboard", "zephyr-7b"]);
+    assert_eq!(names, ["demo", "gsm8k", "leaderboard", "word-problems", "zephyr-7b"]);
 }
 
 /// Experiments of `just questions`: one task, and nothing that differs but
-/// what the file says.
+/// what the file says. A number at the end of a name is that of its words to
+/// train on.
 #[test]
 fn the_questions_share_their_task() {
     let load = |path: &std::path::Path| RunFile::load(path, &["seed=77".into()]).unwrap_or_else(|e| panic!("{e}"));
     let dir = shipped("pipelines/questions");
     let base = load(&dir.join("base.toml"));
     let mut files = 0;
-    for entry in std::fs::read_dir(dir).unwrap() {
+    for entry in std::fs::read_dir(&dir).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
         let (run, stem) = (load(&path), path.file_stem().unwrap().to_string_lossy().into_owned());
         assert_eq!(run.run, format!("{stem}-77"));
-        assert_eq!((&run.data, &run.template, &run.bench), (&base.data, &base.template, &base.bench), "{stem}");
+        let words = stem.rsplit('-').next().and_then(|end| end.parse::<usize>().ok()).filter(|words| *words >= 100);
+        let mut data = base.data.clone().unwrap();
+        data.train.limit = words.unwrap_or(data.train.limit);
+        assert_eq!((run.data.as_ref(), &run.template), (Some(&data), &base.template), "{stem}");
+        // At how many temperatures a model is looked at is no other measure.
+        let bench = spin_run::run::BenchConfig { temperatures: base.bench.temperatures.clone(), ..run.bench.clone() };
+        assert_eq!(bench, base.bench, "{stem}");
+        assert!(run.bench.temperatures.iter().all(|t| base.bench.temperatures.contains(t)), "{stem}");
         assert_eq!(run.store, base.store);
+        let from = words.map_or_else(|| "words-77".into(), |words| format!("words-{words}-77"));
+        let from = base.model.path.to_string_lossy().replace("words-77", &from);
         let own_model = run.sft.is_some();
-        assert_eq!(own_model, stem == "words");
-        assert!(own_model || run.model == base.model, "{stem}");
+        assert_eq!(own_model, stem.starts_with("words"), "{stem}");
+        assert!(own_model || run.model.path.to_string_lossy() == from, "{stem}: {}", run.model.path.display());
         files += 1;
     }
     assert!(files > 10);

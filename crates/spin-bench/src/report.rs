@@ -55,6 +55,16 @@ fn rank(row_id: &str) -> u64 {
     mix(fnv1a(row_id))
 }
 
+fn shown_row(row: &Demonstration, models: Vec<Cell>) -> Row {
+    Row {
+        id: row.row_id.clone(),
+        rank: rank(&row.row_id),
+        prompt: turns(&row.prompt),
+        real: row.response.clone(),
+        models,
+    }
+}
+
 fn turns(messages: &[Message]) -> Vec<(String, String)> {
     messages.iter().map(|message| (message.role.clone(), message.content.clone())).collect()
 }
@@ -114,13 +124,7 @@ impl Reader<'_> {
                 let [nll, margin] = measured;
                 models.push(Cell { nll: nll.get(id).copied(), margin: margin.get(id).copied(), replies });
             }
-            out.push(Row {
-                id: id.into(),
-                rank: rank(id),
-                prompt: turns(&row.prompt),
-                real: row.response.clone(),
-                models,
-            });
+            out.push(shown_row(row, models));
         }
         Ok(Some(Source {
             name: format!("{}: held-out rows", run.name),
@@ -191,13 +195,7 @@ impl Reader<'_> {
                     replies: vec![sample.map(|sample| self.reply(sample, None)).transpose()?],
                 });
             }
-            out.push(Row {
-                id: id.into(),
-                rank: rank(id),
-                prompt: turns(&row.prompt),
-                real: row.response.clone(),
-                models,
-            });
+            out.push(shown_row(&row, models));
         }
         Ok(Some(Source {
             name: format!("{}: pairs trained on, the first of each row", run.name),
