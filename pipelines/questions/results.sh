@@ -26,7 +26,7 @@ section() {
     for name in "$@"; do
         for file in "$out/$name"-[0-9]*.json; do
             # words-500-11 is no seed of words.
-            [[ -f $file && $(basename "$file") =~ ^"$name"-[0-9]+\.json$ ]] && grep -q "\"run\": \"$name-[0-9]*\", \"seed\"" "$file" && files+=("$file")
+            [[ -f $file && $(basename "$file") =~ ^"$name"-[0-9]+\.json$ ]] && files+=("$file")
         done
     done
     [ ${#files[@]} -gt 0 ] || return 0

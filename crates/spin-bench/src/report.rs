@@ -9,8 +9,8 @@ use spin_noise::{fnv1a, mix};
 use spin_report::names::{LOGP_MARGIN, NLL_PER_TOKEN};
 use spin_report::report::browser::{Cell, Reply, Row, Source};
 use spin_report::report::data::Run;
-use spin_report::report::gather::optional;
-use spin_run::graph::{Decoding, Graph, ModelId, PairsOf, Product, Split};
+use spin_report::report::gather::{self, optional};
+use spin_run::graph::{Decoding, Graph, ModelId, Split};
 use spin_run::run::{MARGIN, NLL};
 use spin_run::schema::{Demonstration, Message, Pair, ReferenceRow, Row as _, Sample};
 use spin_text::Codec;
@@ -144,14 +144,8 @@ impl Reader<'_> {
         let mut rounds: Vec<Round> = Vec::new();
         let mut ids: HashSet<String> = HashSet::new();
         for t in 0..self.graph.run.rounds() {
-            let inputs = self.graph.planned_inputs(&Product::Pairs(PairsOf::Iteration(t)))?;
-            if !inputs.iter().any(|input| input.product == Product::Samples(t)) {
-                continue;
-            }
-            let (Some(pairs), Some(samples)) = (optional(self.graph.pairs(t))?, optional(self.graph.samples(t))?)
-            else {
-                continue;
-            };
+            let Some(samples) = gather::samples(self.graph, t)? else { continue };
+            let Some(pairs) = optional(self.graph.pairs(t))? else { continue };
             let t32 = u32::try_from(t).unwrap_or(u32::MAX);
             let mut own: HashMap<String, Pair> = HashMap::new();
             for pair in Pair::read_all(&pairs)?.into_iter().filter(|pair| pair.iteration == t32) {

@@ -23,8 +23,11 @@ pub const PREFERS_REAL: &str = "prefers_real";
 pub const LOGP_MARGIN: &str = "logp_margin";
 
 /// The name of [`NLL_PER_TOKEN`] of a model whose logits are divided by a
-/// temperature, e.g. `nll_per_token,temperature=0.9`.
+/// temperature, e.g. `nll_per_token,temperature=0.9`; at 1 it is that one.
 pub fn nll_at(temperature: f64) -> String {
+    if temperature == 1.0 {
+        return NLL_PER_TOKEN.to_owned();
+    }
     format!("{NLL_PER_TOKEN},temperature={temperature}")
 }
 

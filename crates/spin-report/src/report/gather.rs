@@ -26,6 +26,19 @@ pub fn optional<T>(found: std::result::Result<T, StoreError>) -> std::result::Re
     }
 }
 
+/// The samples that round `t` is paired from, where there are any: pairs of
+/// demonstrations alone have none.
+///
+/// # Errors
+/// When they are there and cannot be used.
+pub fn samples(graph: &Graph<'_>, t: usize) -> std::result::Result<Option<Artifact>, StoreError> {
+    let inputs = graph.planned_inputs(&Product::Pairs(PairsOf::Iteration(t)))?;
+    match inputs.iter().any(|input| input.product == Product::Samples(t)) {
+        true => optional(graph.samples(t)),
+        false => Ok(None),
+    }
+}
+
 /// Reads a run; what stands behind its numbers is added to `lineages`. `set` are
 /// the overrides that its commands need.
 ///
@@ -141,15 +154,7 @@ fn answers(graph: &Graph<'_>, roots: &mut Vec<Artifact>) -> Result<Vec<Answers>>
     if let Some(train) = optional(graph.demonstrations(Split::Train))? {
         let human = Demonstration::read_all(&train)?;
         for t in 0..graph.run.rounds() {
-            // Pairs of demonstrations alone have no samples.
-            if !graph
-                .planned_inputs(&Product::Pairs(PairsOf::Iteration(t)))?
-                .iter()
-                .any(|i| i.product == Product::Samples(t))
-            {
-                continue;
-            }
-            if let Some(artifact) = optional(graph.samples(t))? {
+            if let Some(artifact) = samples(graph, t)? {
                 add(ModelId::Iteration(t).to_string(), "training prompts", artifact, &human)?;
             }
         }

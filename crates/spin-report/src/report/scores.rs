@@ -8,7 +8,7 @@ use spin_run::schema::ScoreRow;
 
 use crate::names::{
     EXPECTED_MATCH, FLEXIBLE, LOGP_MARGIN, NLL_PER_TOKEN, PREFERS_REAL, STRICT, WHOLE, error_rate_metric,
-    exact_match_metric, lower_is_better,
+    exact_match_metric, lower_is_better, temperature_of,
 };
 use crate::stats::{self, Estimate, Weighted};
 use crate::verdict::{Judged, PairedRow, Tested, judge};
@@ -31,7 +31,7 @@ pub struct Measure {
 impl Measure {
     /// The temperature that the metric's name has, if any.
     pub fn temperature(&self) -> Option<f64> {
-        self.metric.split_once(",temperature=")?.1.parse().ok()
+        temperature_of(&self.metric)
     }
 
     /// Whether its values are right or wrong, so that rows can be shown by it.

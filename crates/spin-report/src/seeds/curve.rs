@@ -3,7 +3,7 @@
 use spin_run::run::NLL;
 
 use super::Values;
-use crate::names::{NLL_PER_TOKEN, expected_match_at, nll_at, temperature_of};
+use crate::names::{expected_match_at, nll_at, temperature_of};
 
 /// A model's expected exact match against its negative log-likelihood, over
 /// temperatures: from the temperature with the best likelihood downwards, both
@@ -16,9 +16,8 @@ pub(super) struct Curve {
 
 /// The pair (NLL per token, expected match) at a temperature.
 pub(super) fn point(values: &Values, temperature: f64) -> Option<(f64, f64)> {
-    let nll = if temperature == 1.0 { NLL_PER_TOKEN.to_owned() } else { nll_at(temperature) };
     let value = |metric: &str| values.get(&format!("{NLL}/{metric}")).copied();
-    Some((value(&nll)?, value(&expected_match_at(temperature))?))
+    Some((value(&nll_at(temperature))?, value(&expected_match_at(temperature))?))
 }
 
 impl Curve {
@@ -66,8 +65,7 @@ mod tests {
 
     fn values(points: &[(f64, f64, f64)]) -> Values {
         let of = |&(t, nll, expected): &(f64, f64, f64)| {
-            let name = if t == 1.0 { NLL_PER_TOKEN.to_owned() } else { nll_at(t) };
-            [(format!("nll/{name}"), nll), (format!("nll/{}", expected_match_at(t)), expected)]
+            [(format!("nll/{}", nll_at(t)), nll), (format!("nll/{}", expected_match_at(t)), expected)]
         };
         points.iter().flat_map(of).collect()
     }

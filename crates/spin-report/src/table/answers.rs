@@ -93,14 +93,13 @@ impl Table {
         for wanted in Fate::ALL {
             for (id, prompt, human) in rows.iter().filter(|(id, ..)| fate(id) == Some(wanted)).take(each) {
                 out.push_str(&format!("{prompt}  ({})\n", wanted.name()));
-                let mut cells = vec![vec!["human".into(), human.clone(), String::new()]];
+                let mut cells = vec![vec!["  human".into(), human.clone(), String::new()]];
                 cells.extend(all.iter().filter_map(|(model, answers)| {
                     let row = answers.get(*id)?;
                     let answer = row.prediction.as_deref().map_or_else(|| "no answer".into(), one_line);
                     let judged = if row.value == 1.0 { "right" } else { "wrong" };
                     Some(vec![format!("  {model}"), answer, judged.to_owned()])
                 }));
-                cells[0][0] = "  human".into();
                 out.push_str(&grid::columns(&cells, "  "));
                 out.push('\n');
             }

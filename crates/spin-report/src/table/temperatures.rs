@@ -8,7 +8,7 @@
 use spin_run::run::NLL;
 
 use super::{Column, Line, shown};
-use crate::names::{NLL_PER_TOKEN, expected_match_at, nll_at, temperature_of};
+use crate::names::{expected_match_at, nll_at, temperature_of};
 use crate::stats::Estimate;
 
 /// A model at a temperature.
@@ -44,8 +44,8 @@ pub(super) fn points(lines: &[Line]) -> Vec<Point> {
         }
         temperatures.sort_by(|a, b| b.total_cmp(a));
         for temperature in temperatures {
-            let nll = if temperature == 1.0 { NLL_PER_TOKEN.to_owned() } else { nll_at(temperature) };
-            if let (Some(expected), Some(nll)) = (estimate(expected_match_at(temperature)), estimate(nll)) {
+            let both = (estimate(expected_match_at(temperature)), estimate(nll_at(temperature)));
+            if let (Some(expected), Some(nll)) = both {
                 out.push(Point { line: number, temperature, expected, nll });
             }
         }
@@ -81,6 +81,7 @@ pub(super) fn cells(lines: &[Line]) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::NLL_PER_TOKEN;
     use spin_run::graph::ModelId;
     use spin_run::schema::ScoreRow;
 
@@ -95,8 +96,7 @@ mod tests {
             target: None,
         };
         let rows = at.iter().flat_map(|&(temperature, expected, nll)| {
-            let nll_name = if temperature == 1.0 { NLL_PER_TOKEN.to_owned() } else { nll_at(temperature) };
-            [row(expected_match_at(temperature), expected), row(nll_name, nll)]
+            [row(expected_match_at(temperature), expected), row(nll_at(temperature), nll)]
         });
         Line { model: ModelId::Iteration(t), scores: String::new(), content: String::new(), rows: rows.collect() }
     }

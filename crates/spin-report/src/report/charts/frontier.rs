@@ -4,8 +4,7 @@ use spin_run::graph::Decoding;
 use spin_run::run::{EXACT_MATCH, NLL};
 
 use super::figure::Figure;
-use crate::names::EXPECTED_MATCH;
-use crate::names::NLL_PER_TOKEN;
+use crate::names::{EXPECTED_MATCH, NLL_PER_TOKEN, nll_at};
 use crate::report::axis::{Axis, short};
 use crate::report::data::{Report, Run};
 use crate::report::svg::{Chart, Mark, Series};
@@ -114,10 +113,7 @@ fn temperatures(run: &Run, look: usize) -> Series {
             let Some(t) = measure.temperature().filter(|_| measure.metric.starts_with(EXPECTED_MATCH)) else {
                 continue;
             };
-            let of_nll = board.measures.iter().position(|other| {
-                let at = other.temperature().or((other.metric == NLL_PER_TOKEN).then_some(1.0));
-                at == Some(t) && other.task == NLL && other.metric.starts_with(NLL_PER_TOKEN)
-            });
+            let of_nll = board.column(NLL, &nll_at(t));
             let Some((x, y)) = of_nll.and_then(|of_nll| Some((cells[of_nll]?, cells[column]?))) else { continue };
             let title = format!("θ0 at temperature {t}: {} at NLL {}", short(y.value), short(x.value));
             let label = if t == 1.0 { String::new() } else { format!("T {t}") };
