@@ -1,12 +1,13 @@
 """Run lm-evaluation-harness on local data and keep what it computed, request by request.
 
     python tests/parity/harness.py --model DIR --data ../shared/benchmarks --out FILE.json
-        [--tasks arc_challenge mmlu ...] [--limit 20] [--limit-generation 3] [--limit-subject 10]
+        [--tasks arc_challenge mmlu ...] [--limit 20 [--limit-seed 1]] [--limit-generation 3] [--limit-subject 10]
         [--batch-size 4] [--num-fewshot N] [--gen-kwargs max_gen_toks=64]
-        [--apply-chat-template [--fewshot-as-multiturn]] [--threads 2]
+        [--apply-chat-template [--fewshot-as-multiturn]] [--threads 2] [--dtype float64]
 
 The tasks are those installed with lm_eval: their YAML, samplers, filters, metrics and
-HFLM are used as they are (float32, CPU). Only `datasets.load_dataset` is replaced, by
+HFLM are used as they are (on the CPU; float32, or float64 to tell whose rounding a
+difference is). Only `datasets.load_dataset` is replaced, by
 one that returns the local files in the columns of the Hugging Face hub. HellaSwag comes
 from hellaswag.jsonl (validation) and hellaswag_train.jsonl beside this script.
 
@@ -19,7 +20,7 @@ The output is one JSON object:
 
     versions      of lm_eval, torch, transformers, tokenizers, datasets, python
     model         name of the directory
-    options       limit, limit_generation, limit_subject, batch_size, num_fewshot, gen_kwargs,
+    options       limit, limit_seed, limit_generation, limit_subject, batch_size, num_fewshot, gen_kwargs,
                   apply_chat_template, fewshot_as_multiturn
     max_length, bos_token_id, eos_token_id, prefix_token_id, pad_token_id
     wall_seconds  of everything after loading the model
@@ -60,6 +61,7 @@ import hashlib
 import json
 import os
 import platform
+import random
 import resource
 import time
 from pathlib import Path
@@ -229,8 +231,8 @@ class ObservedLM(HFLM):
         return super()._loglikelihood_tokens(requests, **kwargs)
 
 
-def load_model(path: Path, batch_size: int, cls: type[HFLM] = HFLM) -> HFLM:
-    return cls(pretrained=str(path), device="cpu", dtype="float32", batch_size=batch_size)
+def load_model(path: Path, batch_size: int, cls: type[HFLM] = HFLM, dtype: str = "float32") -> HFLM:
+    return cls(pretrained=str(path), device="cpu", dtype=dtype, batch_size=batch_size)
 
 
 def simple_evaluate(lm: HFLM, tasks: list[str], manager: TaskManager, **options) -> tuple:
@@ -361,6 +363,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/benchmarks"))
     parser.add_argument("--tasks", nargs="+", default=list(SHOTS))
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit-seed", type=int, help="so many documents drawn at random, not the first")
     parser.add_argument("--limit-generation", type=int, help="instead of --limit")
     parser.add_argument("--limit-subject", type=int, help="of MMLU, instead of --limit")
     parser.add_argument("--batch-size", type=int, default=1)
@@ -369,12 +372,13 @@ def main() -> None:
     parser.add_argument("--apply-chat-template", action="store_true")
     parser.add_argument("--fewshot-as-multiturn", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     use_local_data(arguments.data)
-    lm = load_model(arguments.model, arguments.batch_size, ObservedLM)
+    lm = load_model(arguments.model, arguments.batch_size, ObservedLM, arguments.dtype)
     start = time.perf_counter()
     manager = TaskManager()
     tasks = {}
@@ -386,10 +390,17 @@ def main() -> None:
         if task.startswith("mmlu_") and arguments.limit_subject is not None:
             limit = arguments.limit_subject
         lm.ids.clear()
+        samples = None
+        if arguments.limit_seed is not None and limit is not None:
+            documents = len(lm_eval.tasks.get_task_dict([task], manager)[task].eval_docs)
+            if limit < documents:
+                samples = {task: sorted(random.Random(arguments.limit_seed).sample(range(documents), limit))}
+                limit = None
         results, seconds = simple_evaluate(
             lm,
             [task],
             manager,
+            samples=samples,
             num_fewshot=shots if arguments.num_fewshot is None else arguments.num_fewshot,
             limit=limit,
             gen_kwargs=arguments.gen_kwargs,
@@ -407,6 +418,7 @@ def main() -> None:
             key: getattr(arguments, key)
             for key in (
                 "limit",
+                "limit_seed",
                 "limit_generation",
                 "limit_subject",
                 "batch_size",

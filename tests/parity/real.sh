@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:?PYTHON} model=$(realpath "${2:?MODEL}") documents=${3:-200}
 shared=../shared work=target/parity bin="${CARGO_TARGET_DIR:-target}/release"
-tasks=(winogrande openbookqa truthfulqa_mc2)
+tasks=(winogrande openbookqa mmlu_high_school_psychology)
 mkdir -p "$work/data"
 for dir in "$shared"/benchmarks/*; do
     ln -sfn "$(realpath "$dir")" "$work/data/$(basename "$dir")"
@@ -38,7 +38,11 @@ rm -rf "$work/store-real"
 "$python" tests/parity/real.py --model "$model" --compare "$work/real-texts.json" --store "$work/store-real" \
     --logits "$bin/logits" --out docs/bench/parity-real-model
 
-[ -e "$work/real.json" ] || "$python" tests/parity/harness.py --model "$model" --data "$shared/benchmarks" \
-    --tasks "${tasks[@]}" --limit "$documents" --limit-subject 1 --limit-generation 1 --batch-size 4 --out "$work/real.json"
-"$bin/spin-bench" eval "$work/real.toml" --iteration 0 --tasks "$(list "${tasks[@]}")" --limit "$documents"
-"$python" tests/parity/compare.py --out docs/bench/parity-real "real=$work/real.json=$work/store-real"
+# In float32 for the scores, in float64 to tell whose rounding a difference is.
+for dtype in float32 float64; do
+    out="$work/real-$dtype.json"
+    [ -e "$out" ] || "$python" tests/parity/harness.py --model "$model" --data "$shared/benchmarks" --tasks "${tasks[@]}" \
+        --limit "$documents" --limit-seed 1 --dtype "$dtype" --batch-size 4 --out "$out"
+done
+"$bin/spin-bench" eval "$work/real.toml" --iteration 0 --tasks "$(list "${tasks[@]}")" --limit "$documents" --limit-seed 1
+"$python" tests/parity/compare.py --out docs/bench/parity-real "real=$work/real-float32.json=$work/store-real=$work/real-float64.json"

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use spin_bench::harness::prompt::{self, Style, Turn};
+use spin_bench::harness::prompt::{self, Style, Subset, Turn};
 use spin_bench::harness::registry::Registry;
 use spin_bench::harness::tasks::mmlu;
 use spin_bench::harness::{Answer, Doc, Metric, Profile, Task, dataset, filter, measure};
@@ -87,7 +87,7 @@ fn names(docs: &[Doc]) -> Vec<String> {
 /// `[context, continuation]`, and the documents in that order.
 fn zero_shot(shared: &Path, task: &Task) -> (Vec<String>, Vec<Doc>) {
     let docs = read(shared, task, &task.split);
-    let turns = prompt::turns(task, Profile::LeaderboardV1, &names(&docs), &[], 0, 0).unwrap();
+    let turns = prompt::turns(task, Profile::LeaderboardV1, &names(&docs), &[], 0, Subset::default()).unwrap();
     let mut requests = Vec::new();
     for turn in &turns {
         let written = prompt::write(task, &PLAIN, &[], &docs[turn.row]).unwrap();
@@ -151,7 +151,7 @@ fn every_zero_shot_request_has_the_harness_hash() {
     // Generated, until a line break in that version.
     let gsm8k = task(&shared, Profile::LeaderboardV1, "gsm8k");
     let docs = read(&shared, &gsm8k, "test");
-    let turns = prompt::turns(&gsm8k, Profile::LeaderboardV1, &names(&docs), &[], 0, 0).unwrap();
+    let turns = prompt::turns(&gsm8k, Profile::LeaderboardV1, &names(&docs), &[], 0, Subset::default()).unwrap();
     let requests: Vec<String> = turns
         .iter()
         .map(|turn| {
@@ -254,7 +254,7 @@ fn examples_are_those_that_the_harness_draws() {
             let task = task(&shared, profile, name);
             let docs = read(&shared, &task, &task.split);
             let pool = read(&shared, &task, "train");
-            let turns = prompt::turns(&task, profile, &names(&docs), &names(&pool), shots, 0).unwrap();
+            let turns = prompt::turns(&task, profile, &names(&docs), &names(&pool), shots, Subset::default()).unwrap();
             check_draws(&turns, expected, &what);
             let Some(hash) = expected["all_ctx_sha256"].as_str() else { continue };
             let contexts: Vec<String> = turns
@@ -290,7 +290,7 @@ fn hellaswag_draws_need_no_data() {
     let pool: Vec<Doc> = (0..39_905).map(doc).collect();
     for (order, profile) in [("v04x_main", Profile::Current), ("b281b0921b", Profile::LeaderboardV1)] {
         let task = task(&shared, profile, "hellaswag");
-        let turns = prompt::turns(&task, profile, &names(&docs), &names(&pool), 10, 0).unwrap();
+        let turns = prompt::turns(&task, profile, &names(&docs), &names(&pool), 10, Subset::default()).unwrap();
         check_draws(&turns, &expected[order], order);
     }
 }
@@ -305,7 +305,7 @@ fn mmlu_prompts_have_the_harness_hash() {
     for (subject, hash) in hashes {
         let task = task(&shared, Profile::Current, &format!("mmlu_{subject}"));
         let (docs, pool) = (read(&shared, &task, "test"), read(&shared, &task, "dev"));
-        let turns = prompt::turns(&task, Profile::Current, &names(&docs), &names(&pool), 5, 0).unwrap();
+        let turns = prompt::turns(&task, Profile::Current, &names(&docs), &names(&pool), 5, Subset::default()).unwrap();
         let examples: Vec<&Doc> = turns[0].examples.iter().map(|i| &pool[*i]).collect();
         let contexts: Vec<String> =
             docs.iter().map(|doc| quoted(&prompt::write(&task, &PLAIN, &examples, doc).unwrap().contexts[0])).collect();

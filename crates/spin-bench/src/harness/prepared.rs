@@ -7,7 +7,7 @@ use spin_store::digest;
 use spin_store::manifest::Parent;
 
 use super::dataset::{self, DocSet};
-use super::prompt::{self, Prompt, Style, Turn};
+use super::prompt::{self, Prompt, Style, Subset, Turn};
 use super::registry::Unit;
 use super::{Answer, Doc, Examples, Task};
 use crate::error::{BenchError, Result};
@@ -101,7 +101,8 @@ impl Prepared {
                 }
             }
             let pool_rows = pool.as_ref().map(|pool| pool.row_digests.as_slice()).unwrap_or_default();
-            let turns = prompt::turns(&task, config.profile, &docs.row_digests, pool_rows, shots, config.limit)?;
+            let subset = Subset::of(config);
+            let turns = prompt::turns(&task, config.profile, &docs.row_digests, pool_rows, shots, subset)?;
             tasks.push(PreparedTask { task, shots, docs, pool, turns });
         }
         Ok(Prepared { name: unit.name, warnings, tasks })

@@ -1,6 +1,7 @@
 //! Which examples precede a document, and the text of it all.
 
 use spin_report::random::PyRandom;
+use spin_run::run::EvalConfig;
 use spin_text::{Codec, Message};
 
 use super::text::{ends_with_space, starts_with_space};
@@ -14,6 +15,38 @@ pub struct Turn {
     pub row: usize,
     /// Rows of the examples, in the order of the prompt.
     pub examples: Vec<usize>,
+}
+
+/// Which documents of a task are scored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Subset {
+    /// How many; 0 for all.
+    pub limit: usize,
+    /// Drawn by this seed, in place of the first.
+    pub seed: Option<u32>,
+}
+
+impl Subset {
+    /// What `[eval]` says.
+    pub fn of(config: &EvalConfig) -> Self {
+        Self { limit: config.limit, seed: config.limit_seed }
+    }
+
+    /// Leaves out of `items` what is not scored; what stays keeps its order.
+    /// With a seed these are the positions that Python's
+    /// `random.Random(seed).sample(range(len(items)), limit)` takes, which
+    /// lm-evaluation-harness scores when its `samples` name them.
+    pub fn apply<T>(self, items: &mut Vec<T>) {
+        if self.limit == 0 || self.limit >= items.len() {
+            return;
+        }
+        let Some(seed) = self.seed else { return items.truncate(self.limit) };
+        let drawn = PyRandom::new(seed).sample(items.len(), self.limit).expect("fewer than there are");
+        let mut is_drawn = vec![false; items.len()];
+        drawn.into_iter().for_each(|position| is_drawn[position] = true);
+        let mut is_drawn = is_drawn.into_iter();
+        items.retain(|_| is_drawn.next() == Some(true));
+    }
 }
 
 /// The order in which documents are scored, and the examples drawn for each.
@@ -31,7 +64,7 @@ pub fn turns(
     docs: &[String],
     pool: &[String],
     shots: usize,
-    limit: usize,
+    subset: Subset,
 ) -> Result<Vec<Turn>> {
     let mut order: Vec<usize> = (0..docs.len()).collect();
     let mut rng = PyRandom::new(1234);
@@ -39,9 +72,7 @@ pub fn turns(
         rng = PyRandom::new(42);
         rng.shuffle(&mut order);
     }
-    if limit > 0 {
-        order.truncate(limit);
-    }
+    subset.apply(&mut order);
     let too_few = || BenchError::Examples { task: task.name.clone(), wanted: shots, there: pool.len() };
     let same_split = task.fewshot_split.as_deref() == Some(task.split.as_str());
     let turn = |row: usize| {
@@ -206,7 +237,7 @@ mod tests {
     }
 
     fn drawn(task: &Task, docs: &[String], pool: &[String], shots: usize) -> Vec<Vec<usize>> {
-        let turns = turns(task, Profile::Current, docs, pool, shots, 0).unwrap();
+        let turns = turns(task, Profile::Current, docs, pool, shots, Subset::default()).unwrap();
         turns.into_iter().map(|turn| turn.examples).collect()
     }
 
@@ -226,10 +257,25 @@ mod tests {
         }
     }
 
+    // CPython 3.11: sorted(random.Random(7).sample(range(n), k)).
+    #[test]
+    fn a_seed_draws_the_documents_of_python() {
+        let drawn = |count: usize, limit, seed| {
+            let mut items: Vec<usize> = (0..count).collect();
+            Subset { limit, seed }.apply(&mut items);
+            items
+        };
+        assert_eq!(drawn(30, 6, Some(7)), [1, 2, 4, 10, 12, 20]);
+        assert_eq!(drawn(1267, 5, Some(7)), [98, 148, 308, 663, 808]);
+        assert_eq!(drawn(30, 3, None), [0, 1, 2]);
+        assert_eq!(drawn(3, 3, Some(7)), [0, 1, 2]);
+        assert_eq!(drawn(3, 0, None), [0, 1, 2]);
+    }
+
     #[test]
     fn too_few_examples_are_an_error() {
         let task = arc::arc_challenge();
-        let error = turns(&task, Profile::Current, &rows(2), &rows(3), 4, 0).unwrap_err().to_string();
+        let error = turns(&task, Profile::Current, &rows(2), &rows(3), 4, Subset::default()).unwrap_err().to_string();
         assert!(error.contains("wants 4 examples and has 3"), "{error}");
     }
 }

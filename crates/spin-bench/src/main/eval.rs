@@ -60,6 +60,9 @@ pub struct Args {
     /// The first documents of each task only
     #[arg(long)]
     limit: Option<usize>,
+    /// In place of the first documents, as many drawn at random by this seed
+    #[arg(long, value_name = "SEED")]
+    limit_seed: Option<u32>,
     /// Examples in each prompt, in place of the tasks' own number
     #[arg(long)]
     num_fewshot: Option<usize>,
@@ -122,6 +125,7 @@ fn run_file(args: &Args) -> anyhow::Result<RunFile> {
         eval.include.push(here(dir)?);
     }
     eval.limit = args.limit.unwrap_or(eval.limit);
+    eval.limit_seed = args.limit_seed.or(eval.limit_seed);
     eval.num_fewshot = args.num_fewshot.or(eval.num_fewshot);
     eval.max_gen_toks = args.max_gen_toks.or(eval.max_gen_toks);
     eval.dtype = args.dtype.unwrap_or(eval.dtype);

@@ -15,6 +15,7 @@ use super::judge::{Judge, JudgeOptions, judge_all};
 use super::questions::{Answers, MtBench};
 use super::{MAX_NEW_TOKENS, Summary};
 use crate::error::{BenchError, Result};
+use crate::harness::prompt::Subset;
 
 /// The name of the unit in the store.
 pub const NAME: &str = "mt_bench";
@@ -57,9 +58,7 @@ impl<'a> Conversations<'a> {
         let eval = &graph.run.eval;
         let dir = directory(&graph.run.resolve(&eval.data));
         let mut bench = MtBench::read(&dir)?;
-        if eval.limit > 0 {
-            bench.questions.truncate(eval.limit);
-        }
+        Subset::of(eval).apply(&mut bench.questions);
         let model = graph.model(id)?;
         model.verify()?;
         let codec = Codec::of_run(&model.dir, graph.chat()?)?;

@@ -77,6 +77,7 @@ impl Graph<'_> {
         }
         if unit.is_whole {
             table.insert("limit".into(), json!(0));
+            table.remove("limit_seed");
         }
         let mut params = json!({"eval": settings, "tasks": unit.tasks});
         if eval.apply_chat_template {

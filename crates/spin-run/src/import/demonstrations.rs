@@ -123,7 +123,8 @@ impl Reader {
                 let row = Demonstration { row_id: String::new(), prompt: exchange.prompt, response: exchange.answer };
                 (suffix, row)
             });
-            let mut left_out = if later > 0 { vec![(LATER_TURNS, later as u64)] } else { Vec::new() };
+            let label = if self.format == SourceFormat::Alpaca { OTHER_INSTANCES } else { LATER_TURNS };
+            let mut left_out = if later > 0 { vec![(label, later as u64)] } else { Vec::new() };
             if other {
                 left_out.push((OTHER_PROMPT, 1));
             }
@@ -134,6 +135,9 @@ impl Reader {
 
 /// What is counted for prompts beside messages that say something else.
 const OTHER_PROMPT: &str = "prompts that the messages do not say";
+
+/// What is counted for inputs and outputs beside the one that is used.
+const OTHER_INSTANCES: &str = "other instances of an instruction";
 
 /// What is counted for turns that are in no demonstration.
 pub const LATER_TURNS: &str = "later turns";

@@ -8,7 +8,7 @@ use crate::run::{SourceFormat, Turns};
 use crate::schema::Message;
 
 /// The columns that some layout uses.
-pub(super) const COLUMNS: [&str; 15] = [
+pub(super) const COLUMNS: [&str; 16] = [
     "messages",
     "conversations",
     "real",
@@ -20,6 +20,7 @@ pub(super) const COLUMNS: [&str; 15] = [
     "instruction",
     "input",
     "output",
+    "instances",
     "chosen",
     "rejected",
     "row_id",
@@ -74,7 +75,7 @@ pub(super) fn detect(record: &Record) -> Result<SourceFormat, String> {
         Ok(SourceFormat::Prompt)
     } else if has("question") && has("answer") {
         Ok(SourceFormat::Question)
-    } else if has("instruction") && has("output") {
+    } else if has("instruction") && (has("output") || has("instances")) {
         Ok(SourceFormat::Alpaca)
     } else if has("chosen") && has("rejected") {
         Err("its keys chosen and rejected are a preference set's, not demonstrations'".into())
@@ -130,17 +131,60 @@ pub(super) fn convert(record: &mut Record, format: SourceFormat, which: Turns) -
             }
         }
         SourceFormat::Question => one(text(record, "question")?, text(record, "answer")?),
+        SourceFormat::Alpaca if record.has("instances") => {
+            if record.has("output") {
+                return Err(Bad::new("two answers", "`output` and `instances` stand beside each other"));
+            }
+            let instruction = text(record, "instruction")?;
+            instances(&instruction, needed(record, "instances")?, which)
+        }
         SourceFormat::Alpaca => {
             let instruction = text(record, "instruction")?;
-            let input = match record.take("input")? {
-                None | Some(Value::Null) => String::new(),
-                Some(Value::String(input)) => input,
-                Some(other) => return Err(wrong_type(&other, "input", "text")),
-            };
-            let prompt = if input.is_empty() { instruction } else { format!("{instruction}\n\n{input}") };
-            one(prompt, text(record, "output")?)
+            let input = input(record.take("input")?)?;
+            one(with_input(&instruction, &input), text(record, "output")?)
         }
     }
+}
+
+/// The demonstrations of Self-Instruct's `instances`, pairs of `input` and `output` to one
+/// instruction: the first, the last or each, and how many are left out.
+fn instances(instruction: &str, value: Value, which: Turns) -> Result<(Vec<Exchange>, usize), Bad> {
+    let Value::Array(mut items) = value else { return Err(wrong_type(&value, "instances", "a list")) };
+    if items.is_empty() {
+        return Err(Bad::new("no answer", "`instances` is empty"));
+    }
+    let all = items.len();
+    match which {
+        Turns::First => items.truncate(1),
+        Turns::Last => drop(items.drain(..all - 1)),
+        Turns::All => {}
+    }
+    let left_out = all - items.len();
+    let exchange = |item: Value| {
+        let Value::Object(mut item) = item else { return Err(wrong_type(&item, "instances", "a list of objects")) };
+        let prompt = with_input(instruction, &input(item.remove("input"))?);
+        match item.remove("output") {
+            None => Err(Bad::new("missing key", "an instance has no `output`")),
+            Some(Value::String(answer)) if prompt.trim().is_empty() || answer.trim().is_empty() => {
+                Err(Bad::new("empty answer", "the instruction or an instance's output is empty"))
+            }
+            Some(Value::String(answer)) => Ok(Exchange { prompt: vec![Message::user(prompt)], answer }),
+            Some(other) => Err(wrong_type(&other, "output", "text")),
+        }
+    };
+    Ok((items.into_iter().map(exchange).collect::<Result<_, _>>()?, left_out))
+}
+
+fn input(value: Option<Value>) -> Result<String, Bad> {
+    match value {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(input)) => Ok(input),
+        Some(other) => Err(wrong_type(&other, "input", "text")),
+    }
+}
+
+fn with_input(instruction: &str, input: &str) -> String {
+    if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n\n{input}") }
 }
 
 /// The key and role of a completion that does not begin with an answer.

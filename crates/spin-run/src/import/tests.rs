@@ -76,6 +76,11 @@ fn each_layout_is_told_from_its_keys() {
         (r#"{"instruction":"i","input":"x","output":"a"}"#, user("i\n\nx"), "a"),
         (r#"{"instruction":"i","input":"","output":"a"}"#, user("i"), "a"),
         (r#"{"instruction":"i","input":null,"output":"a"}"#, user("i"), "a"),
+        (
+            r#"{"instruction":"i","instances":[{"input":"x","output":"a"},{"input":"y","output":"b"}],"is_classification":true}"#,
+            user("i\n\nx"),
+            "a",
+        ),
     ] {
         let rows = read_text("t.jsonl", line).unwrap();
         assert_eq!((&rows[0].prompt, rows[0].response.as_str()), (&prompt, response), "{line}");
@@ -104,6 +109,11 @@ fn bad_rows_are_named() {
         ),
         (r#"{"messages":[{"role":"assistant","content":"a"}]}"#, "role \"assistant\""),
         (r#"{"messages":[{"role":"user","content":"a"}]}"#, "no answer"),
+        (r#"{"instruction":"i","instances":[]}"#, "row 1: `instances` is empty"),
+        (r#"{"instruction":"i","instances":"x"}"#, "row 1: `instances` is text, not a list"),
+        (r#"{"instruction":"i","instances":[{"input":"x"}]}"#, "row 1: an instance has no `output`"),
+        (r#"{"instruction":"i","instances":[{"input":"x","output":" "}]}"#, "row 1: the instruction or an instance's"),
+        (r#"{"instruction":"i","instances":[{"output":"a"}],"output":"a"}"#, "row 1: `output` and `instances`"),
     ] {
         let error = error_of("bad.jsonl", text);
         assert!(error.contains("bad.jsonl") && error.contains(part), "{text} gave {error}");
@@ -208,6 +218,28 @@ fn all_answers_of_a_conversation_can_be_used_and_what_is_not_is_counted() {
     let path = bench.file("c.jsonl", completion);
     let rows = Demonstration::read_all(&bench.import(&path, |s| s.turns = Turns::All).unwrap()).unwrap();
     assert_eq!(rows, [row("000000#1", 0, 2), row("000000#2", 0, 4)]);
+}
+
+#[test]
+fn instances_of_an_instruction_are_counted_as_answers_are() {
+    let bench = Bench::new();
+    let instances = json!([{"input": "x", "output": "a"}, {"input": "", "output": "b"}, {"output": "c"}]);
+    let path = bench.file("t.jsonl", json!({"id": "s", "instruction": "i", "instances": instances}).to_string());
+    let row = |id: &str, prompt: &str, answer: &str| Demonstration {
+        row_id: id.into(),
+        prompt: user(prompt),
+        response: answer.into(),
+    };
+    for (which, rows, others) in [
+        (Turns::First, vec![row("s", "i\n\nx", "a")], Some(2)),
+        (Turns::Last, vec![row("s", "i", "c")], Some(2)),
+        (Turns::All, vec![row("s#1", "i\n\nx", "a"), row("s#2", "i", "b"), row("s#3", "i", "c")], None),
+    ] {
+        let artifact = bench.import(&path, |s| s.turns = which).unwrap();
+        assert_eq!(Demonstration::read_all(&artifact).unwrap(), rows);
+        let left_out = artifact.manifest.facts.get("left_out").cloned();
+        assert_eq!(left_out, others.map(|n| json!({"other instances of an instruction": n})), "{which:?}");
+    }
 }
 
 #[test]

@@ -77,7 +77,8 @@ pub enum SourceFormat {
     Prompt,
     /// `question` and `answer`, as GSM8K.
     Question,
-    /// `instruction`, `input`, `output`, as alpaca.
+    /// `instruction`, `input`, `output`, as alpaca; or `instances` of inputs
+    /// and outputs, as Self-Instruct.
     Alpaca,
 }
 

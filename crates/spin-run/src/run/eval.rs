@@ -96,6 +96,11 @@ pub struct EvalConfig {
     pub include: Vec<PathBuf>,
     /// The first documents of each task only; 0 for all.
     pub limit: usize,
+    /// In place of the first, `limit` documents drawn at random: those that
+    /// Python's `random.Random(limit_seed).sample(range(documents), limit)`
+    /// takes, in the task's order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_seed: Option<u32>,
     /// Examples in the prompt, in place of each task's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
@@ -130,6 +135,7 @@ impl Default for EvalConfig {
             data: PathBuf::from("../data/benchmarks"),
             include: Vec::new(),
             limit: 0,
+            limit_seed: None,
             num_fewshot: None,
             apply_chat_template: false,
             fewshot_as_multiturn: true,
@@ -203,6 +209,9 @@ impl EvalConfig {
     pub fn check(&self) -> Result<(), String> {
         if self.max_batch_tokens == 0 || self.docs_per_part == 0 {
             return Err("max_batch_tokens and docs_per_part must be at least 1".into());
+        }
+        if self.limit_seed.is_some() && self.limit == 0 {
+            return Err("limit_seed says which documents are drawn, limit how many; give limit, too".into());
         }
         if self.max_gen_toks == Some(0) {
             return Err("max_gen_toks must be at least 1".into());
