@@ -61,18 +61,27 @@ questions *SEEDS="11 12 13": build && (questions-results SEEDS)
 questions-results *SEEDS="11 12 13 14 15": build
     pipelines/questions/results.sh {{ SEEDS }}
 
-# Run all tests
-test: build
-    cargo test --release --workspace
+# Run the tests, all of them or those whose names contain NAME
+test NAME="": build
+    cargo test --release --workspace -- {{ NAME }}
 
 # Run all tests, also those that need real models and benchmark files in ../shared
 test-shared: build
     cargo test --release --workspace -- --include-ignored
 
-# Check format and lints as CI does
-lint:
+# Format the code
+fmt:
+    cargo fmt
+
+# Check format and lints, which CI does first
+check:
     cargo fmt --check
     cargo clippy --release --workspace --all-targets -- -D warnings
+
+# Write docs/settings.md and its JSON Schema anew from the structs that read run files
+settings: build
+    spin-run settings > docs/settings.md
+    spin-run settings --format schema > docs/run.schema.json
 
 # Compare the golden files with the Python packages of now: torch, transformers, trl, peft
 golden-check PYTHON="python3": build

@@ -38,6 +38,22 @@ fn is_test(path: &Path) -> bool {
     stem == "tests" || stem.ends_with("_tests") || path.components().any(|part| part.as_os_str() == "tests")
 }
 
+/// What the documents say of the keys of a run file is what reads it.
+#[test]
+fn the_documented_settings_are_those_of_the_structs() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let read = |name: &str| std::fs::read_to_string(docs.join(name)).unwrap();
+    assert!(
+        read("settings.md") == spin_run::settings::markdown(),
+        "write it anew: spin-run settings > docs/settings.md"
+    );
+    let schema: serde_json::Value = serde_json::from_str(&read("run.schema.json")).unwrap();
+    assert!(
+        schema == spin_run::settings::schema(),
+        "write it anew: spin-run settings --format schema > docs/run.schema.json"
+    );
+}
+
 #[test]
 fn no_file_is_longer_than_a_reader_can_hold() {
     for path in crates().iter().flat_map(|dir| rust_files(&dir.join("src"))).filter(|path| !is_test(path)) {

@@ -54,7 +54,7 @@ fn help() {
     let listed = Regex::new(r"(?m)^  ([a-z]+)  +[A-Z]").expect("a pattern");
     for (program, commands) in [
         ("spin-store", &["import", "ls", "show", "lineage", "verify", "plan"][..]),
-        ("spin-run", &["plan", "run", "status"]),
+        ("spin-run", &["plan", "run", "settings", "status"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),
         ("spin-fit", &["merge"]),

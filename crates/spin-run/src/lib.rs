@@ -7,6 +7,7 @@
 //!   count;
 //! - [`records`] reads the files that people have, [`import`] brings
 //!   demonstrations, preferences and models in;
+//! - [`settings`] describes the keys of a run file;
 //! - [`url`] shows addresses without what is secret in them.
 
 pub mod facts;
@@ -17,6 +18,7 @@ pub mod plan;
 pub mod records;
 pub mod run;
 pub mod schema;
+pub mod settings;
 mod shape;
 pub mod url;
 

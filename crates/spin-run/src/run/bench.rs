@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::Demonstration;
@@ -49,13 +50,13 @@ const SHORT: usize = 64;
 const NAMED: usize = 10;
 
 /// `[bench]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BenchConfig {
     /// What to measure: `gsm8k` (exact match of the final number, greedy and
     /// sampled), `exact_match` (of the whole answer, greedy and sampled), `wer`
     /// and `cer` (its word and character error rates), `nll`, `preference`,
-    /// `margin`. Without it the test rows decide, see [`default_tasks`].
+    /// `margin`. Without it the test rows decide.
     pub tasks: Option<Vec<String>>,
     /// Longest answer in tokens.
     pub max_new_tokens: usize,
@@ -66,9 +67,11 @@ pub struct BenchConfig {
     /// temperature sharpens a model without any training, so it is what
     /// training has to be better than.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("default" = Vec::<f64>::new()))]
     pub temperatures: Vec<f64>,
     /// How answers are compared by `exact_match`, `wer` and `cer`.
     #[serde(skip_serializing_if = "ExactMatch::is_default")]
+    #[schemars(extend("default" = ExactMatch::default()))]
     pub exact_match: ExactMatch,
 }
 
@@ -140,7 +143,7 @@ impl BenchConfig {
 /// they are compared. Keys and order are those of lm-evaluation-harness's
 /// `exact_match`; the two after them complete SQuAD's normalisation, and
 /// white space around a text never counts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExactMatch {
     /// Patterns whose matches are removed first.

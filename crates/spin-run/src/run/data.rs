@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[data]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Demonstrations to train on.
@@ -15,7 +16,7 @@ pub struct DataConfig {
 }
 
 /// A source of demonstrations or preferences.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// A file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`; text
@@ -30,6 +31,7 @@ pub struct SourceConfig {
     pub limit: usize,
     /// Leave out this many rows before those.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0))]
     pub skip: usize,
     /// Put the rows into a random order first, which this number decides, so
     /// that `skip` and `limit` take a random part: two sources of one file and
@@ -39,11 +41,13 @@ pub struct SourceConfig {
     pub shuffle: Option<u64>,
     /// Which answers of a conversation are used.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = Turns::First))]
     pub turns: Turns,
     /// What to do with rows that cannot be used.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = BadRows::Error))]
     pub on_bad_row: BadRows,
-    /// Most bytes of one row; without it [`crate::records::ROW_BYTES`].
+    /// Most bytes of one row; without it 64 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_row_bytes: Option<u64>,
     /// Most bytes that all rows may unpack to; without it 256 MiB or 100
@@ -64,7 +68,7 @@ impl SourceConfig {
 }
 
 /// Layout of a row of demonstrations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceFormat {
     /// Told from the first row's keys.
@@ -83,7 +87,7 @@ pub enum SourceFormat {
 }
 
 /// Which answers of a conversation become demonstrations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Turns {
     /// The first, as in the original code.
@@ -96,7 +100,7 @@ pub enum Turns {
 }
 
 /// What to do with a row that cannot be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BadRows {
     /// Stop, and name the first ten.

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::Dtype;
@@ -46,7 +47,7 @@ pub fn units_of(name: &str) -> Vec<&str> {
 
 /// Which revision of lm-evaluation-harness a score follows. The same model has
 /// different scores under each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// b281b0921b, of the Open LLM Leaderboard's first version.
@@ -70,7 +71,7 @@ impl Profile {
 }
 
 /// The type in which log-probabilities are computed and summed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SoftmaxDtype {
     /// f32, whatever the weights' type.
@@ -83,7 +84,7 @@ pub enum SoftmaxDtype {
 }
 
 /// `[eval]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalConfig {
     /// Tasks and groups; none to leave the stage out of the run.
@@ -151,7 +152,7 @@ impl Default for EvalConfig {
 }
 
 /// `[eval.judge]`: an OpenAI-compatible endpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeConfig {
     /// The judge's model name, e.g. `gpt-4`.

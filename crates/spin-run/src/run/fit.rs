@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveKind {
     /// The paper's: the human answer against the opponent's.
@@ -24,7 +25,7 @@ pub enum ObjectiveKind {
 }
 
 /// The function of the margin between the two answers of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
     /// log(1 + exp(-t)) (`spin`, `tspin`).
@@ -48,7 +49,7 @@ pub enum Loss {
 }
 
 /// Which optimiser, with PyTorch's meaning and defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
     /// `torch.optim.RMSprop`.
@@ -59,7 +60,7 @@ pub enum OptimizerKind {
 }
 
 /// How the learning rate moves, with transformers' meaning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SchedulerKind {
     /// Warm-up, then constant.
@@ -73,7 +74,7 @@ pub enum SchedulerKind {
 
 /// Type of the trained weights. Master weights and the optimiser's state are
 /// f32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FitDtype {
     /// 32 bits.
@@ -94,7 +95,7 @@ impl FitDtype {
 }
 
 /// What to do about a loss or gradient that is not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFinite {
     /// Stop and keep the checkpoint.
@@ -106,7 +107,7 @@ pub enum NonFinite {
 }
 
 /// Which weights are published when there is a held-out part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
     /// Those with the lowest held-out loss.
@@ -118,7 +119,7 @@ pub enum Keep {
 
 /// `[fit.lora]`: train a low-rank adapter instead of the weights. Names and
 /// meaning are those of PEFT's `LoraSettings`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSettings {
     /// Rank.
@@ -147,7 +148,7 @@ impl Default for LoraSettings {
 }
 
 /// `[fit]`, `[sft]` and the `fit` of a baseline.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
     /// What is minimised.
@@ -164,9 +165,11 @@ pub struct FitConfig {
     /// `tspin`: weight of the opponent's answer against θ0's, its paper's β.
     /// In the first round, where both are answers of θ0, it counts for 0.
     #[serde(skip_serializing_if = "is_default_initial_weight")]
+    #[schemars(extend("default" = FitConfig::default().initial_weight))]
     pub initial_weight: f64,
     /// `space`: the share of generated to human answers, μ.
     #[serde(skip_serializing_if = "is_default_mu")]
+    #[schemars(extend("default" = FitConfig::default().mu))]
     pub mu: f64,
     /// `sft`: share of each target spread evenly over the vocabulary, as
     /// torch's `cross_entropy(label_smoothing=…)`. `dpo` with `sigmoid`: the

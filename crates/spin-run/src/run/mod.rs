@@ -17,6 +17,7 @@ mod sample;
 use std::path::{Path, PathBuf};
 
 use chrono::{Datelike, NaiveDate};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ pub use fit::{FitConfig, FitDtype, Keep, LoraSettings, Loss, NonFinite, Objectiv
 pub use sample::{EngineKind, SampleConfig};
 
 /// A whole run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunFile {
     /// Name of the run: the first part of the name of each artifact it makes.
@@ -84,7 +85,7 @@ pub struct RunFile {
 }
 
 /// `[model]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
     /// A Hugging Face directory.
@@ -95,7 +96,7 @@ pub struct ModelSource {
 }
 
 /// Where the first weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
     /// The weights in the directory.
@@ -106,7 +107,7 @@ pub enum Init {
 }
 
 /// `[template]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TemplateConfig {
     /// `model` for the chat template in the model's directory, `alpaca` for
@@ -149,7 +150,7 @@ impl TemplateConfig {
 }
 
 /// What to do with a row whose prompt exceeds `max_prompt_length`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlong {
     /// Stop and name the row.
@@ -196,7 +197,7 @@ impl TemplateConfig {
 }
 
 /// `[pair]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PairConfig {
     /// How many iterations' samples are mixed: 2 in the paper (this one's and
@@ -211,19 +212,22 @@ impl Default for PairConfig {
 }
 
 /// `[[iteration]]`: overrides of single keys.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IterationConfig {
     /// Keys of `[sample]`.
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub sample: toml::Table,
     /// Keys of `[pair]`.
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub pair: toml::Table,
     /// Keys of `[fit]`.
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub fit: toml::Table,
 }
 
 /// `[[baseline]]`: a model trained for comparison.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BaselineConfig {
     /// Its name in tables and in the store.
@@ -245,6 +249,7 @@ pub struct BaselineConfig {
     /// `loss`, `label_smoothing`, `nll_weight` and `stop_margin` are not taken
     /// over from there.
     #[serde(default)]
+    #[schemars(with = "serde_json::Map<String, Value>")]
     pub fit: toml::Table,
 }
 

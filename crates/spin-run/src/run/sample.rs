@@ -1,12 +1,13 @@
 //! How answers are generated.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Dtype, as_params};
 
 /// Which engine generates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
     /// The trainer's forward pass on the CPU in f32, mistral.rs elsewhere and
@@ -21,7 +22,7 @@ pub enum EngineKind {
 }
 
 /// `[sample]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleConfig {
     /// 0 is greedy; 1 samples from the model's distribution as it is.

@@ -43,6 +43,12 @@ enum Command {
         #[arg(long, short)]
         keep_going: bool,
     },
+    /// Print what may stand in a run file: every key, its default and its meaning
+    Settings {
+        /// Output format
+        #[arg(long, value_enum, default_value_t = SettingsFormat::Markdown)]
+        format: SettingsFormat,
+    },
     /// Say of every artifact of a run whether it is done, stale (and what changed) or missing
     Status {
         #[command(flatten)]
@@ -76,6 +82,14 @@ enum PlanFormat {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SettingsFormat {
+    /// Tables for people
+    Markdown,
+    /// JSON Schema, for editors
+    Schema,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StatusFormat {
     /// For people
     Text,
@@ -105,8 +119,17 @@ fn main() -> ExitCode {
     spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
         Command::Plan { what, format } => plan(&what, format),
         Command::Run { what, jobs, keep_going } => run::run(&what, usize::from(jobs), keep_going),
+        Command::Settings { format } => settings(format),
         Command::Status { what, format } => status(&what, format),
     })
+}
+
+fn settings(format: SettingsFormat) -> anyhow::Result<Exit> {
+    match format {
+        SettingsFormat::Markdown => out(&spin_run::settings::markdown()),
+        SettingsFormat::Schema => out(&format!("{}\n", serde_json::to_string_pretty(&spin_run::settings::schema())?)),
+    }
+    Ok(Exit::Done)
 }
 
 fn plan(what: &What, format: PlanFormat) -> anyhow::Result<Exit> {
