@@ -4,6 +4,9 @@
 # those of other machines and days that are there already, summed up over seeds.
 #
 #     pipelines/questions/results.sh 11 12 13 14 15
+#
+# Where the data of SmolLM2's runs lie elsewhere than their files say, the flags that
+# say so are in SMOLLM2_FLAGS, as `--set data.train.path=…`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=docs/questions/results
@@ -17,6 +20,25 @@ for file in pipelines/questions/*.toml; do
         tr -d '\n' <<<"$table" | sed 's/  */ /g' >"$out/$name-$seed.json"
         echo >>"$out/$name-$seed.json"
     done
+done
+
+# A pretrained model, one seed: its table, and every score of every model against θ0.
+for name in smollm2-gsm8k-dpo smollm2-instruct; do
+    read -ra flags <<<"${SMOLLM2_FLAGS:-}"
+    [ "$name" = smollm2-gsm8k-dpo ] || flags=()
+    table=$(spin-bench table "pipelines/$name.toml" "${flags[@]}" --format markdown 2>/dev/null) || continue
+    run=${name%-dpo}
+    mapfile -t models < <(grep -oE '^\| (iter-[0-9]+|sft|dpo) ' <<<"$table" | tr -d '| ')
+    {
+        echo "$table"
+        printf '\n```\n'
+        spin-bench compare "${models[@]/#/$run/}"
+        printf '```\n\n'
+        echo 'Digests of the scores:'
+        printf '\n```\n'
+        spin-store ls | grep -E "^(scores|evaluations)/$run/"
+        printf '```\n'
+    } >"$out/$run.md"
 done
 
 # All seeds of some experiments, the first of which has the θ0 of all.
@@ -44,5 +66,10 @@ section() {
         loss-correlation samples-1 greedy window-2 nll epochs-3 dpo-oracle
     for size in 500 2000 5000; do
         section "Scarcity, $size words" "words-$size" "tspin-$size" "space-$size"
+    done
+    for run in smollm2-gsm8k smollm2-instruct; do
+        [ -f "$out/$run.md" ] || continue
+        printf '\n## %s\n\n' "$run"
+        cat "$out/$run.md"
     done
 } >docs/questions/results.md
