@@ -5,7 +5,7 @@
 # target/parity and is not computed again.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${1:?PYTHON} model=$(realpath "${2:?MODEL}") documents=${3:-200}
+python=${1:?PYTHON} model=$(realpath -s "${2:?MODEL}") documents=${3:-200}
 shared=../shared work=target/parity bin="${CARGO_TARGET_DIR:-target}/release"
 tasks=(winogrande openbookqa mmlu_high_school_psychology)
 mkdir -p "$work/data"
@@ -45,4 +45,4 @@ for dtype in float32 float64; do
         --limit "$documents" --limit-seed 1 --dtype "$dtype" --batch-size 4 --out "$out"
 done
 "$bin/spin-bench" eval "$work/real.toml" --iteration 0 --tasks "$(list "${tasks[@]}")" --limit "$documents" --limit-seed 1
-"$python" tests/parity/compare.py --out docs/bench/parity-real "real=$work/real-float32.json=$work/store-real=$work/real-float64.json"
+"$python" tests/parity/compare.py --out docs/bench/parity-real "$(basename "$model")=$work/real-float32.json=$work/store-real=$work/real-float64.json"
