@@ -17,7 +17,17 @@ fn every_run_file_that_ships_can_be_read() {
         names.push(run.run);
     }
     names.sort();
-    assert_eq!(names, ["demo", "gsm8k", "leaderboard", "word-problems", "zephyr-7b"]);
+    let smollm2 = ["smollm2-gsm8k", "smollm2-gsm8k", "smollm2-instruct"];
+    assert_eq!(names, [&["demo", "gsm8k", "leaderboard"][..], &smollm2, &["word-problems", "zephyr-7b"]].concat());
+}
+
+/// The second file has one baseline more and nothing else, so that it finds the first one's artifacts.
+#[test]
+fn the_runs_of_smollm2_with_and_without_dpo_share_their_artifacts() {
+    let load = |name: &str| RunFile::load(&shipped("pipelines").join(name), &[]).unwrap();
+    let (without, mut with) = (load("smollm2-gsm8k.toml"), load("smollm2-gsm8k-dpo.toml"));
+    assert_eq!(with.baseline.pop().unwrap().name, "dpo");
+    assert_eq!(spin_run::run::as_params(&with), spin_run::run::as_params(&without));
 }
 
 /// Experiments of `just questions`: one task, and nothing that differs but
