@@ -69,7 +69,6 @@ section() {
     done
     for run in smollm2-gsm8k smollm2-instruct; do
         [ -f "$out/$run.md" ] || continue
-        printf '\n## %s\n\n' "$run"
-        cat "$out/$run.md"
+        printf '\n## %s\n\nTable, comparisons and digests: [%s](results/%s.md).\n' "$run" "$run" "$run"
     done
 } >docs/questions/results.md

@@ -47,6 +47,12 @@ fn the_documented_settings_are_those_of_the_structs() {
         read("settings.md") == spin_run::settings::markdown(),
         "write it anew: spin-run settings > docs/settings.md"
     );
+    // Every struct that reads a table of the file has its own, with at least one key.
+    let tables = read("settings.md").matches("\n| key | default | |\n|---|---|---|\n| `").count();
+    let structs = spin_run::settings::schema()["$defs"].as_object().unwrap().clone();
+    // `DataConfig` only holds the two sources; the top of the file is no definition.
+    let structs = structs.iter().filter(|(name, of)| *name != "DataConfig" && of["properties"].is_object()).count();
+    assert_eq!(tables, structs + 1, "settings.rs does not list a table");
     let schema: serde_json::Value = serde_json::from_str(&read("run.schema.json")).unwrap();
     assert!(
         schema == spin_run::settings::schema(),
