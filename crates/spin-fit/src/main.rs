@@ -161,7 +161,7 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = spin_cli::parse::<Cli>();
     spin_cli::run(cli.log, spin_cli::bad_input!(FitError, StoreError), || match &cli.command {
         Some(Command::Merge(args)) => merged(args),
         None => train(&cli),

@@ -33,7 +33,7 @@ struct Target {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = spin_cli::parse::<Cli>();
     spin_cli::run(cli.log, spin_cli::bad_input!(PairError, StoreError), || {
         let run = RunFile::load(&cli.run.run, &cli.run.set)?;
         let store = Store::open(&run.store_dir())?;

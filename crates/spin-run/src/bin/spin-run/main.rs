@@ -115,7 +115,7 @@ impl What {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = spin_cli::parse::<Cli>();
     spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
         Command::Plan { what, format } => plan(&what, format),
         Command::Run { what, jobs, keep_going } => run::run(&what, usize::from(jobs), keep_going),
