@@ -17,7 +17,7 @@ build:
 # Build all programs for NVIDIA GPUs into a target directory of its own; needs nvcc, and CUDA_COMPUTE_CAP (90 for an H100) where no GPU is
 build-cuda *FLAGS:
     @command -v nvcc > /dev/null || { echo "just build-cuda: no nvcc on PATH; install a CUDA toolkit (12.x or 13.0 to 13.2)" >&2; exit 1; }
-    cargo build --release --workspace --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
+    cargo build --release --workspace --config .cargo/tight.toml --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
     @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store,run}
 
 # Learn to pronounce words from nothing, play three rounds of self-play, show what came of it (2 to 4 minutes on 2 cores)
@@ -61,13 +61,9 @@ questions *SEEDS="11 12 13": build && (questions-results SEEDS)
 questions-results *SEEDS="11 12 13 14 15": build
     pipelines/questions/results.sh {{ SEEDS }}
 
-# Run the tests, all of them or those whose names contain NAME
-test NAME="": build
-    cargo test --release --workspace -- {{ NAME }}
-
-# Run all tests, also those that need real models and benchmark files in ../shared
-test-shared: build
-    cargo test --release --workspace -- --include-ignored
+# Run the tests that this machine can run, all of them or those whose names contain NAME
+test *NAME:
+    tests/run.sh {{ NAME }}
 
 # Format the code
 fmt:

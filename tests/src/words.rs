@@ -162,11 +162,11 @@ mod tests {
     use super::*;
 
     #[test]
-    #[ignore = "needs ../shared/sft/cmudict.dict"]
+    #[ignore = "needs SPIN_TEST_DATA"]
     fn what_ships_is_what_the_dictionary_gives() {
         let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/raw/words"));
-        let dictionary = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/sft/cmudict.dict");
-        let dictionary = std::fs::read_to_string(dictionary).unwrap();
+        let data = std::env::var("SPIN_TEST_DATA").expect("cargo sets it");
+        let dictionary = std::fs::read_to_string(Path::new(&data).join("sft/cmudict.dict")).unwrap();
         assert_eq!(words(&dictionary).unwrap().len(), 112_796);
         let dir = tempfile::tempdir().unwrap();
         write(&dictionary, dir.path()).unwrap();

@@ -67,7 +67,7 @@ fn mixed(count: usize) -> Vec<Wanted> {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
     let (dir, golden) = (shared("models/stories260K"), shared("golden/stories260K_golden.json"));
     let golden: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
@@ -97,7 +97,7 @@ fn stories260k_greedy_text_is_the_golden_one_also_after_we_saved_it() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn a_sample_does_not_depend_on_its_neighbours() {
     let dir = shared("models/stories260K");
     let rows = mixed(48);
@@ -118,7 +118,7 @@ fn a_sample_does_not_depend_on_its_neighbours() {
 /// Two implementations of one model: rows are the same but where rounding
 /// decides, and log-probabilities are the trainer's.
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn the_engines_check_each_other() {
     let dir = shared("models/stories260K");
     let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
@@ -151,7 +151,7 @@ fn the_engines_check_each_other() {
 
 /// Draws of one token against the softmax of the model's logits.
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn draws_of_a_model_follow_its_softmax() {
     let dir = shared("models/stories260K");
     let model = CausalLm::load(&dir, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();

@@ -76,7 +76,7 @@ fn copy_model(from: &Path, to: &Path) {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn a_task_is_one_file() {
     let model = shared("models/stories260K");
     let (place, tasks) = (Place::new(), shipped("pipelines/tasks"));
@@ -108,7 +108,7 @@ fn a_task_is_one_file() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn a_killed_evaluation_ends_with_the_same_bytes() {
     let model = shared("models/stories260K");
     let data = shared("benchmarks");
@@ -130,7 +130,7 @@ fn a_killed_evaluation_ends_with_the_same_bytes() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn what_can_be_wrong_with_a_task() {
     let model = shared("models/stories260K");
     let place = Place::new();
@@ -173,7 +173,7 @@ fn what_can_be_wrong_with_a_task() {
 /// Parts of another size that a killed run left must not be mixed in, and a
 /// comparison needs the same documents.
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn other_parts_and_other_documents_are_noticed() {
     let model = shared("models/stories260K");
     let data = shared("benchmarks");
@@ -219,7 +219,7 @@ fn other_parts_and_other_documents_are_noticed() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn other_data_is_said_and_recorded() {
     let model = shared("models/stories260K");
     let data = shared("benchmarks/openbookqa/test.jsonl");
@@ -239,7 +239,7 @@ fn other_data_is_said_and_recorded() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn broken_weights_get_no_score() {
     let model = shared("models/stories260K");
     let (place, tasks) = (Place::new(), shipped("pipelines/tasks"));
@@ -298,7 +298,7 @@ fn run_file(place: &Place, model: &Path, data: &Path, eval: &str) {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn generated_answers_go_through_spin_sample() {
     let model = shared("models/stories260K");
     let data = shared("benchmarks");
@@ -323,7 +323,7 @@ fn generated_answers_go_through_spin_sample() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn two_turns_are_answered_and_judged() {
     let model = shared("models/stories260K");
     let data = shared("benchmarks");

@@ -25,15 +25,16 @@ pub fn programs() -> &'static Path {
     })
 }
 
-/// Files that ship, and the shared folder of real data beside the project.
+/// Files that ship.
 pub fn shipped(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
-/// A path in the folder of real data. Tests that need it are ignored unless
-/// asked for.
+/// A path in the folder of real data that `SPIN_TEST_DATA` names. Tests that need
+/// it are ignored unless asked for.
 pub fn shared(path: &str) -> PathBuf {
-    let path = shipped("../shared").join(path);
+    let dir = std::env::var_os("SPIN_TEST_DATA").expect("cargo sets it");
+    let path = Path::new(&dir).join(path);
     assert!(path.exists(), "this test needs {}", path.display());
     path
 }

@@ -121,7 +121,7 @@ fn artifact(dir: &Path, reference: &str) -> Artifact {
 /// Prompts and gold of task files in the forms that people write for the
 /// harness; expected values by lm_eval 0.4.13.
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn task_files_speak_python() {
     let model = shared("models/stories260K");
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -201,7 +201,7 @@ fn bytes_below(dir: &Path) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn judges_learn_keys_and_nobody_else() {
     let model = shared("models/stories260K");
     let data = shared("benchmarks");

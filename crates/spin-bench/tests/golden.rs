@@ -16,7 +16,7 @@ use spin_report::random::PyRandom;
 use spin_report::stats;
 
 fn shared() -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let dir = PathBuf::from(std::env::var("SPIN_TEST_DATA").expect("cargo sets it"));
     assert!(dir.join("benchmarks").exists(), "this test needs {}", dir.display());
     dir
 }
@@ -122,7 +122,7 @@ fn old_mmlu(subject: &str) -> Task {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn every_zero_shot_request_has_the_harness_hash() {
     let shared = shared();
     let hashes = golden(&shared, "harness_testdata_hashes.json");
@@ -164,7 +164,7 @@ fn every_zero_shot_request_has_the_harness_hash() {
 
 /// Scores of a model that returns `-random.random()` for each request.
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn a_guessing_model_gets_the_harness_scores() {
     let shared = shared();
     let expected = golden(&shared, "harness_testdata_hashes.json");
@@ -233,7 +233,7 @@ fn check_draws(turns: &[Turn], expected: &Value, what: &str) {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn examples_are_those_that_the_harness_draws() {
     let shared = shared();
     let golden = golden(&shared, "fewshot_golden.json");
@@ -280,7 +280,7 @@ fn examples_are_those_that_the_harness_draws() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn hellaswag_draws_need_no_data() {
     let shared = shared();
     let golden = golden(&shared, "fewshot_golden.json");
@@ -296,7 +296,7 @@ fn hellaswag_draws_need_no_data() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn mmlu_prompts_have_the_harness_hash() {
     let shared = shared();
     let golden = golden(&shared, "fewshot_golden.json");

@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::{DType, Device};
 use common::{Golden, compare_grads, flat, largest, max_difference};
@@ -104,9 +104,9 @@ fn bf16_logits_are_those_of_transformers_up_to_rounding() {
 
 /// A real checkpoint, trained by others; beside the workspace, not part of it.
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn log_likelihoods_of_stories260k_equal_those_of_the_harness() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let shared = PathBuf::from(std::env::var("SPIN_TEST_DATA").expect("cargo sets it"));
     let (dir, golden) = (shared.join("models/stories260K"), shared.join("golden/stories260K_golden.json"));
     let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();

@@ -21,7 +21,7 @@ const MODEL: ModelId = ModelId::Iteration(0);
 /// The model and its golden ids. The first five ids are a prompt, the others its
 /// greedy answer.
 fn golden() -> (PathBuf, Vec<u32>) {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let shared = PathBuf::from(std::env::var("SPIN_TEST_DATA").expect("cargo sets it"));
     let (model, golden) = (shared.join("models/stories260K"), shared.join("golden/stories260K_golden.json"));
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
     let ids = serde_json::from_value(golden["greedy_ids"].clone()).unwrap();
@@ -125,7 +125,7 @@ fn mixed(prompt: &[u32]) -> Vec<RequestRow> {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn greedy_answers_are_golden_and_end_at_stop_texts() {
     let (model, ids) = golden();
     let (prompt, expected) = ids.split_at(5);
@@ -176,7 +176,7 @@ fn greedy_answers_are_golden_and_end_at_stop_texts() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn stops_shards_and_engines_change_no_row() {
     let (model, ids) = golden();
     let rows = mixed(&ids);
@@ -212,7 +212,7 @@ fn stops_shards_and_engines_change_no_row() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn requests_that_cannot_be_answered_are_named() {
     let (model, ids) = golden();
     let too_long = [1].repeat(513);
@@ -231,7 +231,7 @@ fn requests_that_cannot_be_answered_are_named() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn the_program_answers_for_a_directory() {
     let (model, ids) = golden();
     let bench = Bench::new(&model, 1024);

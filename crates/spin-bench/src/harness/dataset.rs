@@ -186,9 +186,9 @@ mod tests {
     /// HellaSwag, of which there is no copy: its counts are those of the
     /// harness's draws (`hellaswag_draws_need_no_data`).
     #[test]
-    #[ignore = "needs ../shared, see `just test-shared`"]
+    #[ignore = "needs SPIN_TEST_DATA"]
     fn pins_are_what_the_data_gives() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/benchmarks");
+        let data = Path::new(&std::env::var("SPIN_TEST_DATA").expect("cargo sets it")).join("benchmarks");
         let (other, pinned): (Vec<&str>, Vec<&str>) = PINS.lines().partition(|line| line.starts_with("hellaswag/"));
         assert_eq!(other.len(), 2);
         let mut text = String::new();

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "needs ../shared, see `just test-shared`"]
+    #[ignore = "needs SPIN_TEST_DATA"]
     fn prompts_equal_pythons() {
         let dir = data_dir();
         let data = MtBench::read(&dir).unwrap();

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "needs ../shared, see `just test-shared`"]
+    #[ignore = "needs SPIN_TEST_DATA"]
     fn the_published_data_is_accepted() {
         let dir = data_dir();
         let data = MtBench::read(&dir).unwrap();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The published data. Tests that need it are ignored unless asked for.
 pub fn data_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/benchmarks/mt_bench")
+    Path::new(&std::env::var("SPIN_TEST_DATA").expect("cargo sets it")).join("benchmarks/mt_bench")
 }
 
 /// Three small questions with their prompts and references.

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The test command: builds the programs, runs all tests that this machine can run, and
+# says at its end which it left out, and for want of what.
+#
+#   tests/run.sh [NAME]        all tests, or those whose names contain NAME
+#
+# Real models and benchmark files, which some tests need, are looked for in the directory
+# $SPIN_TEST_DATA (../shared unless set), a browser for the report as `chromedriver`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SPIN_TEST_DATA=$(realpath -m "${SPIN_TEST_DATA:-../shared}")
+export SPIN_TEST_DATA
+log=$(mktemp)
+
+report() {
+    echo
+    if [ ! -d "$SPIN_TEST_DATA" ]; then
+        echo "left out for want of SPIN_TEST_DATA ($SPIN_TEST_DATA is no directory):"
+        sed -n 's/^test \(.*\) \.\.\. ignored, needs SPIN_TEST_DATA$/    \1/p' "$log" | sed 's/ - should panic//' | sort -u
+    fi
+    if ! command -v chromedriver > /dev/null; then
+        echo "left out for want of chromedriver:"
+        sed -n 's/^fn \(.*\)() {$/    headless::\1/p' tests/stages/headless.rs
+    fi
+    others=$(grep '\.\.\. ignored' "$log" | grep -v -e 'needs SPIN_TEST_DATA' -e ' headless::' || true)
+    if [ -n "$others" ]; then
+        printf 'left out by themselves:\n%s\n' "$others"
+    fi
+    if [ -d "$SPIN_TEST_DATA" ] && command -v chromedriver > /dev/null && [ -z "$others" ]; then
+        echo "nothing was left out"
+    fi
+    rm -f "$log"
+}
+trap report EXIT
+
+more=()
+if [ -d "$SPIN_TEST_DATA" ]; then more+=(--include-ignored); fi
+if ! command -v chromedriver > /dev/null; then more+=(--skip headless::); fi
+cargo build --release --workspace
+cargo test --release --workspace -- ${1:+"$1"} "${more[@]}" 2>&1 | tee "$log"
+if [ ! -d "$SPIN_TEST_DATA" ] && [ $# = 0 ] && command -v chromedriver > /dev/null; then
+    cargo test --release --workspace --test stages headless:: -- --ignored
+fi
