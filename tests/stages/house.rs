@@ -77,12 +77,16 @@ fn crates_know_only_what_is_below_them() {
         ("spin-store", &[]),
         ("spin-text", &["spin-cli", "spin-noise"]),
         ("spin-model", &["spin-noise"]),
-        ("spin-run", &["spin-cli", "spin-noise", "spin-store", "spin-text"]),
+        ("spin-net", &["spin-noise", "spin-store"]),
+        ("spin-run", &["spin-cli", "spin-net", "spin-noise", "spin-store", "spin-text"]),
         ("spin-report", &["spin-run", "spin-store"]),
         ("spin-pair", &["spin-cli", "spin-run", "spin-store", "spin-text"]),
-        ("spin-sample", &["spin-cli", "spin-model", "spin-noise", "spin-run", "spin-store", "spin-text"]),
+        ("spin-sample", &["spin-cli", "spin-model", "spin-net", "spin-noise", "spin-run", "spin-store", "spin-text"]),
         ("spin-fit", &["spin-cli", "spin-model", "spin-noise", "spin-run", "spin-store", "spin-text"]),
-        ("spin-bench", &["spin-cli", "spin-model", "spin-noise", "spin-report", "spin-run", "spin-store", "spin-text"]),
+        (
+            "spin-bench",
+            &["spin-cli", "spin-model", "spin-net", "spin-noise", "spin-report", "spin-run", "spin-store", "spin-text"],
+        ),
     ]);
     for dir in crates() {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();

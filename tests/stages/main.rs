@@ -19,6 +19,7 @@
 //! - `runs`: plans, what is done and why not, runs that stop, share and go on
 //! - `headless`: the report in a real browser, by `webdriver`
 //! - `house`: which crate may know which, files of a readable length, no circles
+//! - `hub`: models and data by their names on the hub
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
@@ -34,6 +35,7 @@ mod engines;
 mod family;
 mod headless;
 mod house;
+mod hub;
 mod imports;
 mod killed;
 mod leaderboard;

@@ -33,7 +33,7 @@ pub enum BenchError {
     Fetch(#[from] crate::fetch::FetchError),
     /// A key that cannot be sent.
     #[error(transparent)]
-    Secret(#[from] crate::secret::BadSecret),
+    Secret(#[from] spin_net::secret::BadSecret),
     /// A row cannot be scored.
     #[error("row {row_id:?} of {table}: {problem}; {remedy}")]
     Row {

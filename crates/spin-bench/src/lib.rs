@@ -14,10 +14,6 @@ pub mod harness;
 pub mod heldout;
 pub mod mt_bench;
 pub mod report;
-mod retry;
-pub mod secret;
 pub mod stage;
-#[cfg(test)]
-mod testing;
 
 pub use error::{BenchError, Result};

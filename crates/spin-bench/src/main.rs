@@ -21,6 +21,7 @@ use spin_cli::{Exit, RunArgs, say};
 use spin_report::{ReportError, seeds::Seeds, table as report};
 use spin_run::facts::{Facts as _, ScoreFacts};
 use spin_run::graph::{Decoding, Graph, ModelId};
+use spin_run::import::ImportError;
 use spin_run::run::RunFile;
 use spin_store::{Context, Store, StoreError};
 
@@ -105,16 +106,18 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    spin_cli::run(cli.log, spin_cli::bad_input!(BenchError, ReportError, StoreError), || match &cli.command {
-        Some(Command::Table { run, format }) => table(run, *format),
-        Some(Command::Answers { run, each, sampled }) => answers(run, *each, *sampled),
-        Some(Command::Seeds { tables, markdown }) => seeds(tables, *markdown),
-        Some(Command::Eval(args)) => eval::run(args),
-        Some(Command::Compare(args)) => compare::run(args),
-        Some(Command::Fetch(args)) => fetch::run(args),
-        Some(Command::Report(args)) => page::run(args),
-        None => score(&cli),
+    let cli = spin_cli::parse::<Cli>();
+    spin_cli::run(cli.log, spin_cli::bad_input!(BenchError, ReportError, StoreError, ImportError), || {
+        match &cli.command {
+            Some(Command::Table { run, format }) => table(run, *format),
+            Some(Command::Answers { run, each, sampled }) => answers(run, *each, *sampled),
+            Some(Command::Seeds { tables, markdown }) => seeds(tables, *markdown),
+            Some(Command::Eval(args)) => eval::run(args),
+            Some(Command::Compare(args)) => compare::run(args),
+            Some(Command::Fetch(args)) => fetch::run(args),
+            Some(Command::Report(args)) => page::run(args),
+            None => score(&cli),
+        }
     })
 }
 

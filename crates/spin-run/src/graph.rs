@@ -18,8 +18,9 @@ mod recipes;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use spin_net::hub::Name;
 use spin_text::{Chat, TemplateChoice};
 
 use crate::Maker;
@@ -72,13 +73,16 @@ impl<'a> Graph<'a> {
         match product {
             Product::Demonstrations(split) => {
                 let (source, path) = self.source(*split)?;
-                return import::demonstrations_recipe(&name, source, &path);
+                return import::demonstrations_recipe(&name, source, &import::Files::at(&at_hand(&path)?)?);
             }
             Product::Preferences(baseline) => {
                 let (source, path) = self.preference_source(baseline)?;
-                return import::preferences_recipe(&name, source, &path);
+                return import::preferences_recipe(&name, source, &import::Files::at(&at_hand(&path)?)?);
             }
-            Product::Base => return import::model_recipe(self.store, &name, &self.run.resolve(&self.run.model.path)),
+            Product::Base => {
+                let dir = self.run.resolve(&self.run.model.path);
+                return import::model_recipe(self.store, &name, &at_hand(&dir)?);
+            }
             Product::Evaluation(_, unit) => {
                 let problem = format!("has no recipe of {unit} without its data; `spin-bench eval` knows it");
                 return Err(StoreError::run(&self.run.path, problem));
@@ -278,6 +282,14 @@ impl<'a> Graph<'a> {
         let baselines = self.run.baseline.iter().map(|b| ModelId::Baseline(b.name.clone()));
         iterations.chain(baselines).collect()
     }
+}
+
+/// A path of this machine.
+///
+/// # Errors
+/// When it is a name on the hub.
+fn at_hand(path: &Path) -> Result<PathBuf> {
+    if Name::is_meant(path) { Err(import::not_imported(path)) } else { Ok(path.to_path_buf()) }
 }
 
 /// [`Graph::artifact`] by name. Each is an error when the artifact, or

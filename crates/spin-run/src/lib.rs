@@ -20,7 +20,6 @@ pub mod run;
 pub mod schema;
 pub mod settings;
 mod shape;
-pub mod url;
 
 pub use maker::Maker;
 pub use shape::ModelShape;

@@ -7,11 +7,12 @@ mod cli;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use clap::Parser;
 use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_net::hub::Settings;
+use spin_net::secret::BadSecret;
 use spin_run::facts::{Facts as _, LogpsCheck, SampleFacts};
 use spin_run::graph::{Decoding, Graph, ModelId};
-use spin_run::import::Importer;
+use spin_run::import::{ImportError, Importer};
 use spin_run::run::NameError;
 use spin_sample::error::SampleError;
 use spin_sample::stage::{self, GenerationWatch, Missing, PartDone};
@@ -22,8 +23,8 @@ use spin_text::TextError;
 use crate::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let is_bad_input = spin_cli::bad_input!(SampleError, StoreError, TextError, NameError);
+    let cli = spin_cli::parse::<Cli>();
+    let is_bad_input = spin_cli::bad_input!(SampleError, StoreError, TextError, NameError, ImportError, BadSecret);
     spin_cli::run(cli.log, is_bad_input, || body(&cli))
 }
 
@@ -65,7 +66,8 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
         ..Context::silent(&store)
     };
     if cli.is_model() {
-        Importer::new(context).base(&run)?;
+        let hub = Settings::from_vars(&|name| std::env::var(name).ok())?;
+        Importer { hub: Some(&hub), ..Importer::new(context) }.base(&run)?;
     }
     let mut exit = Exit::Done;
     let tasks = tasks(cli, &graph)?;

@@ -1,14 +1,11 @@
 //! Whether a file is what it should be.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-use spin_store::StoreError;
 
 use super::{Item, Source};
 use crate::harness::pins;
@@ -29,26 +26,6 @@ pub enum Check {
     RowCount,
     /// None: it is other data, taken because the user said so.
     Unpinned,
-}
-
-/// A digest in lower-case hexadecimal.
-pub(super) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// SHA-256 and size in bytes of a file.
-pub(super) fn sha256(path: &Path) -> Result<(String, u64), StoreError> {
-    let mut file = BufReader::new(File::open(path).map_err(StoreError::io("open", path))?);
-    let (mut hasher, mut total, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut buffer).map_err(StoreError::io("read", path))? {
-            0 => return Ok((hex(hasher), total)),
-            n => {
-                hasher.update(&buffer[..n]);
-                total += n as u64;
-            }
-        }
-    }
 }
 
 /// Whether a file is the pinned one, by the best that is known of it; the

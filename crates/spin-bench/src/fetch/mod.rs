@@ -11,30 +11,25 @@
 //! Without a network, put the files there by hand in the same layout and run
 //! it all the same: files that pass the same check are recorded, not asked
 //! for. [`Options::accept_unpinned`] takes other data too, and says so.
-//!
-//! HTTPS trusts Mozilla's root certificates as compiled in; proxies of the
-//! environment are not used.
 
 mod check;
 mod datasets;
-mod download;
-mod endpoints;
 mod error;
 mod record;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use spin_run::url;
+use spin_net::digest;
+use spin_net::download::{Client, Wanted};
+use spin_net::{Endpoints, NetError, url};
 use spin_store::{StoreError, fsutil};
 
 pub use check::Check;
 pub use datasets::{BBH, Dataset, Host, Item, MMLU, Source};
-pub use endpoints::Endpoints;
 pub use error::{FetchError, Result};
 pub use record::{FILE_NAME, FetchedFile};
 
-use download::{Client, Wanted};
 use record::Record;
 
 /// How a file came to be in its place.
@@ -125,14 +120,16 @@ pub fn fetch(
     let (mut report, total) = (Report::default(), wanted.len());
     for (index, (dataset, item)) in wanted.into_iter().enumerate() {
         if options.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(FetchError::Stopped);
+            return Err(NetError::Stopped.into());
         }
         let source = dataset.source();
         let target = local_path(dir, dataset, &item.path);
         let there = present(&record, &source, &item, &target, options.accept_unpinned)?;
         let (outcome, file) = match there {
             Some(found) => found,
-            None => (Outcome::Downloaded, bring(&client, &source, &item, &target, options.accept_unpinned)?),
+            None => {
+                (Outcome::Downloaded, bring((&client, endpoints), &source, &item, &target, options.accept_unpinned)?)
+            }
         };
         let bytes = file.bytes;
         match file.checked {
@@ -168,7 +165,7 @@ fn present(
     if !target.is_file() {
         return Ok(None);
     }
-    let (sha256, bytes) = check::sha256(target)?;
+    let (sha256, bytes) = digest::sha256(target)?;
     let known = record.get(source.repo, &item.path);
     if let Some(known) = known
         && (known.sha256 != sha256 || known.revision.as_deref().is_some_and(|r| r != source.revision))
@@ -196,6 +193,15 @@ fn present(
     Ok(Some((outcome, FetchedFile { repo, revision, path, bytes, sha256, rows, checked })))
 }
 
+/// The address of a file.
+fn address(endpoints: &Endpoints, source: &Source, path: &str) -> String {
+    let Source { host, repo, revision } = source;
+    match host {
+        Host::Hub => endpoints.on_hub(&format!("datasets/{repo}/resolve/{revision}/{path}")),
+        Host::GitHub => format!("{}/{repo}/{revision}/{path}", endpoints.github.trim_end_matches('/')),
+    }
+}
+
 /// Bytes that no file of its kind has: the rows of the pinned files have less
 /// than 1 KiB each in the mean.
 fn longest(item: &Item) -> u64 {
@@ -204,7 +210,7 @@ fn longest(item: &Item) -> u64 {
 
 /// Downloads a file beside its place, checks it, and renames it into it.
 fn bring(
-    client: &Client<'_>,
+    (client, endpoints): (&Client<'_>, &Endpoints),
     source: &Source,
     item: &Item,
     target: &Path,
@@ -212,7 +218,8 @@ fn bring(
 ) -> Result<FetchedFile> {
     let parent = target.parent().expect("below the directory");
     fsutil::create_dir_all(parent)?;
-    let address = client.endpoints.url(source, &item.path);
+    let address = address(endpoints, source, &item.path);
+    let otherwise = format!("copy the file by hand to {}, then run this again", target.display());
     // The ending stays, because it says how to count the rows.
     let name = target.file_name().expect("a file").to_string_lossy();
     let temporary = tempfile::Builder::new()
@@ -221,14 +228,18 @@ fn bring(
         .permissions(<std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644))
         .tempfile_in(parent)
         .map_err(StoreError::io("create a temporary file in", parent))?;
-    let wanted = Wanted { url: &address, hub: source.host == Host::Hub, longest: longest(item), target };
+    let wanted = Wanted {
+        url: &address,
+        hub: source.host == Host::Hub,
+        longest: longest(item),
+        sha256: None,
+        target,
+        otherwise: &otherwise,
+        progress: &|_, _| {},
+    };
     let got = client.download(&wanted, temporary.as_file())?;
     let checked = check::pinned(source, item, temporary.path(), &got.sha256, accept_unpinned);
-    let checked = checked.map_err(|problem| FetchError::Damaged {
-        url: url::public(&address),
-        problem,
-        target: target.into(),
-    })?;
+    let checked = checked.map_err(|problem| NetError::Damaged { url: url::public(&address), problem, otherwise })?;
     temporary.as_file().sync_all().map_err(StoreError::io("sync", target))?;
     temporary.persist(target).map_err(|e| StoreError::Io {
         action: "rename into",

@@ -5,8 +5,8 @@ use serde_json::Value;
 use spin_run::schema::{Row, ScoreRow};
 
 use super::*;
-use crate::secret::Secret;
-use crate::testing::{Reply, Sent, Server, reply};
+use spin_net::secret::Secret;
+use spin_net::testing::{Reply, Sent, Server, reply};
 
 /// A Parquet file of some rows.
 fn parquet(rows: u64) -> Vec<u8> {
@@ -25,11 +25,11 @@ fn parquet(rows: u64) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-fn digest(bytes: &[u8]) -> String {
+fn digest_of(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     std::fs::write(&path, bytes).unwrap();
-    check::sha256(&path).unwrap().0
+    digest::sha256(&path).unwrap().0
 }
 
 fn endpoints(server: &Server) -> Endpoints {
@@ -89,7 +89,7 @@ fn files_are_fetched_recorded_and_then_kept() {
     let expected = serde_json::json!({"layout": 2, "files": [{
         "repo": "truthfulqa/truthful_qa", "revision": "741b8276f2d1982aa3d5b832d3ee81ed3b896490",
         "path": "multiple_choice/validation-00000-of-00001.parquet",
-        "bytes": bytes, "sha256": digest(&body), "rows": null, "checked": "unpinned",
+        "bytes": bytes, "sha256": digest_of(&body), "rows": null, "checked": "unpinned",
     }]});
     assert_eq!(record, expected);
 
@@ -106,7 +106,7 @@ fn files_are_fetched_recorded_and_then_kept() {
 fn redirects_are_followed_and_the_token_stays_at_home() {
     let dir = tempfile::tempdir().unwrap();
     let body = parquet(817);
-    let (etag, stored) = (format!("\"{}\"", digest(&body)), body.clone());
+    let (etag, stored) = (format!("\"{}\"", digest_of(&body)), body.clone());
     let storage = Server::start(move |_, _| reply(200, &[], &stored));
     let cdn = format!("{}/blob?sig=1", storage.url);
     let (report, seen) = fetch_truthful(dir.path(), move |_, sent| match sent.line.as_str() {
@@ -262,9 +262,9 @@ fn several_datasets_go_on_where_they_stopped() {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn every_kind_of_file_is_counted() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/benchmarks");
+    let root = Path::new(&std::env::var("SPIN_TEST_DATA").expect("cargo sets it")).join("benchmarks");
     for line in include_str!("files.tsv").lines() {
         let [repo, path, sha256] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
         let local = match repo {
@@ -272,7 +272,7 @@ fn every_kind_of_file_is_counted() {
             _ => path.replace("cot-prompts", "bbh/cot-prompts"),
         };
         let local = local.replace("mt_bench/gpt-4", "mt_bench/reference_answer_gpt-4");
-        assert_eq!(check::sha256(&root.join(local)).unwrap().0, sha256, "{path}");
+        assert_eq!(digest::sha256(&root.join(local)).unwrap().0, sha256, "{path}");
     }
     for (task, rows) in BBH {
         check::rows(&root.join(format!("bbh/{task}.json")), Some(rows)).unwrap();
@@ -281,7 +281,7 @@ fn every_kind_of_file_is_counted() {
         check::rows(&root.join(format!("mmlu/test/{subject}.jsonl")), Some(rows)).unwrap();
     }
     let known = "d2df31394b903b7f0e085d42a69572a092987856eac076799017d70ef266fa8f";
-    assert_eq!(check::sha256(&root.join("bbh/logical_deduction_five_objects.json")).unwrap().0, known);
+    assert_eq!(digest::sha256(&root.join("bbh/logical_deduction_five_objects.json")).unwrap().0, known);
 }
 
 /// The rows of a JSON lines file as the hub's Parquet.
@@ -301,9 +301,9 @@ fn as_parquet(jsonl: &str, columns: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs ../shared, see `just test-shared`"]
+#[ignore = "needs SPIN_TEST_DATA"]
 fn pinned_means_a_digest() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/benchmarks");
+    let root = Path::new(&std::env::var("SPIN_TEST_DATA").expect("cargo sets it")).join("benchmarks");
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     let parts = ["train", "test"].map(|split| (split, read(&format!("gsm8k/{split}.jsonl"))));
     let served = |change: &'static str| {
@@ -352,7 +352,7 @@ fn pinned_means_a_digest() {
     for file in record["files"].as_array_mut().unwrap() {
         file.as_object_mut().unwrap().remove("checked");
         if file["path"].as_str().unwrap().ends_with("question.jsonl") {
-            file["sha256"] = digest(&std::fs::read(&question).unwrap()).into();
+            file["sha256"] = digest_of(&std::fs::read(&question).unwrap()).into();
         }
     }
     std::fs::write(&path, record.to_string()).unwrap();
@@ -418,7 +418,7 @@ fn a_stop_is_heard_within_a_second() {
             stop.store(true, Ordering::Relaxed);
             fetching.join().unwrap().unwrap_err()
         });
-        assert!(matches!(error, FetchError::Stopped), "{error}");
+        assert!(matches!(error, FetchError::Net(NetError::Stopped)), "{error}");
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
         assert!(no_files(dir.path()));
     }
@@ -434,7 +434,7 @@ fn the_token_and_the_password_are_told_to_nobody() {
     let error = fetch(dir.path(), &endpoints(&server), &[Dataset::TruthfulQa], &STRICT, &mut |_| {}).unwrap_err();
     let with_user = Endpoints { hub: server.url.replace("://", "://me:pa55@"), ..endpoints(&server) };
     let other = fetch(dir.path(), &with_user, &[Dataset::TruthfulQa], &STRICT, &mut |_| {}).unwrap_err();
-    assert!(matches!(other, FetchError::BadUrl { .. }) && other.is_bad_input(), "{other}");
+    assert!(matches!(other, FetchError::Net(NetError::BadUrl { .. })) && other.is_bad_input(), "{other}");
     for text in [format!("{error} {error:?}"), format!("{other} {other:?}")] {
         assert!(!text.contains("hf_secret") && !text.contains("pa55") && !text.contains("v4lue"), "{text}");
     }

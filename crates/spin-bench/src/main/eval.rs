@@ -10,8 +10,9 @@ use spin_bench::harness::evaluator::Evaluator;
 use spin_bench::harness::registry::Registry;
 use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
 use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry};
-use spin_bench::secret::Secret;
 use spin_cli::{Exit, say, stop_flag};
+use spin_net::hub::{Name, Settings};
+use spin_net::secret::Secret;
 use spin_report::evaluations::Results;
 use spin_report::mt_bench::Summary;
 use spin_run::graph::{Graph, ModelId};
@@ -36,7 +37,7 @@ pub struct Args {
     /// Evaluate a [[baseline]] of the run file
     #[arg(long, conflicts_with_all = ["iteration", "model"])]
     baseline: Option<String>,
-    /// Evaluate a Hugging Face directory, without a run file
+    /// Evaluate a Hugging Face directory, or a model by its name on the hub (hf:OWNER/NAME[@REVISION]), without a run file
     #[arg(long, value_name = "DIR", conflicts_with = "run")]
     model: Option<PathBuf>,
     /// Name of the results of --model in the store; by default the directory's
@@ -102,13 +103,18 @@ fn here(path: &PathBuf) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("no path {}", path.display()))
 }
 
+/// A model's directory, or its name on the hub.
+fn place(model: &PathBuf) -> anyhow::Result<PathBuf> {
+    if Name::is_meant(model) { Ok(model.clone()) } else { here(model) }
+}
+
 /// The run file with the flags applied, or one made of flags alone.
 fn run_file(args: &Args) -> anyhow::Result<RunFile> {
     let mut run = match (&args.run, &args.model) {
         (Some(path), _) => RunFile::load(path, &args.set)?,
         (None, Some(dir)) => {
             let eval = EvalConfig { data: PathBuf::from("data/benchmarks"), ..EvalConfig::default() };
-            RunFile::of_directory(here(dir)?, args.name.as_deref(), here(&args.store)?, eval)
+            RunFile::of_directory(place(dir)?, args.name.as_deref(), here(&args.store)?, eval)
                 .map_err(|e| BenchError::Settings(e.to_string()))?
         }
         (None, None) => anyhow::bail!("give a run file or --model DIR"),
@@ -165,7 +171,8 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         ..Context::silent(&store)
     };
     if args.model.is_some() {
-        Importer::new(context).base(&run)?;
+        let hub = Settings::from_vars(&|name| std::env::var(name).ok()).map_err(BenchError::from)?;
+        Importer { hub: Some(&hub), ..Importer::new(context) }.base(&run)?;
     }
     let eval = &run.eval;
     let include: Vec<PathBuf> = eval.include.iter().map(|dir| run.resolve(dir)).collect();

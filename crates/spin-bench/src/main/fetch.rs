@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use spin_bench::BenchError;
-use spin_bench::fetch::{self, Dataset, Endpoints, FetchError, Options};
-use spin_bench::secret::Secret;
+use spin_bench::fetch::{self, Dataset, Options};
 use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_net::hub::Settings;
 
 /// Flags of `fetch`.
 #[derive(clap::Args)]
@@ -30,12 +30,7 @@ fn dataset(name: &str) -> Result<Dataset, String> {
 
 /// Fetches.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    let token = std::env::var_os("HF_TOKEN").map(|token| token.to_string_lossy().into_owned());
-    let token = Secret::optional(token.as_deref(), "HF_TOKEN").map_err(BenchError::from)?;
-    let mut endpoints = Endpoints { token, ..Endpoints::default() };
-    if let Ok(hub) = std::env::var("HF_ENDPOINT") {
-        endpoints.hub = hub;
-    }
+    let Settings { endpoints, .. } = Settings::from_vars(&|name| std::env::var(name).ok()).map_err(BenchError::from)?;
     let datasets = if args.datasets.is_empty() { Dataset::ALL.to_vec() } else { args.datasets.clone() };
     let mut bar: Option<Progress> = None;
     let stop = stop_flag()?;
@@ -48,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         bar.finish();
     }
     let report = match result {
-        Err(FetchError::Stopped) => {
+        Err(error) if error.is_stop() => {
             say("stopped with the files so far kept; run it again");
             return Ok(Exit::Again);
         }

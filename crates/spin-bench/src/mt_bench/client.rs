@@ -5,12 +5,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use spin_net::url;
 use spin_run::schema::Message;
-use spin_run::url;
 
 use super::judge::{Judge, JudgeError};
-use crate::retry::{POLL, Stop};
-use crate::secret::{Redactor, Secret};
+use spin_net::download::{is_permanent, reason};
+use spin_net::retry::{POLL, Stop};
+use spin_net::secret::{Redactor, Secret};
 
 /// Asks `/v1/chat/completions` of OpenAI, vLLM, llama.cpp, mistral.rs and the
 /// like, over HTTP or HTTPS.
@@ -154,25 +155,6 @@ fn ask(request: ureq::Request, body: &str) -> Result<Reply, Failure> {
     read.map_err(|e| Failure { kind: None, reason: format!("its answer broke off ({e})") })?;
     let body = (bytes.len() as u64 <= LONGEST).then(|| String::from_utf8_lossy(&bytes).into_owned());
     Ok(Reply { status, retry_after, location, body })
-}
-
-/// Whether a request that fails so fails again.
-pub(crate) fn is_permanent(kind: ureq::ErrorKind) -> bool {
-    use ureq::ErrorKind::{InsecureRequestHttpsOnly, InvalidProxyUrl, InvalidUrl, ProxyUnauthorized, UnknownScheme};
-    matches!(kind, InsecureRequestHttpsOnly | InvalidProxyUrl | InvalidUrl | ProxyUnauthorized | UnknownScheme)
-}
-
-/// What a transport error says, without the address, which may hold secrets.
-pub(crate) fn reason(error: &ureq::Transport) -> String {
-    let mut text = error.kind().to_string();
-    // Of a header that cannot be sent the message is the header.
-    if let Some(message) = error.message().filter(|_| error.kind() != ureq::ErrorKind::BadHeader) {
-        text = format!("{text}: {message}");
-    }
-    match std::error::Error::source(error) {
-        Some(source) => format!("{text}: {source}"),
-        None => text,
-    }
 }
 
 fn endpoint(base: &str) -> String {

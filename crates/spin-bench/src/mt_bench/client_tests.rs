@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::*;
-use crate::testing::{Reply, Server, reply};
+use spin_net::testing::{Reply, Server, reply};
 
 fn key() -> Option<Secret> {
     Some(Secret::new("secret\n", "K").unwrap())

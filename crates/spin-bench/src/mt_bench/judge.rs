@@ -9,7 +9,7 @@ use spin_run::schema::{Judgment, Message};
 use spin_store::StoreError;
 
 use super::{Answers, ERROR_OUTPUT, JUDGE_MAX_TOKENS, Prompts, Question, Request, rating};
-use crate::retry::{Retry, Stop, until};
+use spin_net::retry::{Retry, Stop, until};
 
 /// Shorthand for results of this module.
 pub type Result<T, E = MtBenchError> = std::result::Result<T, E>;

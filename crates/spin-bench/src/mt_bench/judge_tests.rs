@@ -4,8 +4,8 @@ use std::time::Instant;
 use super::*;
 use crate::mt_bench::testing::write_data;
 use crate::mt_bench::{MtBench, OpenAiJudge, Summary};
-use crate::secret::Secret;
-use crate::testing::{Reply, Server, reply};
+use spin_net::secret::Secret;
+use spin_net::testing::{Reply, Server, reply};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -243,7 +243,7 @@ fn a_silent_judge_does_not_keep_signals_waiting() {
 
 #[test]
 fn a_server_that_sends_the_key_back_tells_nobody() {
-    let echo = |sent: &crate::testing::Sent| sent.header("authorization").unwrap_or_default().to_owned();
+    let echo = |sent: &spin_net::testing::Sent| sent.header("authorization").unwrap_or_default().to_owned();
     let server = Server::start(move |n, sent| match n {
         0 => verdict(&format!("You sent {}. Rating: [[7]]", echo(sent))),
         1 => reply(400, &[], format!("headers: {}", echo(sent))),

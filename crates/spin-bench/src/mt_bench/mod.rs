@@ -23,10 +23,10 @@ pub mod stage;
 #[cfg(test)]
 mod testing;
 
-pub use crate::retry::{Retry, Stop};
 pub use client::OpenAiJudge;
 pub use judge::{Judge, JudgeError, JudgeOptions, MtBenchError, Result, judge_all};
 pub use prompts::{Prompts, Request};
 pub use question::{ERROR_OUTPUT, JUDGE_MAX_TOKENS, MAX_NEW_TOKENS, Question, needs_reference, temperature};
 pub use questions::{Answers, MtBench};
+pub use spin_net::retry::{Retry, Stop};
 pub use spin_report::mt_bench::{Summary, rating};

@@ -4,15 +4,20 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use spin_cli::{Exit, say};
+use spin_net::NetError;
+use spin_net::hub::{Name, Settings};
+use spin_net::secret::BadSecret;
 use spin_run::facts::{Facts as _, ImportFacts, LeftOutFiles};
 use spin_run::graph::{Graph, Split};
-use spin_run::import::{self, Importer};
+use spin_run::import::{self, ImportError, Importer};
 use spin_run::plan::{self, Plan};
 use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_run::schema::{Demonstration, Row};
@@ -20,7 +25,7 @@ use spin_store::audit::{self, Finding};
 use spin_store::{Artifact, Context, Kind, Manifest, Reference, Store, StoreError};
 
 #[derive(Parser)]
-#[command(version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
+#[command(name = "spin-store", version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -127,11 +132,11 @@ fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
+    let cli = spin_cli::parse::<Cli>();
+    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError, ImportError, BadSecret), || match cli.command {
         Command::Import { source, set, name, limit, rows, rehash, store } => {
             match import_any(&ImportArgs { source, set, name, limit, rows, rehash, store }) {
-                Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => {
+                Err(error) if is_for_later(&error) => {
                     say(&format!("{error:#}"));
                     Ok(Exit::Again)
                 }
@@ -144,6 +149,14 @@ fn main() -> ExitCode {
         Command::Verify { at } => verify(&open(&at)?),
         Command::Plan { run } => print_plan(&run),
     })
+}
+
+/// Whether an import is to be tried again: another process is at it, or a stop
+/// was asked for.
+fn is_for_later(error: &anyhow::Error) -> bool {
+    use ImportError::{Net, Store};
+    matches!(error.downcast_ref(), Some(StoreError::Locked { .. }))
+        || matches!(error.downcast_ref(), Some(Store(StoreError::Locked { .. }) | Net(NetError::Stopped)))
 }
 
 /// Opens a store that must be there: a look must not create one.
@@ -204,9 +217,29 @@ fn report((artifact, made): &(Artifact, bool)) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn importer<'a>(store: &'a Store, holder: &'a str, rehash: bool) -> Importer<'a> {
-    let context = Context { environment: &spin_cli::environment, holder, watch: &say, ..Context::silent(store) };
-    Importer { rehash, ..Importer::new(context) }
+/// What an importer borrows.
+struct Surroundings {
+    holder: String,
+    hub: Settings,
+    stop: Arc<AtomicBool>,
+}
+
+impl Surroundings {
+    fn look() -> anyhow::Result<Surroundings> {
+        let hub = Settings::from_vars(&|name| std::env::var(name).ok())?;
+        Ok(Surroundings { holder: spin_cli::whoami(), hub, stop: spin_cli::stop_flag()? })
+    }
+
+    fn importer<'a>(&'a self, store: &'a Store, rehash: bool) -> Importer<'a> {
+        let context = Context {
+            environment: &spin_cli::environment,
+            holder: &self.holder,
+            stop: &self.stop,
+            watch: &say,
+            ..Context::silent(store)
+        };
+        Importer { rehash, hub: Some(&self.hub), ..Importer::new(context) }
+    }
 }
 
 fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
@@ -236,12 +269,13 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
         bail!("{name:?} is not a name; use letters, digits, `-`, `_`, `.` and `/`");
     }
     let store = Store::open(args.store.as_deref().unwrap_or(Path::new("data")))?;
-    let holder = spin_cli::whoami();
-    let importer = importer(&store, &holder, args.rehash);
+    let surroundings = Surroundings::look()?;
+    let importer = surroundings.importer(&store, args.rehash);
     let made = if is_model {
         let _lock = importer.lock(Kind::Model, &name)?;
-        let recipe = import::model_recipe_of(&store, &name, source, args.rehash)?;
-        import::model(&importer.context, &recipe, source)?
+        // A directory without weights is one that starts from nothing.
+        let (artifact, made, _) = importer.model(&name, source, None, Name::is_meant(source))?;
+        (artifact, made)
     } else {
         let config = SourceConfig {
             limit: args.limit.unwrap_or_default(),
@@ -249,15 +283,9 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
             on_bad_row: rows.on_bad_row.unwrap_or_default(),
             ..SourceConfig::new(source)
         };
-        if rows.preferences {
-            let _lock = importer.lock(Kind::Preferences, &name)?;
-            let recipe = import::preferences_recipe(&name, &config, source)?;
-            import::preferences(&importer.context, &recipe, &config, source)?
-        } else {
-            let _lock = importer.lock(Kind::Demonstrations, &name)?;
-            let recipe = import::demonstrations_recipe(&name, &config, source)?;
-            import::demonstrations(&importer.context, &recipe, &config, source)?
-        }
+        let kind = if rows.preferences { Kind::Preferences } else { Kind::Demonstrations };
+        let _lock = importer.lock(kind, &name)?;
+        importer.rows_of(kind, &name, &config, &importer.files(source, None)?)?
     };
     report(&made)?;
     Ok(Exit::Done)
@@ -265,6 +293,9 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
 
 /// Whether a path is a model's directory, rather than one of rows or a file.
 fn is_model(source: &Path) -> bool {
+    if Name::is_meant(source) {
+        return !matches!(Name::of_path(source), Ok(Some(name)) if !name.is_model());
+    }
     let is_adapter = |name: &str| source.join(name).exists();
     ["adapter_config.json", "adapter_model.safetensors"].into_iter().any(is_adapter)
         || (source.is_dir() && !import::is_data_dir(source))
@@ -272,8 +303,8 @@ fn is_model(source: &Path) -> bool {
 
 fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     let store = Store::open(&run.store_dir())?;
-    let holder = spin_cli::whoami();
-    let importer = importer(&store, &holder, rehash);
+    let surroundings = Surroundings::look()?;
+    let importer = surroundings.importer(&store, rehash);
     let mut prompts = Vec::new();
     let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
     for &split in splits {

@@ -165,7 +165,7 @@ impl Graph<'_> {
             // The same name may be another model elsewhere.
             params: json!({
                 "judge": judge,
-                "base_url": config.map(|config| crate::url::public(&config.base_url)),
+                "base_url": config.map(|config| spin_net::url::public(&config.base_url)),
             }),
             parents,
         }

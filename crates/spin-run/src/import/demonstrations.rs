@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::intake::{self, Imported, Taken};
 use super::layout;
-use crate::records::{self, Bad, Budget, Record};
+use super::noted;
+use crate::records::{self, Bad, Budget, Files, Record};
 use crate::run::{SourceConfig, SourceFormat, Turns};
 use crate::schema::{Demonstration, Message};
 use spin_store::error::{Result, StoreError};
@@ -16,8 +17,8 @@ use spin_store::{Artifact, Context, Recipe, Staged};
 ///
 /// # Errors
 /// When there is no such source, or a file cannot be read.
-pub fn demonstrations_recipe(name: &str, source: &SourceConfig, path: &Path) -> Result<Recipe> {
-    intake::recipe(Kind::Demonstrations, name, source, path, &layout::COLUMNS)
+pub fn demonstrations_recipe(name: &str, source: &SourceConfig, files: &Files) -> Result<Recipe> {
+    intake::recipe(Kind::Demonstrations, name, source, files, &layout::COLUMNS)
 }
 
 /// Imports demonstrations unless the store has them. The flag says whether
@@ -32,18 +33,18 @@ pub fn demonstrations(
     context: &Context<'_>,
     recipe: &Recipe,
     source: &SourceConfig,
-    path: &Path,
+    files: &Files,
 ) -> Result<(Artifact, bool)> {
     let (artifact, made) = context.make(recipe, |making| {
         let staged = making.staging()?;
         let mut reader = Reader { format: source.format, turns: source.turns };
-        let facts = intake::run(recipe, source, path, staged.path(), &layout::COLUMNS, &mut |path, row, record| {
+        let facts = intake::run(recipe, source, files, staged.path(), &layout::COLUMNS, &mut |path, row, record| {
             reader.convert(path, row, record)
         })?;
-        Ok(Staged::new(staged, facts))
+        Ok(Staged { environment: noted(&files.hub), ..Staged::new(staged, facts) })
     })?;
     if !made && !artifact.manifest.facts.contains_key(intake::READ) {
-        check_earlier(&artifact, source, path)?;
+        check_earlier(&artifact, source, files)?;
     }
     Ok((artifact, made))
 }
@@ -51,13 +52,12 @@ pub fn demonstrations(
 /// Earlier releases took the first turn of a completion for the answer,
 /// whoever spoke. What they made of other rows is what is made now and keeps
 /// its identity, so these are looked for where such an import is found.
-fn check_earlier(found: &Artifact, source: &SourceConfig, path: &Path) -> Result<()> {
+fn check_earlier(found: &Artifact, source: &SourceConfig, files: &Files) -> Result<()> {
     if !matches!(source.format, SourceFormat::Auto | SourceFormat::Prompt) {
         return Ok(());
     }
-    let files = records::files(path)?;
-    let mut budget = Budget::new(&files, source.max_row_bytes, source.max_bytes);
-    for file in &files {
+    let mut budget = Budget::new(&files.list, source.max_row_bytes, source.max_bytes);
+    for file in &files.list {
         records::read(&file.path, &layout::COLUMNS, &mut budget, &mut |row, record| {
             let Ok(mut record) = record else { return Ok(ControlFlow::Continue(())) };
             if !layout::detect(&record).is_ok_and(|format| format == SourceFormat::Prompt) {

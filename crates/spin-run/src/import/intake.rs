@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::choice::Choice;
 use super::{ROWS_PER_PART, file_parent, layout, stage_of};
-use crate::records::{self, Bad, Budget, Record};
+use crate::records::{self, Bad, Budget, Files, Record};
 use crate::run::{BadRows, SourceConfig, Turns};
 use crate::schema::{Message, Row};
 use spin_store::digest;
@@ -49,7 +49,7 @@ const REMEDY: &str = "correct or remove the row, or set on_bad_row = \"drop\" fo
 /// Only what differs from the default is written beside `format` and `limit`,
 /// so that what earlier releases imported keeps its identity; except where
 /// they read something else: the hexadecimal digits of columns of bytes.
-pub(super) fn recipe(kind: Kind, name: &str, source: &SourceConfig, path: &Path, columns: &[&str]) -> Result<Recipe> {
+pub(super) fn recipe(kind: Kind, name: &str, source: &SourceConfig, files: &Files, columns: &[&str]) -> Result<Recipe> {
     let mut params = json!({"format": source.format, "limit": source.limit});
     if source.skip > 0 {
         params["skip"] = json!(source.skip);
@@ -64,7 +64,7 @@ pub(super) fn recipe(kind: Kind, name: &str, source: &SourceConfig, path: &Path,
         params["on_bad_row"] = json!(source.on_bad_row);
     }
     let mut parents = Vec::new();
-    for file in records::files(path)? {
+    for file in &files.list {
         let (content, _) = digest::of_file(&file.path)?;
         if records::has_binary(&file.path, columns)? {
             params["bytes"] = json!("utf-8");
@@ -118,14 +118,14 @@ pub(super) struct Intake<'a, R> {
 pub(super) fn run<R: Imported>(
     recipe: &Recipe,
     source: &SourceConfig,
-    path: &Path,
+    files: &Files,
     dir: &Path,
     columns: &[&str],
     convert: &mut Convert<'_, R>,
 ) -> Result<Map<String, Value>> {
-    let files = records::files(path)?;
+    let Files { path, list: files, .. } = files;
     let columns: Vec<&str> = columns.iter().chain(&layout::CONTEXT).copied().collect();
-    let mut budget = Budget::new(&files, source.max_row_bytes, source.max_bytes);
+    let mut budget = Budget::new(files, source.max_row_bytes, source.max_bytes);
     let mut intake = Intake::<R> {
         path,
         source,
@@ -147,7 +147,7 @@ pub(super) fn run<R: Imported>(
         bad: Vec::new(),
         bad_count: 0,
     };
-    let choice = Choice::of(source, &files, &columns)?;
+    let choice = Choice::of(source, files, &columns)?;
     for (number, file) in files.iter().enumerate() {
         if intake.read >= choice.end() {
             break;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::model_files::{self, Listing};
-use super::stage_of;
 use super::stamp::Stamp;
+use super::{noted, stage_of};
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
@@ -88,7 +88,24 @@ fn same_model(imported: &[Parent], now: &[Parent], listing: &Listing) -> bool {
 /// # Errors
 /// When a file cannot be read, changes during the copy, or the disk is full.
 pub fn model(context: &Context<'_>, recipe: &Recipe, dir: &Path) -> Result<(Artifact, bool)> {
-    context.make(recipe, |making| copied(making, dir))
+    model_of(context, recipe, dir, &None)
+}
+
+/// As [`model`], with what is noted of where the directory is from.
+///
+/// # Errors
+/// As [`model`].
+pub(super) fn model_of(
+    context: &Context<'_>,
+    recipe: &Recipe,
+    dir: &Path,
+    hub: &Option<Value>,
+) -> Result<(Artifact, bool)> {
+    context.make(recipe, |making| {
+        let mut staged = copied(making, dir)?;
+        staged.environment.extend(noted(hub));
+        Ok::<_, StoreError>(staged)
+    })
 }
 
 /// The files of a recipe, copied.

@@ -12,8 +12,10 @@ use serde_json::Value;
 
 use spin_store::error::{Result, StoreError};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// What to do about an index that is none.
+const FETCH: &str = "fetch the model's files again";
 const TEMPLATES: &str = "additional_chat_templates";
 
 /// Configuration, tokenizer and templates.
@@ -146,14 +148,15 @@ fn refuse_adapter(dir: &Path, among: &BTreeSet<String>) -> Result<()> {
     Err(StoreError::corrupt(dir, problem, remedy))
 }
 
-/// The files that the index names.
-fn shards(dir: &Path, among: &BTreeSet<String>) -> Result<BTreeSet<String>> {
-    let path = dir.join(INDEX);
-    let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+/// The files of weights that an index names, whether they are there or not.
+///
+/// # Errors
+/// When it cannot be read, or names what is none of safetensors beside it.
+pub(super) fn named_shards(path: &Path) -> Result<BTreeSet<String>> {
+    let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let fetch = "fetch the model's files again";
     let Some(map) = value.get("weight_map").and_then(Value::as_object) else {
-        return Err(StoreError::corrupt(&path, "has no `weight_map` from tensor names to file names", fetch));
+        return Err(StoreError::corrupt(path, "has no `weight_map` from tensor names to file names", FETCH));
     };
     let mut shards = BTreeSet::new();
     for name in map.values() {
@@ -161,17 +164,24 @@ fn shards(dir: &Path, among: &BTreeSet<String>) -> Result<BTreeSet<String>> {
             Some(name) if !name.contains('/') && name.ends_with(".safetensors") => shards.insert(name.to_owned()),
             _ => {
                 let problem = format!("names the file {name}, which is none of safetensors beside it");
-                return Err(StoreError::corrupt(&path, problem, fetch));
+                return Err(StoreError::corrupt(path, problem, FETCH));
             }
         };
     }
+    Ok(shards)
+}
+
+/// The files that the index of a directory names.
+fn shards(dir: &Path, among: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+    let path = dir.join(INDEX);
+    let shards = named_shards(&path)?;
     let missing: Vec<&str> = shards.iter().filter(|name| !among.contains(*name)).map(String::as_str).collect();
     if !missing.is_empty() {
         let problem = format!("names {} of {} files that are not there: {}", missing.len(), shards.len(), {
             let first: Vec<&str> = missing.iter().take(5).copied().collect();
             first.join(", ")
         });
-        return Err(StoreError::corrupt(&path, problem, fetch));
+        return Err(StoreError::corrupt(&path, problem, FETCH));
     }
     Ok(shards)
 }

@@ -165,7 +165,7 @@ fn the_store_knows_what_a_source_was_imported_as_last() {
     );
     let source = super::super::Source::of_model(&run, &place.store);
     let recall = || super::super::recall(&place.store, Kind::Model, "m", &source).unwrap();
-    let remember = |artifact: &Artifact| super::super::remember(&place.store, artifact, &source).unwrap();
+    let remember = |artifact: &Artifact| super::super::remember(&place.store, artifact, &source, None).unwrap();
     assert!(recall().is_none());
     let first = place.import().0;
     remember(&first);

@@ -5,14 +5,13 @@
 //! texts, begin with. The published SPIN sets (`real`, `generated`) are such
 //! conversations.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::intake::{self, Imported, Taken};
 use super::layout::{needed, prompt_turns, wrong_type};
+use super::noted;
 use super::turns::{given_prompt, turns};
-use crate::records::{Bad, Record};
+use crate::records::{Bad, Files, Record};
 use crate::run::{SourceConfig, SourceFormat, Turns};
 use crate::schema::{Message, Preference};
 use spin_store::error::{Result, StoreError};
@@ -25,8 +24,8 @@ const COLUMNS: [&str; 7] = ["prompt", "chosen", "rejected", "real", "generated",
 ///
 /// # Errors
 /// When there is no such source, or a file cannot be read.
-pub fn preferences_recipe(name: &str, source: &SourceConfig, path: &Path) -> Result<Recipe> {
-    intake::recipe(Kind::Preferences, name, source, path, &COLUMNS)
+pub fn preferences_recipe(name: &str, source: &SourceConfig, files: &Files) -> Result<Recipe> {
+    intake::recipe(Kind::Preferences, name, source, files, &COLUMNS)
 }
 
 /// Imports preferences unless the store has them. The flag says whether
@@ -40,25 +39,25 @@ pub fn preferences(
     context: &Context<'_>,
     recipe: &Recipe,
     source: &SourceConfig,
-    path: &Path,
+    files: &Files,
 ) -> Result<(Artifact, bool)> {
     context.make(recipe, |making| {
         if source.format != SourceFormat::Auto || source.turns != Turns::First {
             return Err(StoreError::corrupt(
-                path,
+                &files.path,
                 "is named as preferences with `format` or `turns`, which only demonstrations have",
                 "leave them out: the layout of preferences is told from their keys",
             ));
         }
         let staged = making.staging()?;
-        let facts = intake::run(recipe, source, path, staged.path(), &COLUMNS, &mut |path, row, record| {
+        let facts = intake::run(recipe, source, files, staged.path(), &COLUMNS, &mut |path, row, record| {
             let keys = keys(record).map_err(|problem| {
                 let remedy = "use prompt/chosen/rejected, chosen/rejected or real/generated";
                 StoreError::row(path, row, problem, remedy)
             })?;
             Ok(pair(record, keys))
         })?;
-        Ok(Staged::new(staged, facts))
+        Ok(Staged { environment: noted(&files.hub), ..Staged::new(staged, facts) })
     })
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::stage_of;
 use crate::run::{RunFile, as_params};
+use spin_net::hub::Name;
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::fsutil;
@@ -36,6 +37,8 @@ impl Source {
     /// settings.
     pub fn new(run: &RunFile, store: &Store, path: &Path, settings: Value) -> Source {
         let place = match path.is_absolute() {
+            // A name on the hub is the same from everywhere.
+            _ if Name::is_meant(path) => path.to_path_buf(),
             true => normal(path),
             false => {
                 let base = run.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -53,7 +56,12 @@ impl Source {
         Source::new(run, store, &source.path, settings)
     }
 
-    /// The directory of the base model.
+    /// Whether it is a name on the hub.
+    pub fn is_on_hub(&self) -> bool {
+        Name::is_meant(Path::new(&self.place))
+    }
+
+    /// The base model.
     pub fn of_model(run: &RunFile, store: &Store) -> Source {
         Source::new(run, store, &run.model.path, Value::Null)
     }
@@ -129,17 +137,21 @@ fn is_about(note: &Value, source: &Source) -> bool {
     note["place"] == source.place && note["settings"] == source.settings
 }
 
-/// Notes which artifact a source is imported as.
+/// Notes which artifact a source is imported as; of one on the hub, the commit
+/// that it was.
 ///
 /// # Errors
 /// When the note cannot be written.
-pub fn remember(store: &Store, artifact: &Artifact, source: &Source) -> Result<()> {
+pub fn remember(store: &Store, artifact: &Artifact, source: &Source, commit: Option<&str>) -> Result<()> {
     let m = &artifact.manifest;
     let path = file(store, m.kind, &m.name);
     let mut sources = notes(&path).unwrap_or_default();
-    let note = json!({
+    let mut note = json!({
         "place": source.place, "settings": source.settings, "identity": m.identity, "content": m.content,
     });
+    if let Some(commit) = commit {
+        note["commit"] = json!(commit);
+    }
     if sources.contains(&note) {
         return Ok(());
     }
@@ -147,6 +159,12 @@ pub fn remember(store: &Store, artifact: &Artifact, source: &Source) -> Result<(
     sources.push(note);
     fsutil::create_dir_all(&store.root().join(DIR))?;
     fsutil::write_atomic(&path, text_of(&Value::Array(sources)).as_bytes())
+}
+
+/// The commit that a source on the hub was when it was imported last.
+pub fn recorded_commit(store: &Store, kind: Kind, name: &str, source: &Source) -> Option<String> {
+    let notes = notes(&file(store, kind, name))?;
+    notes.iter().find(|note| is_about(note, source))?["commit"].as_str().map(str::to_owned)
 }
 
 /// Whether a source, or a file of it, is not there (any more).

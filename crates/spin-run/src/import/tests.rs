@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{demonstrations, demonstrations_recipe, preferences, preferences_recipe};
+use super::{Files, demonstrations, demonstrations_recipe, preferences, preferences_recipe};
 use crate::run::{BadRows, SourceConfig, Turns};
 use crate::schema::{Demonstration, Message, Preference, Row};
 use spin_store::error::Result;
@@ -32,15 +32,15 @@ impl Bench {
     fn import(&self, path: &Path, change: impl FnOnce(&mut SourceConfig)) -> Result<Artifact> {
         let mut source = SourceConfig::new(path);
         change(&mut source);
-        let recipe = demonstrations_recipe("x", &source, path)?;
-        demonstrations(&Context::silent(&self.store), &recipe, &source, path).map(|(artifact, _)| artifact)
+        let recipe = demonstrations_recipe("x", &source, &Files::at(path)?)?;
+        demonstrations(&Context::silent(&self.store), &recipe, &source, &Files::at(path)?).map(|(artifact, _)| artifact)
     }
 
     fn prefer(&self, path: &Path, change: impl FnOnce(&mut SourceConfig)) -> Result<Artifact> {
         let mut source = SourceConfig::new(path);
         change(&mut source);
-        let recipe = preferences_recipe("p", &source, path)?;
-        preferences(&Context::silent(&self.store), &recipe, &source, path).map(|(artifact, _)| artifact)
+        let recipe = preferences_recipe("p", &source, &Files::at(path)?)?;
+        preferences(&Context::silent(&self.store), &recipe, &source, &Files::at(path)?).map(|(artifact, _)| artifact)
     }
 }
 
@@ -310,9 +310,10 @@ fn what_was_hashed_is_what_is_imported() {
     let bench = Bench::new();
     let path = bench.file("t.jsonl", "{\"prompt\":\"q\",\"response\":\"a\"}\n");
     let source = SourceConfig::new(&path);
-    let recipe = demonstrations_recipe("x", &source, &path).unwrap();
+    let files = Files::at(&path).unwrap();
+    let recipe = demonstrations_recipe("x", &source, &files).unwrap();
     bench.file("t.jsonl", "{\"prompt\":\"q\",\"response\":\"b\"}\n");
-    let error = demonstrations(&Context::silent(&bench.store), &recipe, &source, &path).unwrap_err();
+    let error = demonstrations(&Context::silent(&bench.store), &recipe, &source, &files).unwrap_err();
     assert!(error.to_string().contains("changed while it was read"), "{error}");
 }
 
@@ -323,7 +324,8 @@ fn identities_of_what_was_right_stay() {
     use std::sync::Arc;
     let bench = Bench::new();
     let path = bench.file("t.jsonl", "{\"question\":\"q\",\"answer\":\"a\"}\n");
-    let recipe = |path: &Path, source: &SourceConfig| demonstrations_recipe("x", source, path).unwrap();
+    let recipe =
+        |path: &Path, source: &SourceConfig| demonstrations_recipe("x", source, &Files::at(path).unwrap()).unwrap();
     let plain = recipe(&path, &SourceConfig::new(&path));
     assert_eq!(plain.params, json!({"format": "auto", "limit": 0}));
     // What 0.1.0 made of this file, and the content of its table.
@@ -375,7 +377,8 @@ fn what_an_earlier_release_took_from_the_wrong_turn_is_not_used_again() {
     for (role, fine) in [("assistant", true), ("tool", false)] {
         let path = bench.file("t.jsonl", line(role));
         let source = SourceConfig::new(&path);
-        let recipe = demonstrations_recipe(role, &source, &path).unwrap();
+        let files = Files::at(&path).unwrap();
+        let recipe = demonstrations_recipe(role, &source, &files).unwrap();
         let row = Demonstration { row_id: "000000".into(), prompt: user("q"), response: "x".into() };
         let earlier = Context::silent(&bench.store).make(&recipe, |making| {
             let staged = making.staging()?;
@@ -383,7 +386,7 @@ fn what_an_earlier_release_took_from_the_wrong_turn_is_not_used_again() {
             Ok::<_, StoreError>(Staged::new(staged, Map::from_iter([("rows".to_owned(), json!(1))])))
         });
         assert!(earlier.unwrap().1);
-        let again = demonstrations(&Context::silent(&bench.store), &recipe, &source, &path);
+        let again = demonstrations(&Context::silent(&bench.store), &recipe, &source, &files);
         match again {
             Ok((_, made)) => assert!(fine && !made),
             Err(e) => assert!(!fine && e.to_string().contains("earlier release"), "{e}"),

@@ -166,6 +166,17 @@ impl<'a> Survey<'a> {
     fn import(&self, product: &Product, source: &import::Source) -> Result<State> {
         let name = self.graph.name_of(product);
         let imported = import::recall(self.graph.store, product.kind(), &name, source)?;
+        if source.is_on_hub() {
+            // What the name meant when it was imported is what is used.
+            return Ok(match (imported, self.newest(product)?) {
+                (Some(found), _) => State::Done { reference: found.manifest.reference() },
+                (None, Some(found)) => State::Stale {
+                    reference: found.manifest.reference(),
+                    changed: vec!["it is of another source".into()],
+                },
+                (None, None) => State::Missing,
+            });
+        }
         let recipe = match (self.graph.recipe(product), &imported) {
             (Ok(recipe), _) => recipe,
             // What was imported of a source that is gone is used.

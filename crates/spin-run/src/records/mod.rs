@@ -27,7 +27,7 @@ pub use arrow::TableRow;
 pub(crate) use bytes::changed;
 pub use bytes::read_text;
 pub(crate) use json::type_name;
-pub use source::{SourceFile, ending, files, is_data_dir};
+pub use source::{Files, SourceFile, choose, ending, files, is_data_dir};
 
 /// Why a row cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]

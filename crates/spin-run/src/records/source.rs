@@ -68,6 +68,83 @@ pub fn files(path: &Path) -> Result<Vec<SourceFile>> {
     described(found, base)
 }
 
+/// The files of a source, and what it is called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Files {
+    /// The source as people name it.
+    pub path: PathBuf,
+    /// Its files, in the order in which their rows count.
+    pub list: Vec<SourceFile>,
+    /// Where they are from, if not from this machine; noted with what is
+    /// imported, outside its digests.
+    pub hub: Option<Value>,
+}
+
+impl Files {
+    /// Those of a path, as [`files`] finds them.
+    ///
+    /// # Errors
+    /// As [`files`].
+    pub fn at(path: &Path) -> Result<Files> {
+        Ok(Files { path: path.into(), list: files(path)?, hub: None })
+    }
+
+    /// Those of these names below a directory, of the source `path`.
+    ///
+    /// # Errors
+    /// When one is no file.
+    pub fn below(dir: &Path, names: &[String], path: PathBuf, hub: Value) -> Result<Files> {
+        let list = described(names.iter().map(|name| dir.join(name)).collect(), dir)?;
+        Ok(Files { path, list, hub: Some(hub) })
+    }
+}
+
+/// Which of the paths of a repository `wanted` means: one of them, a pattern,
+/// a directory, or what they begin with, as `main/train` for
+/// `main/train-00000-of-00001.parquet`; all data files where it is empty.
+/// `shown` is the repository as people name it.
+///
+/// # Errors
+/// As [`files`].
+pub fn choose(paths: &[&str], wanted: &str, shown: &Path) -> Result<Vec<String>> {
+    let data: Vec<&str> = paths.iter().copied().filter(|path| is_data(Path::new(path))).collect();
+    let in_dir =
+        |dir: &str| data.iter().copied().filter(|path| path.rsplit_once('/').map_or("", |p| p.0) == dir).collect();
+    let found: Vec<&str> = if wanted.is_empty() {
+        let top: Vec<&str> = in_dir("");
+        if top.is_empty() { in_dir("data") } else { top }
+    } else if is_pattern(Path::new(wanted)) {
+        let bad = |e| StoreError::corrupt(&shown.join(wanted), format!("is no pattern ({e})"), "correct the pattern");
+        let fits = glob::Pattern::new(wanted).map_err(bad)?;
+        data.iter().copied().filter(|path| fits.matches_with(path, PATTERNS)).collect()
+    } else if paths.contains(&wanted) {
+        vec![wanted]
+    } else {
+        let begins = |path: &&str| path.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['-', '.', '/']));
+        data.iter().copied().filter(begins).collect()
+    };
+    if found.is_empty() {
+        let first: Vec<&str> = data.iter().copied().take(LISTED).collect();
+        let more = if data.len() > LISTED { ", …" } else { "" };
+        let (problem, remedy) = match first.is_empty() {
+            true => ("holds no data files".to_owned(), "name another repository".to_owned()),
+            false => {
+                (format!("has nothing that {wanted:?} means"), format!("its data files are {}{more}", first.join(", ")))
+            }
+        };
+        return Err(StoreError::corrupt(shown, problem, remedy));
+    }
+    one_kind(shown, &found.iter().map(|path| shown.join(path)).collect::<Vec<_>>())?;
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// Data files of a repository that a message lists.
+const LISTED: usize = 10;
+
+/// `*` stays inside a directory, and finds nothing hidden.
+const PATTERNS: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
 fn described(paths: Vec<PathBuf>, base: &Path) -> Result<Vec<SourceFile>> {
     let describe = |path: PathBuf| {
         let meta = path.metadata().map_err(StoreError::io("read", &path))?;
@@ -108,8 +185,6 @@ fn is_pattern(path: &Path) -> bool {
 fn matching(pattern: &Path) -> Result<Vec<SourceFile>> {
     let bad = |problem: String| StoreError::corrupt(pattern, problem, "correct the pattern");
     let text = pattern.to_str().ok_or_else(|| bad("is not UTF-8, which a pattern must be".into()))?;
-    let options =
-        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
     let fits = glob::Pattern::new(text).map_err(|e| bad(format!("is no pattern ({e})")))?;
     let fixed: PathBuf = pattern.components().take_while(|c| !is_pattern(Path::new(c.as_os_str()))).collect();
     let base = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
@@ -126,7 +201,7 @@ fn matching(pattern: &Path) -> Result<Vec<SourceFile>> {
             Err(e) => return Err(StoreError::io("read", base)(e.into())),
         };
         let path = fixed.join(entry.path().strip_prefix(base).unwrap_or(entry.path()));
-        if !entry.file_type().is_dir() && path.to_str().is_some_and(|path| fits.matches_with(path, options)) {
+        if !entry.file_type().is_dir() && path.to_str().is_some_and(|path| fits.matches_with(path, PATTERNS)) {
             paths.push(path);
         }
     }

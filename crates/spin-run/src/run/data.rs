@@ -21,7 +21,10 @@ pub struct DataConfig {
 pub struct SourceConfig {
     /// A file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`; text
     /// also with `.gz` or `.zst`), a directory of such files, one that
-    /// `datasets` saved, or a pattern as `train-*.parquet`.
+    /// `datasets` saved, or a pattern as `train-*.parquet`. Or data's name on
+    /// the hub: `hf:datasets/OWNER/NAME/PATH`, with `@COMMIT` or `@BRANCH`
+    /// after it, where `PATH` is one of these below the repository, or what
+    /// the files' names begin with, as `main/train`.
     pub path: PathBuf,
     /// Layout of its rows.
     #[serde(default)]

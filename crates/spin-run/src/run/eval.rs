@@ -177,7 +177,7 @@ pub struct JudgeConfig {
 }
 
 fn public_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&crate::url::public(url))
+    serializer.serialize_str(&spin_net::url::public(url))
 }
 
 fn default_url() -> String {
@@ -223,7 +223,7 @@ impl EvalConfig {
             return Err("judge.timeout is in seconds, from 1 to 86400".into());
         }
         if let Some(judge) = &self.judge
-            && crate::url::has_user(&judge.base_url)
+            && spin_net::url::has_user(&judge.base_url)
         {
             return Err(format!(
                 "judge.base_url has a user or password in it, which is never sent; leave it out and put the key into ${}",

@@ -21,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use spin_net::hub::Name;
 use spin_store::error::{Result, StoreError};
 
 pub use bench::{
@@ -88,7 +89,9 @@ pub struct RunFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
-    /// A Hugging Face directory.
+    /// A Hugging Face directory, or a model's name on the hub:
+    /// `hf:OWNER/NAME`, with `@COMMIT` or `@BRANCH` after it. The commit is
+    /// recorded at the first import, and kept to.
     pub path: PathBuf,
     /// Whether its weights are used, or drawn at random from the run's seed.
     #[serde(default)]
@@ -297,7 +300,10 @@ impl RunFile {
         store: PathBuf,
         eval: EvalConfig,
     ) -> std::result::Result<RunFile, NameError> {
-        let own = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        let own = match Name::of_path(&dir) {
+            Ok(Some(name)) => name.repo().rsplit('/').next().map(str::to_owned),
+            _ => dir.file_name().map(|name| name.to_string_lossy().into_owned()),
+        };
         let name = name.map(str::to_owned).or(own).ok_or(NameError::None)?;
         if !spin_store::store::is_name(&name) || name.contains('/') {
             return Err(NameError::Bad(name));
@@ -326,8 +332,11 @@ impl RunFile {
         }
     }
 
-    /// A path in the file, seen from the process.
+    /// A path in the file, seen from the process; a name on the hub stays one.
     pub fn resolve(&self, path: &Path) -> PathBuf {
+        if Name::is_meant(path) {
+            return path.to_path_buf();
+        }
         let base = self.path.parent().unwrap_or(Path::new("."));
         base.join(path)
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
+use spin_net::hub::Name;
 use spin_run::graph::ModelId;
 use spin_run::run::{Dtype, EvalConfig, RunFile};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};
@@ -37,7 +38,7 @@ pub struct Cli {
     /// Answer the prompts that `spin-bench eval --requests` published for this model
     #[arg(long)]
     pub eval: bool,
-    /// With --eval: a Hugging Face directory, without a run file
+    /// With --eval: a Hugging Face directory, or a model by its name on the hub (hf:OWNER/NAME[@REVISION]), without a run file
     #[arg(long, value_name = "DIR", requires = "eval", conflicts_with_all = ["run", "iteration", "baseline"])]
     model: Option<PathBuf>,
     /// The name that spin-bench eval gave --model in the store; by default the directory's
@@ -83,6 +84,11 @@ fn here(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("no path {}", path.display()))
 }
 
+/// A model's directory, or its name on the hub.
+fn place(model: &Path) -> anyhow::Result<PathBuf> {
+    if Name::is_meant(model) { Ok(model.to_path_buf()) } else { here(model) }
+}
+
 impl Cli {
     /// The run file, or the one that `spin-bench eval --model` makes of the
     /// same flags: only then do both mean the same artifacts.
@@ -93,7 +99,7 @@ impl Cli {
         };
         let eval = EvalConfig { dtype: self.dtype, ..EvalConfig::default() };
         eval.check().map_err(|problem| anyhow::anyhow!("--{problem}"))?;
-        Ok(RunFile::of_directory(here(dir)?, self.name.as_deref(), here(&self.store)?, eval)?)
+        Ok(RunFile::of_directory(place(dir)?, self.name.as_deref(), here(&self.store)?, eval)?)
     }
 
     /// Whether the model is a directory of the flags, which no run file imports.

@@ -1,5 +1,7 @@
 //! An HTTP server for tests: real sockets, answers as told.
 
+pub mod hub;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};

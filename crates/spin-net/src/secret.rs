@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use spin_run::url;
+use crate::url;
 
 /// What stands in place of a secret.
 const HIDDEN: &str = "***";
@@ -11,11 +11,11 @@ const HIDDEN: &str = "***";
 /// `Display`, and its `Debug` does not show it.
 ///
 /// ```
-/// use spin_bench::secret::Secret;
+/// use spin_net::secret::Secret;
 ///
 /// let key = Secret::new("sk-12345\n", "OPENAI_API_KEY")?;
 /// assert_eq!(format!("{key:?}"), "Secret(***)");
-/// # Ok::<(), spin_bench::secret::BadSecret>(())
+/// # Ok::<(), spin_net::secret::BadSecret>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -28,6 +28,13 @@ pub struct BadSecret {
     pub name: String,
     /// What is wrong with it.
     pub problem: String,
+}
+
+impl BadSecret {
+    /// Whether the input is to blame, rather than the machine: always.
+    pub fn is_bad_input(&self) -> bool {
+        true
+    }
 }
 
 impl Secret {
@@ -66,7 +73,7 @@ impl Secret {
     }
 
     /// The value of an `Authorization` header.
-    pub(crate) fn bearer(&self) -> String {
+    pub fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }
 }
@@ -114,7 +121,7 @@ impl Redactor {
     }
 }
 
-fn escaped(byte: u8) -> String {
+pub(crate) fn escaped(byte: u8) -> String {
     match byte {
         b if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) => char::from(b).to_string(),
         b => format!("%{b:02X}"),

@@ -38,7 +38,7 @@ impl Retry {
     /// Half of the exponential pause is jitter, so that workers that were
     /// turned away together do not come back together. It follows from `key`,
     /// not from a global generator.
-    pub(crate) fn delay(&self, failures: u32, retry_after: Option<Duration>, key: u64) -> Duration {
+    pub fn delay(&self, failures: u32, retry_after: Option<Duration>, key: u64) -> Duration {
         let full = doubled(self.base_delay, failures).min(self.max_delay);
         let jitter = full.mul_f64(0.5 * unit(finalize(key.wrapping_add(u64::from(failures)).wrapping_mul(WEYL))));
         match retry_after {
@@ -50,14 +50,14 @@ impl Retry {
 }
 
 /// `base` after the first failure, twice as long after each further one.
-pub(crate) fn doubled(base: Duration, failures: u32) -> Duration {
+pub fn doubled(base: Duration, failures: u32) -> Duration {
     base.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX))
 }
 
 /// The first result of `once` that is worth no other try: success, an error
 /// for which `pause` (of it and the number of failures) is `None`, or the last
 /// of `tries`. `None` when a stop was asked for between two tries.
-pub(crate) fn until<T, E>(
+pub fn until<T, E>(
     stop: &Stop<'_>,
     tries: u32,
     mut once: impl FnMut() -> Result<T, E>,
@@ -77,7 +77,7 @@ pub(crate) fn until<T, E>(
 }
 
 /// How often a wait looks up, so that a signal is heard in time.
-pub(crate) const POLL: Duration = Duration::from_millis(100);
+pub const POLL: Duration = Duration::from_millis(100);
 
 /// Ends pauses and requests early when the run is over, or a stop is asked
 /// for from outside.
@@ -99,12 +99,13 @@ impl<'a> Stop<'a> {
     }
 
     /// Ends the run; requests under way are waited for.
-    pub(crate) fn set(&self) {
+    pub fn set(&self) {
         *self.over.lock().expect("no holder panics") = true;
         self.changed.notify_all();
     }
 
-    pub(crate) fn is_set(&self) -> bool {
+    /// Whether the run is over, or a stop was asked for.
+    pub fn is_set(&self) -> bool {
         self.is_asked() || *self.over.lock().expect("no holder panics")
     }
 

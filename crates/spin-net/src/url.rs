@@ -5,7 +5,7 @@
 /// places stay two.
 ///
 /// ```
-/// use spin_run::url::public;
+/// use spin_net::url::public;
 ///
 /// assert_eq!(public("https://me:pw@host:8/v1?api-version=2&key=s3cret#x"), "https://host:8/v1?api-version=***&key=***");
 /// assert_eq!(public("http://localhost:8000/v1"), "http://localhost:8000/v1");

@@ -1,12 +1,11 @@
-//! Where files are fetched from.
+//! Where things are fetched from, and with how much patience.
 
 use std::time::Duration;
 
-use super::datasets::{Host, Source};
 use crate::secret::Secret;
 
-/// Where to fetch from.
-#[derive(Clone, PartialEq, Eq)]
+/// Where things are fetched from, and with how much patience.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// The hub, or a mirror of it (`HF_ENDPOINT`).
     pub hub: String,
@@ -40,12 +39,8 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// The address of a file.
-    pub fn url(&self, source: &Source, path: &str) -> String {
-        let Source { host, repo, revision } = source;
-        match host {
-            Host::Hub => format!("{}/datasets/{repo}/resolve/{revision}/{path}", self.hub.trim_end_matches('/')),
-            Host::GitHub => format!("{}/{repo}/{revision}/{path}", self.github.trim_end_matches('/')),
-        }
+    /// An address on the hub.
+    pub fn on_hub(&self, path: &str) -> String {
+        format!("{}/{path}", self.hub.trim_end_matches('/'))
     }
 }
