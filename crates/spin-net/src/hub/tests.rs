@@ -291,8 +291,7 @@ fn two_at_once_fetch_a_file_once() {
     let stop = AtomicBool::new(false);
     let all = |paths: &[&str]| Ok(paths.iter().map(|path| (*path).to_owned()).collect());
     let result = std::thread::scope(|scope| {
-        let hub =
-            scope.spawn(|| Hub::new(&world.settings, &stop, &|_: &str| {}).bring(&"hf:o/m".parse()?, None, &all));
+        let hub = scope.spawn(|| Hub::new(&world.settings, &stop, &|_: &str| {}).bring(&"hf:o/m".parse()?, None, &all));
         std::thread::sleep(Duration::from_millis(300));
         stop.store(true, Ordering::Relaxed);
         hub.join().unwrap()
