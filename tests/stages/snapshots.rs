@@ -57,7 +57,7 @@ fn help() {
         ("spin-run", &["plan", "run", "settings", "status"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),
-        ("spin-fit", &["merge"]),
+        ("spin-fit", &["peak", "merge"]),
         ("spin-bench", &["eval", "fetch", "compare", "report", "table", "answers", "seeds"]),
     ] {
         let mut text = said(Path::new("."), &format!("{program} --help"));
@@ -81,7 +81,7 @@ fn plans() {
     assert_snapshot("plan-demo", &said(&root, "spin-store plan pipelines/demo.toml"));
     assert_eq!(root.join("data/STORE.json").exists(), store, "a plan makes nothing");
     let project = Project::of(&shipped(FIXTURE));
-    let views = ["spin-store plan run.toml", "spin-run plan run.toml"];
+    let views = ["spin-store plan run.toml", "spin-run plan run.toml --peak-gflops 100"];
     let more = ["spin-run plan run.toml --format shell --shards 2 --device cuda --set seed=2"];
     assert_snapshot("plan-tiny", &all_said(&project.path(""), &[&views[..], &more].concat()));
     assert_snapshot("status", &said(&project.path(""), "spin-run status run.toml"));

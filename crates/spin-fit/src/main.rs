@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use clap::{Parser, Subcommand, ValueEnum};
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::TrainingWatch;
 use spin_fit::error::FitError;
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
+use spin_fit::metrics::flops::measure_peak;
 use spin_fit::stage::{self, Options};
 use spin_fit::start::device;
 use spin_run::facts::{Facts as _, TrainingFacts};
@@ -29,7 +30,7 @@ use spin_store::{Context, Left, Outcome, Store, StoreError};
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The run file; one that is called merge is ./merge
+    /// The run file; one that is called merge or peak is ./merge
     #[arg(value_name = "RUN.toml", required = true)]
     run: Option<PathBuf>,
     /// Override a key of the run file, e.g. --set fit.learning_rate=1e-6
@@ -49,6 +50,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure this machine's peak of matrix products in f32 and print it in GFLOP/s
+    Peak,
     /// Merge a LoRA adapter in PEFT's format into whole weights
     #[command(after_help = spin_cli::EXIT_CODES)]
     Merge(Merge),
@@ -163,9 +166,16 @@ fn positive(text: &str) -> Result<f64, String> {
 fn main() -> ExitCode {
     let cli = spin_cli::parse::<Cli>();
     spin_cli::run(cli.log, spin_cli::bad_input!(FitError, StoreError), || match &cli.command {
+        Some(Command::Peak) => peak(),
         Some(Command::Merge(args)) => merged(args),
         None => train(&cli),
     })
+}
+
+fn peak() -> anyhow::Result<Exit> {
+    let peak = measure_peak(&Device::Cpu, DType::F32)?;
+    spin_cli::out(&format!("{:.0}\n", peak / 1e9));
+    Ok(Exit::Done)
 }
 
 fn merged(Merge { base, adapter, out, dtype }: &Merge) -> anyhow::Result<Exit> {

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use spin_net::hub::Name;
+use spin_net::Name;
 use spin_text::{Chat, TemplateChoice};
 
 use crate::Maker;

@@ -5,6 +5,7 @@
 //! what it says of the store. Its edges are those of the [graph](crate::graph).
 
 mod estimate;
+mod forecast;
 mod schedule;
 mod status;
 
@@ -28,11 +29,13 @@ pub struct Options {
     pub device: String,
     /// In how many shares answers are generated, at most.
     pub shards: u32,
+    /// The CPU's peak of matrix products, from which times are reckoned.
+    pub peak_gflops: Option<f64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { set: Vec::new(), device: "cpu".into(), shards: 1 }
+        Options { set: Vec::new(), device: "cpu".into(), shards: 1, peak_gflops: None }
     }
 }
 

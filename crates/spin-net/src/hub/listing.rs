@@ -39,7 +39,7 @@ pub(super) struct Listing {
 impl Listing {
     /// From what the hub answers on `/api/models/…/revision/…?blobs=true`.
     pub(super) fn of_answer(answer: &Value) -> Option<Listing> {
-        let commit = answer["sha"].as_str().filter(|sha| super::name::is_commit(sha))?.to_owned();
+        let commit = answer["sha"].as_str().filter(|sha| crate::name::is_commit(sha))?.to_owned();
         let mut files = Vec::new();
         for file in answer["siblings"].as_array()? {
             let path = file["rfilename"].as_str().filter(|path| is_plain(path))?.to_owned();

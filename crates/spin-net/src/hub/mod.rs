@@ -13,7 +13,6 @@
 //! that, wherever the branch went.
 
 mod listing;
-mod name;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -25,14 +24,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use spin_store::{StoreError, Watch, fsutil};
 
+use hf_hub::{Repo, RepoType};
+
 use crate::digest::{self, Digest};
 use crate::download::{Client, Wanted};
 use crate::error::{NetError, Result};
+use crate::name::{self, Name};
 use crate::retry::POLL;
 use crate::secret::escaped;
 
 use listing::{Entry, Listing};
-pub use name::Name;
 pub use settings::Settings;
 
 /// Longest answer to a question about a repository.
@@ -47,6 +48,12 @@ pub struct Snapshot {
     pub commit: String,
     /// Their paths below `dir`, sorted.
     pub files: Vec<String>,
+}
+
+/// A name as the hub's own library has it, at a revision.
+fn repo_at(name: &Name, revision: &str) -> Repo {
+    let kind = if name.is_model() { RepoType::Model } else { RepoType::Dataset };
+    Repo::with_revision(name.repo().to_owned(), kind, revision.to_owned())
 }
 
 /// Chooses among the paths of a repository; an error says what is wrong with
@@ -96,7 +103,7 @@ impl<'a> Hub<'a> {
     }
 
     fn repo_dir(&self, name: &Name) -> PathBuf {
-        self.settings.cache.join(name.at("").folder_name())
+        self.settings.cache.join(repo_at(name, "").folder_name())
     }
 
     /// What a repository holds at a revision.
@@ -125,7 +132,7 @@ impl<'a> Hub<'a> {
 
     /// Asks the hub, and keeps its answer.
     fn ask(&self, name: &Name, revision: &str) -> Result<Listing> {
-        let url = self.settings.endpoints.on_hub(&format!("api/{}?blobs=true", name.at(revision).api_url()));
+        let url = self.settings.endpoints.on_hub(&format!("api/{}?blobs=true", repo_at(name, revision).api_url()));
         let repo = self.repo_dir(name);
         let kept = repo.join(".listings");
         fsutil::create_dir_all(&kept)?;
@@ -244,7 +251,8 @@ impl<'a> Hub<'a> {
         let blobs = repo.join("blobs");
         fsutil::create_dir_all(&blobs)?;
         let escaped: String = entry.path.bytes().map(|b| if b == b'/' { "/".into() } else { escaped(b) }).collect();
-        let url = self.settings.endpoints.on_hub(&format!("{}/resolve/{commit}/{escaped}", name.at(commit).url()));
+        let url =
+            self.settings.endpoints.on_hub(&format!("{}/resolve/{commit}/{escaped}", repo_at(name, commit).url()));
         let digest = entry.digest();
         // Without a digest the place is a name as good as any for what is under way.
         let key = match &digest {
@@ -297,7 +305,7 @@ impl<'a> Hub<'a> {
 
     /// The right to fetch a blob, by the file that Python's programs lock.
     fn lock(&self, name: &Name, key: &str) -> Result<File> {
-        let dir = self.settings.cache.join(".locks").join(name.at("").folder_name());
+        let dir = self.settings.cache.join(".locks").join(repo_at(name, "").folder_name());
         fsutil::create_dir_all(&dir)?;
         let path = dir.join(format!("{key}.lock"));
         let file = File::options().write(true).create(true).truncate(false).open(&path);

@@ -7,10 +7,12 @@
 
 mod choice;
 mod demonstrations;
+mod error;
 mod intake;
 mod layout;
 mod model;
 mod model_files;
+#[cfg(feature = "hub")]
 mod named;
 mod preferences;
 mod recall;
@@ -22,16 +24,17 @@ mod turns;
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use spin_store::kind::Kind;
 use spin_store::manifest::{Parent, StageId};
 
 use crate::Maker;
 pub use crate::records::{Files, is_data_dir};
 pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
+pub use error::ImportError;
+pub(crate) use error::not_imported;
 pub use model::{model, model_recipe, model_recipe_of};
-pub use named::ImportError;
-pub(crate) use named::not_imported;
-use named::noted;
 pub use preferences::{IDENTICAL, preferences, preferences_recipe};
 pub use recall::problems;
 pub use recall::{Source, is_gone, recall, remember};
@@ -47,6 +50,11 @@ fn stage_of(kind: Kind) -> StageId {
         _ => Maker::ImportRows,
     }
     .id()
+}
+
+/// What a manifest's environment has of where a source is from.
+fn noted(hub: &Option<Value>) -> Map<String, Value> {
+    hub.iter().map(|hub| ("hub".to_owned(), hub.clone())).collect()
 }
 
 fn file_parent(role: &str, path: &Path, content: String) -> Parent {

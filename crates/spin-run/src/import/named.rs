@@ -5,37 +5,17 @@
 //! name means that commit, wherever its branch has gone.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::ImportError;
 use super::model_files::{self, INDEX};
 use crate::records::{self, Files};
+use spin_net::Name;
 use spin_net::NetError;
-use spin_net::hub::{Hub, Name, Snapshot};
+use spin_net::hub::{Hub, Snapshot};
 use spin_store::StoreError;
-
-/// Why an import failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImportError {
-    /// By what lies there.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// By the hub, or the way to it.
-    #[error(transparent)]
-    Net(#[from] NetError),
-}
-
-impl ImportError {
-    /// Whether the input is to blame, rather than the machine or the network.
-    pub fn is_bad_input(&self) -> bool {
-        match self {
-            ImportError::Store(e) => e.is_bad_input(),
-            ImportError::Net(e) => e.is_bad_input(),
-        }
-    }
-}
 
 /// What is noted of a source on the hub.
 fn noted_of(name: &Name, snapshot: &Snapshot) -> Value {
@@ -45,11 +25,6 @@ fn noted_of(name: &Name, snapshot: &Snapshot) -> Value {
         "revision": name.revision(),
         "commit": snapshot.commit,
     })
-}
-
-/// What a manifest's environment has of it.
-pub(super) fn noted(hub: &Option<Value>) -> Map<String, Value> {
-    hub.iter().map(|hub| ("hub".to_owned(), hub.clone())).collect()
 }
 
 /// A chosen list, as the hub's client takes it.
@@ -119,9 +94,4 @@ pub(super) fn model(
 
 fn wrong(name: &Name, problem: &str, remedy: &str) -> ImportError {
     NetError::Name { name: name.to_string(), problem: problem.into(), remedy: remedy.into() }.into()
-}
-
-/// The source of a run file that is only there once it is imported.
-pub(crate) fn not_imported(path: &Path) -> StoreError {
-    StoreError::corrupt(path, "is named on the hub and not imported yet", "`spin-store import RUN.toml` fetches it")
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::stage_of;
 use crate::run::{RunFile, as_params};
-use spin_net::hub::Name;
+use spin_net::Name;
 use spin_store::digest;
 use spin_store::error::{Result, StoreError};
 use spin_store::fsutil;

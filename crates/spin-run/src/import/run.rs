@@ -1,16 +1,22 @@
 //! Imports of a run file's sources, one process at a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::model::model_of;
+#[cfg(feature = "hub")]
+use super::named;
 use super::recall::{Source, is_gone, recall, recorded_commit, remember};
-use super::{Files, ImportError, named, preferences, preferences_recipe};
+use super::{Files, ImportError, preferences, preferences_recipe};
 use super::{demonstrations, demonstrations_recipe, model_files, model_recipe_of};
 use crate::graph::{Graph, Product, Split};
 use crate::run::{Init, RunFile, SourceConfig};
+use spin_net::Name;
 use spin_net::NetError;
-use spin_net::hub::{Hub, Name, Settings};
+#[cfg(feature = "hub")]
+use spin_net::hub::{Hub, Settings};
 use spin_store::error::StoreError;
 use spin_store::kind::Kind;
 use spin_store::store::Artifact;
@@ -24,6 +30,15 @@ type Imported = Result<(Artifact, bool), ImportError>;
 /// network takes its time.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
+/// Why a name on the hub is refused.
+fn no_hub(name: &Name) -> NetError {
+    NetError::Name {
+        name: name.to_string(),
+        problem: "is a name on the hub, and this program does not go there".into(),
+        remedy: "import it first, with spin-store import".into(),
+    }
+}
+
 /// Who imports, and how.
 pub struct Importer<'a> {
     /// The process; told who imports the same just now, and that a source is
@@ -32,6 +47,7 @@ pub struct Importer<'a> {
     /// Hash everything, whatever the file system says.
     pub rehash: bool,
     /// Where names on the hub are looked up; without it they are refused.
+    #[cfg(feature = "hub")]
     pub hub: Option<&'a Settings>,
 }
 
@@ -40,7 +56,12 @@ impl<'a> Importer<'a> {
     /// alone since they were hashed, and knows no hub.
     pub fn new(context: Context<'a>) -> Importer<'a> {
         // One that comes second waits for what the first makes.
-        Importer { context: Context { patience: PATIENCE, ..context }, rehash: false, hub: None }
+        Importer {
+            context: Context { patience: PATIENCE, ..context },
+            rehash: false,
+            #[cfg(feature = "hub")]
+            hub: None,
+        }
     }
 
     /// The right to import under a name; who comes second waits, and then
@@ -55,15 +76,37 @@ impl<'a> Importer<'a> {
     }
 
     /// The hub, for a name on it.
+    #[cfg(feature = "hub")]
     fn hub(&self, name: &Name) -> Result<Hub<'a>, NetError> {
-        match self.hub {
-            Some(settings) => Ok(Hub::new(settings, self.context.stop, self.context.watch)),
-            None => Err(NetError::Name {
-                name: name.to_string(),
-                problem: "is a name on the hub, and this program does not go there".into(),
-                remedy: "import it first, with spin-store import".into(),
-            }),
-        }
+        let settings = self.hub.ok_or_else(|| no_hub(name))?;
+        Ok(Hub::new(settings, self.context.stop, self.context.watch))
+    }
+
+    /// The files of rows that a name stands for.
+    #[cfg(feature = "hub")]
+    fn named_rows(&self, name: &Name, recorded: Option<&str>) -> Result<Files, ImportError> {
+        named::rows(&self.hub(name)?, name, recorded)
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn named_rows(&self, name: &Name, _recorded: Option<&str>) -> Result<Files, ImportError> {
+        Err(no_hub(name).into())
+    }
+
+    /// The directory of a model that a name stands for, with what is noted of it.
+    #[cfg(feature = "hub")]
+    fn named_model(&self, name: &Name, recorded: Option<&str>, weights: bool) -> Result<(PathBuf, Value), ImportError> {
+        named::model(&self.hub(name)?, name, recorded, weights)
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn named_model(
+        &self,
+        name: &Name,
+        _recorded: Option<&str>,
+        _weights: bool,
+    ) -> Result<(PathBuf, Value), ImportError> {
+        Err(no_hub(name).into())
     }
 
     /// The files of rows that a path or a name stands for; of a name, at the
@@ -73,7 +116,7 @@ impl<'a> Importer<'a> {
     /// When they cannot be read or had.
     pub fn files(&self, path: &Path, recorded: Option<&str>) -> Result<Files, ImportError> {
         match Name::of_path(path)? {
-            Some(name) => named::rows(&self.hub(&name)?, &name, recorded),
+            Some(name) => self.named_rows(&name, recorded),
             None => Ok(Files::at(path)?),
         }
     }
@@ -93,7 +136,7 @@ impl<'a> Importer<'a> {
     ) -> Result<(Artifact, bool, Option<String>), ImportError> {
         let (dir, hub) = match Name::of_path(path)? {
             Some(named) => {
-                let (dir, hub) = named::model(&self.hub(&named)?, &named, recorded, weights)?;
+                let (dir, hub) = self.named_model(&named, recorded, weights)?;
                 (dir, Some(hub))
             }
             None => (path.to_path_buf(), None),

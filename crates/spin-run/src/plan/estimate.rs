@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::forecast::Forecast;
 use super::{Options, Plan, Step};
 use crate::graph::{Graph, ModelId, PairsOf, Product, Split};
 use crate::run::{FitConfig, FitDtype, OptimizerKind};
@@ -19,6 +20,10 @@ pub struct Resources {
     /// grows with rows (activations, keys and values, the process itself) comes
     /// on top.
     pub memory_at_least: Option<u64>,
+    /// Seconds that it will take, reckoned from sizes and the machine's peak.
+    pub expected_seconds: Option<f64>,
+    /// Bytes that what it makes takes of the disk, the model of a training.
+    pub disk: Option<u64>,
     /// What it, or one of its kind in this store, took.
     pub measured: Option<Cost>,
 }
@@ -41,7 +46,15 @@ impl Resources {
             .measured
             .as_ref()
             .map(|measured| json!({"seconds": measured.seconds, "memory_bytes": measured.memory, "of": measured.of}));
-        json!({"device": self.device, "memory_at_least_bytes": self.memory_at_least, "measured": measured})
+        json!({
+            "device": self.device, "memory_at_least_bytes": self.memory_at_least, "measured": measured,
+            "expected_seconds": self.expected_seconds, "disk_bytes": self.disk,
+        })
+    }
+
+    /// Seconds, as measured or else as reckoned.
+    pub fn seconds(&self) -> Option<f64> {
+        self.measured.as_ref().map(|measured| measured.seconds).or(self.expected_seconds)
     }
 }
 
@@ -65,7 +78,10 @@ pub fn parameters(config: &Value) -> Option<u64> {
 
 /// Fills in shards and resources of all steps.
 pub(super) fn fill(graph: &Graph<'_>, options: &Options, plan: &mut Plan) -> Result<()> {
-    let weights = base_config(graph).as_ref().and_then(parameters);
+    let config = base_config(graph);
+    let weights = config.as_ref().and_then(parameters);
+    let peak = options.peak_gflops.filter(|_| options.device == "cpu");
+    let forecast = config.as_ref().zip(peak).and_then(|(config, peak)| Forecast::new(graph, config, peak * 1e9));
     let records = Records::read(graph)?;
     for step in &mut plan.steps {
         let computes = computes(step);
@@ -73,6 +89,8 @@ pub(super) fn fill(graph: &Graph<'_>, options: &Options, plan: &mut Plan) -> Res
         step.resources = Resources {
             device: if computes { options.device.clone() } else { "cpu".into() },
             memory_at_least: weights.filter(|_| computes).map(|weights| memory(graph, step, weights)).transpose()?,
+            expected_seconds: forecast.as_ref().and_then(|forecast| forecast.seconds(step)),
+            disk: weights.and_then(|weights| disk(graph, step, weights)),
             measured: records.of(step),
         };
         step.shards = if generates { shards(graph, step, options.shards.max(1)) } else { 1 };
@@ -105,6 +123,20 @@ fn memory(graph: &Graph<'_>, step: &Step, weights: u64) -> Result<u64> {
         None if step.command[0] == "spin-sample" => weights * graph.run.sample.dtype.bytes(),
         None => weights * 4,
     })
+}
+
+/// Bytes of the model that a step makes.
+fn disk(graph: &Graph<'_>, step: &Step, weights: u64) -> Option<u64> {
+    let model = step.makes.iter().find_map(|node| match &node.product {
+        Product::Model(model) => Some(model),
+        _ => None,
+    })?;
+    let fit = graph.fit_of(model).ok()?;
+    let bytes = match fit.dtype {
+        FitDtype::F32 => 4,
+        FitDtype::Bf16 => 2,
+    };
+    fit.lora.is_none().then_some(weights * bytes)
 }
 
 /// Weights, and where all are trained gradients, the optimizer's state and, for

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use spin_net::hub::Name;
+use spin_net::Name;
 use spin_store::error::{Result, StoreError};
 
 pub use bench::{

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
-use spin_net::hub::Name;
+use spin_net::Name;
 use spin_run::graph::ModelId;
 use spin_run::run::{Dtype, EvalConfig, RunFile};
 use spin_sample::engine::{Device, EngineKind, EngineOptions, Memory};

@@ -1,6 +1,7 @@
 //! `spin-run`: what there is to do for a run, what of it is done, and doing the
 //! rest.
 
+mod forecast;
 mod run;
 
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use spin_cli::{Exit, out, printable};
 use spin_run::graph::Graph;
-use spin_run::plan::{Options, Plan, State, Survey, shell_line};
+use spin_run::plan::{Options, Plan, State, Step, Survey, shell_line};
 use spin_run::run::RunFile;
 use spin_store::{Store, StoreError};
 
@@ -31,6 +32,9 @@ enum Command {
         /// Output format
         #[arg(long, value_enum, default_value_t = PlanFormat::Text)]
         format: PlanFormat,
+        /// The CPU's peak, for the times [default: measured by a short matrix product]
+        #[arg(long, value_name = "GFLOP/s")]
+        peak_gflops: Option<f64>,
     },
     /// Do every step that is not done yet, in order; with --jobs side by side where none needs the other
     Run {
@@ -110,14 +114,15 @@ impl What {
     }
 
     fn options(&self) -> Options {
-        Options { set: self.run.set.clone(), device: self.device.clone(), shards: self.shards }
+        let Self { device, shards, .. } = self;
+        Options { set: self.run.set.clone(), device: device.clone(), shards: *shards, ..Options::default() }
     }
 }
 
 fn main() -> ExitCode {
     let cli = spin_cli::parse::<Cli>();
     spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
-        Command::Plan { what, format } => plan(&what, format),
+        Command::Plan { what, format, peak_gflops } => plan(&what, format, peak_gflops),
         Command::Run { what, jobs, keep_going } => run::run(&what, usize::from(jobs), keep_going),
         Command::Settings { format } => settings(format),
         Command::Status { what, format } => status(&what, format),
@@ -132,11 +137,20 @@ fn settings(format: SettingsFormat) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn plan(what: &What, format: PlanFormat) -> anyhow::Result<Exit> {
+fn plan(what: &What, format: PlanFormat, peak_gflops: Option<f64>) -> anyhow::Result<Exit> {
     let (run, store) = what.load()?;
-    let plan = Plan::new(&Graph::new(&run, &store), &what.options())?;
+    let measured = || (format != PlanFormat::Shell && what.device == "cpu").then(forecast::peak).flatten();
+    let options = Options { peak_gflops: peak_gflops.or_else(measured), ..what.options() };
+    let plan = Plan::new(&Graph::new(&run, &store), &options)?;
     match format {
-        PlanFormat::Text => out(&plan_table(&plan)),
+        PlanFormat::Text => {
+            out(&plan_table(&plan));
+            let steps: Vec<&Step> = plan.steps.iter().collect();
+            match forecast::sum(&steps, options.peak_gflops) {
+                Some(sum) => out(&format!("\nall of it: {sum}\n")),
+                None => out("\ntimes are reckoned once model and data are imported\n"),
+            }
+        }
         PlanFormat::Shell => out(&plan.to_shell()),
         PlanFormat::Json => out(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?)),
     }
@@ -144,7 +158,7 @@ fn plan(what: &What, format: PlanFormat) -> anyhow::Result<Exit> {
 }
 
 fn plan_table(plan: &Plan) -> String {
-    let mut rows = vec![["step", "after", "memory", "took", "command"].map(str::to_owned)];
+    let mut rows = vec![["step", "after", "memory", "time", "command"].map(str::to_owned)];
     for step in &plan.steps {
         let after: Vec<&str> = step.after.iter().map(|&i| plan.steps[i].name.as_str()).collect();
         let resources = &step.resources;
@@ -156,7 +170,11 @@ fn plan_table(plan: &Plan) -> String {
             step.name.clone(),
             if after.is_empty() { "-".into() } else { after.join(" ") },
             memory.unwrap_or_else(|| "-".into()),
-            measured.map_or_else(|| "-".into(), |measured| format!("{:.1} s", measured.seconds)),
+            match (measured, resources.expected_seconds) {
+                (Some(measured), _) => format!("{:.1} s", measured.seconds),
+                (None, Some(expected)) => format!("~{}", forecast::duration(expected)),
+                (None, None) => "-".into(),
+            },
             shell_line(&step.command) + &shards,
         ]);
     }
@@ -170,7 +188,7 @@ fn plan_table(plan: &Plan) -> String {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..0x4000_0000 => format!("{} MiB", bytes.div_ceil(1 << 20)),
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),

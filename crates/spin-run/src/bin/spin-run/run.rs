@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use spin_cli::{Exit, log_as_this, pass_on, say, stop_child, stop_flag, stop_with_parent, stopping};
-use spin_run::graph::Graph;
-use spin_run::plan::{Agenda, Plan, Step, shell_line};
+use spin_run::graph::{Graph, ModelId};
+use spin_run::plan::{Agenda, Options, Plan, Step, shell_line};
 use spin_run::run::RunFile;
 use spin_store::Store;
 
-use super::What;
+use super::{What, forecast};
+
+/// The step after which sizes are known.
+const IMPORT: &str = "import";
 
 /// Between looks at the programs that run.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -30,6 +33,7 @@ pub fn run(what: &What, jobs: usize, keep_going: bool) -> anyhow::Result<Exit> {
         say(&format!("{}: {done} of {all} steps are done", run.run));
     }
     let mut runner = Runner {
+        what,
         run: &run,
         plan: &plan,
         jobs,
@@ -68,6 +72,7 @@ struct Running {
 }
 
 struct Runner<'a> {
+    what: &'a What,
     run: &'a RunFile,
     plan: &'a Plan,
     jobs: usize,
@@ -104,7 +109,34 @@ impl Runner<'_> {
             say(&format!("{}: {waiting} {steps} not begun; run it again to go on", self.run.run));
             return Ok(exit);
         }
+        self.say_what_next();
         Ok(Exit::Done)
+    }
+
+    /// Says what is to come, as soon as model and data are there.
+    fn say_what_comes(&self) -> anyhow::Result<()> {
+        let store = Store::open_existing(&self.run.store_dir())?;
+        let graph = Graph::new(self.run, &store);
+        let options = Options { peak_gflops: forecast::peak(), ..self.what.options() };
+        let plan = Plan::new(&graph, &options)?;
+        let missing: Vec<&Step> =
+            plan.steps.iter().filter(|step| !step.looks_outside && !is_done(&graph, step)).collect();
+        if let Some(sum) = forecast::sum(&missing, options.peak_gflops) {
+            say(&format!("{}: {} steps to come, {sum}", self.run.run, missing.len()));
+        }
+        Ok(())
+    }
+
+    /// Says where the last model is, and what can be done with it.
+    fn say_what_next(&self) {
+        let Ok(store) = Store::open_existing(&self.run.store_dir()) else { return };
+        let graph = Graph::new(self.run, &store);
+        let rounds = self.run.rounds();
+        if let (1.., Ok(model)) = (rounds, graph.model(&ModelId::Iteration(rounds))) {
+            let file = shell_line(&[self.run.path.display().to_string()]);
+            say(&format!("θ{rounds} is {}, a Hugging Face directory", model.dir.display()));
+            say(&format!("next: spin-bench report {file} --out report.html"));
+        }
     }
 
     fn steps(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
@@ -200,7 +232,11 @@ impl Runner<'_> {
                 .chain(self.queue.iter().map(|(step, _)| *step))
                 .all(|other| other != step);
             if is_last {
-                self.schedule.end(step, !self.failed.contains(&step));
+                let is_done = !self.failed.contains(&step);
+                self.schedule.end(step, is_done);
+                if is_done && self.plan.steps[step].name == IMPORT {
+                    self.say_what_comes()?;
+                }
             }
         }
         Ok(())
@@ -209,7 +245,7 @@ impl Runner<'_> {
 
 /// A program of this release: the one beside this one, or else whichever the
 /// PATH has.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
     own.filter(|own| own.exists()).unwrap_or_else(|| name.into())
 }

@@ -4,21 +4,20 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use hf_hub::{Repo, RepoType};
-
 use crate::error::NetError;
 
 /// What a name begins with.
 const PREFIX: &str = "hf:";
 
 /// The revision that is meant where none is named.
-pub(super) const MAIN: &str = "main";
+#[cfg(feature = "client")]
+pub(crate) const MAIN: &str = "main";
 
 /// A model or a data set on the hub:
 /// `hf:OWNER/NAME[@REVISION]`, `hf:datasets/OWNER/NAME[/PATH][@REVISION]`.
 ///
 /// ```
-/// use spin_net::hub::Name;
+/// use spin_net::Name;
 ///
 /// let name: Name = "hf:datasets/openai/gsm8k/main/train@740312a".parse()?;
 /// assert_eq!((name.repo(), name.path(), name.revision()), ("openai/gsm8k", "main/train", Some("740312a")));
@@ -72,12 +71,6 @@ impl Name {
     pub fn whole(&self) -> Name {
         Name { path: String::new(), revision: None, ..self.clone() }
     }
-
-    /// As the hub's own library has it, at a revision.
-    pub(super) fn at(&self, revision: &str) -> Repo {
-        let kind = if self.is_model { RepoType::Model } else { RepoType::Dataset };
-        Repo::with_revision(self.repo.clone(), kind, revision.to_owned())
-    }
 }
 
 impl fmt::Display for Name {
@@ -92,7 +85,8 @@ impl fmt::Display for Name {
 }
 
 /// Whether a commit is named in full, which nothing moves.
-pub(super) fn is_commit(revision: &str) -> bool {
+#[cfg(feature = "client")]
+pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
@@ -180,6 +174,7 @@ mod tests {
             assert!(error.is_bad_input() && error.to_string().contains("hf:OWNER/NAME"), "{bad}: {error}");
         }
         assert_eq!(Name::of_path(Path::new("models/hf")).unwrap(), None);
+        #[cfg(feature = "client")]
         assert!(is_commit(&"0a".repeat(20)) && !is_commit("main") && !is_commit(&"0A".repeat(20)));
     }
 }
