@@ -1,6 +1,7 @@
 //! Tests across stages: the real programs, on a real store, as a user or a
 //! scheduler would start them.
 //!
+//! - `audit`: what `spin-store verify` must see
 //! - `loop_runs`: the whole loop, reuse, lineage, audit
 //! - `shards`: 1 and 7 shards, and ten kills, give equal rows
 //! - `sampling`: what the run file asks of answers
@@ -29,6 +30,7 @@
 #![expect(clippy::print_stderr, reason = "tests report what they measured")]
 
 mod adapters;
+mod audit;
 mod bad_input;
 mod checkpoints;
 mod engines;

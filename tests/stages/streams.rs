@@ -61,8 +61,9 @@ fn verdicts_survive_readers_that_leave() {
 
 /// A training that goes on for long, once it has made a checkpoint.
 fn long_training(project: &Project, before: &str) -> Child {
-    let line =
-        format!("{before} exec spin-fit run.toml --sft --set sft.schedule_epochs=100000 --set sft.stop_epoch=100000");
+    // Whoever started the tests may have had hang-ups ignored, as by nohup.
+    let before = if before.is_empty() { "exec env --default-signal=HUP" } else { &format!("{before} exec") };
+    let line = format!("{before} spin-fit run.toml --sft --set sft.schedule_epochs=100000 --set sft.stop_epoch=100000");
     let child = bash(project, &line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("bash starts");
     let start = Instant::now();
     while project.work_files("checkpoint.safetensors").is_empty() {

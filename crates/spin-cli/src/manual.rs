@@ -11,9 +11,10 @@ const COMPLETIONS: &str = "completions";
 /// for the completions of a shell or, with `man` for a shell, for its manual:
 /// then it prints that and ends.
 pub fn parse<C: CommandFactory + Parser>() -> C {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<_> = std::env::args_os().skip(1).take(3).collect();
     if let [word, which] = words.as_slice()
         && word == COMPLETIONS
+        && let Some(which) = which.to_str()
         && let Some(text) = about(C::command(), which)
     {
         crate::out(&text);

@@ -5,6 +5,7 @@
 
 mod evaluations;
 mod judgments;
+pub mod keys;
 mod metrics;
 mod preferences;
 mod samples;

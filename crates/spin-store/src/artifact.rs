@@ -7,6 +7,7 @@ use walkdir::WalkDir;
 use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::manifest::{self, FileEntry, Manifest, Origin, Parent};
+use crate::table;
 
 /// A published artifact.
 #[derive(Clone, Debug)]
@@ -81,6 +82,38 @@ impl Artifact {
             Ok((blake3, _)) if blake3 != file.blake3 => differs("does not have the digest in its manifest".into()),
             Ok(_) => None,
         }
+    }
+
+    /// What the tables of an artifact say otherwise than its manifest: numbers of
+    /// rows, the digest of their values, and which part of what each is. The
+    /// seal proves that a manifest was not edited, not that it was true.
+    pub fn row_problems(&self) -> Vec<StoreError> {
+        let tables = self.manifest.files.iter().filter(|file| file.path.ends_with(".parquet"));
+        tables.enumerate().filter_map(|(part, file)| self.row_problem(part, file).unwrap_or_else(Some)).collect()
+    }
+
+    fn row_problem(&self, part: usize, file: &FileEntry) -> Result<Option<StoreError>> {
+        let path = self.dir.join(&file.path);
+        let differs = |problem: String| {
+            let remedy = format!("delete {} and run its stage again, or restore it from a copy", self.dir.display());
+            Ok(Some(StoreError::corrupt(&path, problem, remedy)))
+        };
+        let (rows, digest) = table::rows_digest(&path)?;
+        if file.rows.is_some_and(|told| told != rows) {
+            return differs(format!("has {rows} rows, its manifest says {}", file.rows.unwrap_or_default()));
+        }
+        if file.rows_digest.as_ref().is_some_and(|told| *told != digest) {
+            return differs("has other values than the digest of its rows in its manifest".into());
+        }
+        let m = &self.manifest;
+        let own =
+            [("spin.kind", m.kind.to_string()), ("spin.identity", m.identity.clone()), ("spin.part", part.to_string())];
+        for (key, value) in table::label(&path)? {
+            if let Some((_, expected)) = own.iter().find(|(own, expected)| *own == key && *expected != value) {
+                return differs(format!("says {key} = {value}, where it is {expected}"));
+            }
+        }
+        Ok(None)
     }
 
     /// Paths of the Parquet parts, in order.

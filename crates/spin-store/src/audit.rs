@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::{Result, StoreError};
 use crate::store::{Artifact, Store};
+use crate::structure;
 
 /// A problem found by [`verify`]: a difference, or what could not be checked
 /// ([`StoreError::is_difference`]).
@@ -17,30 +18,74 @@ pub struct Finding {
     pub error: StoreError,
 }
 
-/// Checks the whole store: its layout file, every manifest and its seal, the
-/// digest of every file, and that every parent is there with the content its
-/// child was made from. Returns the number of artifacts and all findings.
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Manifests, their seals and parents, and that nothing lies where nothing
+    /// belongs; no file is read.
+    Structure,
+    /// Besides, the digest of every file.
+    Hash,
+    /// Besides, the rows of every table.
+    Rows,
+}
+
+/// Checks the whole store: its layout file and directories, every manifest and
+/// its seal, that every parent is there with the content its child was made
+/// from, that nothing is made from itself or stands twice, and what `level` asks
+/// of the files. Returns the number of artifacts and all findings.
 ///
 /// # Errors
 /// When the directory tree itself cannot be read.
-pub fn verify(store: &Store) -> Result<(usize, Vec<Finding>)> {
-    let mut findings = Vec::new();
-    if let Err(error) = store.check_layout() {
-        findings.push(Finding { artifact: "store".into(), error });
-    }
+pub fn verify(store: &Store, level: Level) -> Result<(usize, Vec<Finding>)> {
+    let of_store = |error| Finding { artifact: "store".into(), error };
+    let mut findings: Vec<Finding> = store.check_layout().err().map(of_store).into_iter().collect();
+    findings.extend(structure::problems(store)?.into_iter().map(of_store));
     let listed = store.list()?;
+    let mut artifacts = Vec::new();
     for entry in &listed {
         let name = format!("{}/{}@v{}", entry.0, entry.1, entry.2);
         match store.load_listed(entry) {
             Err(error) => findings.push(Finding { artifact: name, error }),
             Ok(artifact) => {
-                let mut errors = artifact.problems();
-                errors.extend(parent_problems(store, &artifact));
-                findings.extend(errors.into_iter().map(|error| Finding { artifact: name.clone(), error }));
+                findings.extend(of_artifact(store, &artifact, level));
+                artifacts.push(artifact);
             }
         }
     }
+    let among = structure::twins(&artifacts).into_iter().chain(structure::circles(&artifacts));
+    findings.extend(among.map(|(artifact, error)| Finding { artifact, error }));
     Ok((listed.len(), findings))
+}
+
+/// Checks an artifact and all that it was made from. Returns their number and
+/// all findings.
+pub fn verify_with_ancestors(store: &Store, artifact: &Artifact, level: Level) -> (usize, Vec<Finding>) {
+    let (mut findings, mut seen) = (Vec::new(), BTreeSet::new());
+    let mut waiting = vec![artifact.clone()];
+    while let Some(artifact) = waiting.pop() {
+        if !seen.insert(artifact.reference()) {
+            continue;
+        }
+        findings.extend(of_artifact(store, &artifact, level));
+        let inside = artifact.manifest.parents.iter().filter(|parent| !parent.is_outside());
+        // One that is not there is found already.
+        waiting.extend(inside.filter_map(|parent| store.parent(parent).ok()));
+    }
+    (seen.len(), findings)
+}
+
+fn of_artifact(store: &Store, artifact: &Artifact, level: Level) -> Vec<Finding> {
+    let mut errors = Vec::new();
+    if level >= Level::Hash {
+        errors = artifact.problems();
+    }
+    // Rows of a file with another digest are not those that are recorded.
+    if level >= Level::Rows && errors.is_empty() {
+        errors = artifact.row_problems();
+    }
+    errors.extend(parent_problems(store, artifact));
+    errors.into_iter().map(|error| Finding { artifact: artifact.reference(), error }).collect()
 }
 
 /// Parents that are absent or no longer what the child was made from.

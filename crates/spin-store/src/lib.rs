@@ -24,6 +24,7 @@ pub mod manifest;
 mod publish;
 pub mod row;
 pub mod store;
+mod structure;
 pub mod table;
 pub mod work;
 

@@ -175,6 +175,12 @@ pub fn content_of(files: &[FileEntry]) -> String {
     digest::of_json(&Value::Array(list))
 }
 
+/// Whether a path stays below the artifact that lists it.
+fn is_inside(path: &str) -> bool {
+    let is_normal = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+    !path.is_empty() && Path::new(path).components().all(is_normal)
+}
+
 impl Manifest {
     /// `kind/name@vN`.
     pub fn reference(&self) -> String {
@@ -230,6 +236,9 @@ impl Manifest {
             serde_json::from_value(value).map_err(|e| corrupt(format!("is not a manifest ({e})")))?;
         if manifest.computed_seal() != manifest.seal || manifest.to_text().as_bytes() != bytes {
             return Err(corrupt("was altered after it was sealed".into()));
+        }
+        if let Some(outside) = manifest.files.iter().find(|file| !is_inside(&file.path)) {
+            return Err(corrupt(format!("lists {:?}, which is no file of an artifact", outside.path)));
         }
         if content_of(&manifest.files) != manifest.content {
             return Err(corrupt("lists files that do not give its content digest".into()));

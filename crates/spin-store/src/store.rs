@@ -104,8 +104,19 @@ pub fn is_name(name: &str) -> bool {
     })
 }
 
-fn version_number(dir: &str) -> Option<u32> {
-    dir.strip_prefix('v').filter(|n| n.bytes().all(|b| b.is_ascii_digit())).and_then(|n| n.parse().ok())
+/// The number of a version's directory, which has one spelling.
+pub(crate) fn version_number(dir: &str) -> Option<u32> {
+    let number = dir.strip_prefix('v').filter(|n| is_number(n) && !n.starts_with('0'))?;
+    number.parse().ok()
+}
+
+/// Whether a directory is called as a version, whatever its number.
+pub(crate) fn is_version(dir: &str) -> bool {
+    dir.strip_prefix('v').is_some_and(is_number)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn store_text() -> String {
@@ -208,6 +219,7 @@ impl Store {
     /// When the directory exists and cannot be read.
     pub fn versions(&self, kind: Kind, name: &str) -> Result<Vec<u32>> {
         let dir = self.name_dir(kind, name);
+        self.refuse_links(kind, name)?;
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -222,7 +234,22 @@ impl Store {
         Ok(versions)
     }
 
+    /// Refuses a path below a kind's directory with a link in it: a walk of the
+    /// store follows none, and so no reader may.
+    fn refuse_links(&self, kind: Kind, below: &str) -> Result<()> {
+        let mut path = self.root.join(kind.dir());
+        for part in below.split('/') {
+            path.push(part);
+            if path.is_symlink() {
+                let remedy = "put what it points to in its place; only the directory of a whole kind may be a link";
+                return Err(StoreError::corrupt(&path, "is a link, which no reader follows", remedy));
+            }
+        }
+        Ok(())
+    }
+
     fn load(&self, kind: Kind, name: &str, version: u32) -> Result<Artifact> {
+        self.refuse_links(kind, &format!("{name}/v{version}"))?;
         let dir = self.name_dir(kind, name).join(format!("v{version}"));
         let manifest = Manifest::read(&dir)?;
         if (manifest.kind, manifest.name.as_str(), manifest.version) != (kind, name, version) {

@@ -169,6 +169,20 @@ fn fit(
         .map_err(|e| StoreError::corrupt(path, format!("does not fit its schema ({e})"), "make it again"))
 }
 
+/// What a part says of itself, of what [`PartLabel`] has, by key; parts of other
+/// programs say nothing.
+///
+/// # Errors
+/// When it is missing, truncated or not Parquet.
+pub fn label(path: &Path) -> Result<Vec<(String, String)>> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| StoreError::unreadable(path, "Parquet", &e))?;
+    let said = builder.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+    let own = said.filter(|entry| entry.key.starts_with("spin."));
+    Ok(own.filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?))).collect())
+}
+
 /// Number of rows and digest over the values of a part: column names, types
 /// and every value, lengths as 64-bit little-endian, nulls marked.
 ///

@@ -1,7 +1,8 @@
 //! `spin-store`: bring data in, look at what is there, prove where it came
 //! from.
 
-use std::io::IsTerminal;
+mod looks;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use spin_run::import::{self, ImportError, Importer};
 use spin_run::plan::{self, Plan};
 use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_run::schema::{Demonstration, Row};
-use spin_store::audit::{self, Finding};
-use spin_store::{Artifact, Context, Kind, Manifest, Reference, Store, StoreError};
+use spin_store::{Artifact, Context, Kind, Store, StoreError};
+
+use looks::{lineage, ls, show, shown, verify};
 
 #[derive(Parser)]
 #[command(name = "spin-store", version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
@@ -86,8 +88,13 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Check every manifest, file and parent; exits 4 when something differs, 1 when something cannot be read
+    /// Check every manifest, file and parent, and that nothing else is there; exits 4 when something differs, 1 when something cannot be read
     Verify {
+        /// Only this artifact and all that it was made from
+        reference: Option<String>,
+        /// How closely to look
+        #[arg(long, value_enum, default_value_t = Level::Hash)]
+        level: Level,
         #[command(flatten)]
         at: At,
     },
@@ -111,6 +118,16 @@ enum Format {
     Text,
     /// For programs
     Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// Manifests, seals, parents and directories; no file is read
+    Structure,
+    /// Besides, the digest of every file
+    Hash,
+    /// Besides, the rows of every table: how many, their values, and that none stands twice
+    Rows,
 }
 
 /// How the rows of a data file are read; a run file has keys for it.
@@ -147,7 +164,7 @@ fn main() -> ExitCode {
         Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
         Command::Show { reference, at } => show(&open(&at)?, &reference),
         Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
-        Command::Verify { at } => verify(&open(&at)?),
+        Command::Verify { reference, level, at } => verify(&open(&at)?, reference.as_deref(), level),
         Command::Plan { run } => print_plan(&run),
     })
 }
@@ -333,113 +350,6 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     }
     report(&importer.base(run)?)?;
     Ok(Exit::Done)
-}
-
-/// Text of a store for a terminal: names of files may hold what moves the
-/// cursor, changes colours or turns writing around.
-fn shown(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => out.push(c),
-            c if c.is_control() || turns(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-fn ls(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
-    let (mut rows, mut exit) = (Vec::new(), Exit::Done);
-    for entry in store.list()? {
-        let name = format!("{}/{}", entry.0, entry.1);
-        if !name.starts_with(prefix) {
-            continue;
-        }
-        match store.load_listed(&entry) {
-            Ok(Artifact { manifest: m, .. }) => {
-                rows.push((m.reference(), m.content[..12].to_owned(), m.rows(), m.bytes(), finished(&m)));
-            }
-            Err(error) => {
-                say(&shown(&format!("{name}@v{} cannot be listed: {error}", entry.2)));
-                if exit != Exit::AuditMismatch {
-                    exit = if error.is_difference() { Exit::AuditMismatch } else { Exit::Failed };
-                }
-            }
-        }
-    }
-    if format == Format::Json {
-        let list: Vec<_> = rows
-            .iter()
-            .map(|(r, c, n, b, t)| json!({"reference": r, "content": c, "rows": n, "bytes": b, "finished_at": t}))
-            .collect();
-        out(&format!("{}\n", serde_json::to_string_pretty(&list)?))?;
-        return Ok(exit);
-    }
-    let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
-    for (reference, content, count, bytes, time) in rows {
-        let count = if count > 0 { count.to_string() } else { "-".into() };
-        out(&shown(&format!("{reference:width$}  {content}  {count:>8} rows  {bytes:>10} bytes  {time}\n")))?;
-    }
-    Ok(exit)
-}
-
-fn finished(m: &Manifest) -> String {
-    m.environment.get("finished_at").and_then(|v| v.as_str()).unwrap_or("").to_owned()
-}
-
-fn show(store: &Store, reference: &str) -> anyhow::Result<Exit> {
-    let artifact = store.get(&reference.parse::<Reference>()?)?;
-    let text = artifact.manifest.to_text();
-    if std::io::stdout().is_terminal() {
-        say(&shown(&artifact.dir.display().to_string()));
-        // Within JSON's strings, which are the only place for them.
-        out(&shown(&text))?;
-    } else {
-        out(&text)?;
-    }
-    Ok(Exit::Done)
-}
-
-fn lineage(store: &Store, reference: &str, format: Format) -> anyhow::Result<Exit> {
-    let tree = audit::lineage(store, &store.get(&reference.parse::<Reference>()?)?)?;
-    match format {
-        Format::Text => out(&shown(&tree.to_text()))?,
-        Format::Json => out(&format!("{}\n", serde_json::to_string_pretty(&tree)?))?,
-    }
-    Ok(Exit::Done)
-}
-
-fn verify(store: &Store) -> anyhow::Result<Exit> {
-    let (count, mut findings) = audit::verify(store)?;
-    let notes = import::problems(store).into_iter();
-    findings.extend(notes.map(|error| Finding { artifact: "store".into(), error }));
-    let differences = findings.iter().filter(|finding| finding.error.is_difference()).count();
-    let unread = findings.len() - differences;
-    for finding in &findings {
-        let unread = if finding.error.is_difference() { "" } else { "could not be checked: " };
-        say(&shown(&format!("{}: {unread}{}", finding.artifact, finding.error)));
-    }
-    let verdict = match (differences, unread) {
-        (0, 0) => "all as recorded".to_owned(),
-        (problems, 0) => format!("{problems} problems"),
-        (problems, unread) => format!("{problems} problems, {unread} could not be checked"),
-    };
-    match out(&format!("{count} artifacts, {verdict}\n")) {
-        // Who does not read the verdict still gets it as the exit code.
-        Err(error) if !is_broken_pipe(&error) => return Err(error),
-        _ => {}
-    }
-    Ok(match (differences, unread) {
-        (0, 0) => Exit::Done,
-        (0, _) => Exit::Failed,
-        _ => Exit::AuditMismatch,
-    })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn print_plan(args: &spin_cli::RunArgs) -> anyhow::Result<Exit> {
