@@ -57,8 +57,8 @@ fn seen(done: impl FnOnce(&Project), level: &str, parts: &[&str]) {
 
 #[test]
 fn what_was_deleted_is_missed() {
-    let delete = |project: &Project| fs::remove_dir_all(project.path(SCORES).join("v1")).unwrap();
-    seen(delete, "structure", &["scores/tiny/iter-1: holds no version: what it held was deleted"]);
+    let delete = |project: &Project| fs::remove_dir_all(project.path("store/model/tiny/base")).unwrap();
+    seen(delete, "structure", &["its parent model/tiny/base@v1 is not there"]);
     let renumber = |project: &Project| {
         fs::rename(project.path(SCORES).join("v1"), project.path(SCORES).join("v2")).unwrap();
         forge(project, &format!("{SCORES}/v2"), |manifest| manifest.version = 2);
@@ -181,6 +181,47 @@ fn doubled_rows_are_found() {
     };
     seen(double, "rows", &["pairs/tiny/iter-0@v1", "has the row_id, iteration, sample_index of a row before it"]);
     seen(double, "structure", &["other content than it was made from"]);
+}
+
+#[test]
+fn what_sets_two_artifacts_apart_is_said() {
+    let project = Project::of(&shipped(FIXTURE));
+    project.run("spin-store diff model/tiny/iter-0 model/tiny/iter-0 --store store");
+    let scores = ["made:", "rows:", "0 added, 0 removed", "changed: task"];
+    project.fails("spin-store diff scores/tiny/iter-0 scores/tiny/iter-1 --store store", 4, &scores);
+    let models = ["made:", "file:  model.safetensors has other bytes"];
+    project.fails("spin-store diff model/tiny/iter-0 model/tiny/iter-1 --store store", 4, &models);
+    project.fails("spin-store diff model/tiny/iter-0 scores/tiny/iter-1 --store store", 3, &["of one kind"]);
+
+    // Another version of the pairs: one answer changed, one pair gone, one new.
+    copy_version(&project, "store/pairs/tiny/iter-0", "v2");
+    forge(&project, "store/pairs/tiny/iter-0/v2", |manifest| {
+        manifest.version = 2;
+        manifest.params["extra"] = 7.into();
+    });
+    let dir = project.path("store/pairs/tiny/iter-0/v2");
+    let (path, identity) = (dir.join("part-00000.parquet"), Manifest::read(&dir).unwrap().identity);
+    let mut rows = Pair::read_part(&path).unwrap();
+    rows[0].generated.last_mut().unwrap().content = "other".into();
+    let gone = rows.remove(1).row_id;
+    rows.last_mut().unwrap().row_id = "new".into();
+    Pair::write_part(&path, &rows, &identity, 0).unwrap();
+    record(&project, "store/pairs/tiny/iter-0/v2", true);
+    let line = "spin-store diff pairs/tiny/iter-0@v1 pairs/tiny/iter-0@v2 --store store";
+    let changed = format!("changed: row_id {:?}", rows[0].row_id);
+    let parts = [
+        "extra was not set, is 7",
+        "1 added, 2 removed, 1 changed",
+        &changed,
+        "generated was",
+        "other",
+        "added: row_id \"new\"",
+        &format!("removed: row_id {gone:?}"),
+    ];
+    project.fails(line, 4, &parts);
+    let json = project.output(&format!("{line} --format json"));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json["rows"]["added"].as_u64(), json["rows"]["changed"].as_u64()), (Some(1), Some(1)));
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn all_said(dir: &Path, lines: &[&str]) -> String {
 fn help() {
     let listed = Regex::new(r"(?m)^  ([a-z]+)  +[A-Z]").expect("a pattern");
     for (program, commands) in [
-        ("spin-store", &["import", "ls", "show", "lineage", "verify", "plan"][..]),
+        ("spin-store", &["import", "ls", "show", "lineage", "verify", "diff", "plan"][..]),
         ("spin-run", &["plan", "run", "settings", "status"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),

@@ -10,6 +10,7 @@
 //! - [`settings`] describes the keys of a run file;
 //! - [`url`] shows addresses without what is secret in them.
 
+pub mod diff;
 pub mod facts;
 pub mod graph;
 pub mod import;

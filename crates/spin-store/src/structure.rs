@@ -25,7 +25,7 @@ pub(crate) fn problems(store: &Store) -> Result<Vec<StoreError>> {
         if Kind::ALL.iter().any(|kind| kind.dir() == name) {
             // A whole kind may lie on another disk.
             if path.is_dir() {
-                below_a_kind(&path, true, &mut problems);
+                below_a_kind(&path, &mut problems);
             } else {
                 problems.push(StoreError::corrupt(&path, "is no directory", "move it out of the store"));
             }
@@ -41,12 +41,12 @@ pub(crate) fn problems(store: &Store) -> Result<Vec<StoreError>> {
     Ok(problems)
 }
 
-fn below_a_kind(dir: &Path, is_kind: bool, problems: &mut Vec<StoreError>) {
+fn below_a_kind(dir: &Path, problems: &mut Vec<StoreError>) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(e) => return problems.push(StoreError::io("read", dir)(e)),
     };
-    let (mut versions, mut others) = (Vec::new(), 0);
+    let mut versions = Vec::new();
     for entry in entries {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -69,15 +69,11 @@ fn below_a_kind(dir: &Path, is_kind: bool, problems: &mut Vec<StoreError>) {
             let remedy = "give it the name in its manifest, or move it out of the store";
             problems.push(StoreError::corrupt(&path, "is called as no version is", remedy));
         } else {
-            others += 1;
-            below_a_kind(&path, false, problems);
+            // One without versions is what a killed publish leaves.
+            below_a_kind(&path, problems);
         }
     }
     versions.sort_unstable();
-    if versions.is_empty() && others == 0 && !is_kind {
-        let remedy = "restore its versions from a copy, or remove it too if they are not wanted";
-        problems.push(StoreError::corrupt(dir, "holds no version: what it held was deleted", remedy));
-    }
     let last = versions.last().copied().unwrap_or(0);
     for missing in (1..last).filter(|version| !versions.contains(version)) {
         let problem = format!("has a version {last} and no version {missing}: it was deleted");

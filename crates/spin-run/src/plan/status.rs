@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Plan;
+use crate::diff::differences;
 use crate::facts::{EvaluationFacts, Facts as _};
 use crate::graph::{Graph, ModelId, Product, UnitInputs};
 use crate::import;
 use crate::run::MT_BENCH;
 use spin_store::error::{Result, StoreError};
-use spin_store::manifest::Manifest;
 use spin_store::store::{Artifact, Recipe, Reference, Version};
 
 /// How many differences between what is and what was are told.
@@ -156,9 +156,10 @@ impl<'a> Survey<'a> {
             return Ok(State::Done { reference: found.manifest.reference() });
         }
         Ok(match self.newest(product)? {
-            Some(found) => {
-                State::Stale { reference: found.manifest.reference(), changed: differences(&found.manifest, recipe) }
-            }
+            Some(found) => State::Stale {
+                reference: found.manifest.reference(),
+                changed: differences(&found.manifest, recipe, TOLD),
+            },
             None => State::Missing,
         })
     }
@@ -190,7 +191,7 @@ impl<'a> Survey<'a> {
             // whether those were imported before or not.
             Some(found) if found.manifest.identity != recipe.identity() => Ok(State::Stale {
                 reference: found.manifest.reference(),
-                changed: differences(&found.manifest, &recipe),
+                changed: differences(&found.manifest, &recipe, TOLD),
             }),
             _ => self.by_recipe(product, &recipe),
         }
@@ -226,71 +227,5 @@ impl<'a> Survey<'a> {
         };
         let recipe = self.graph.evaluation_recipe(model, &inputs, answers.first())?;
         self.by_recipe(product, &recipe)
-    }
-}
-
-/// What an artifact was made by and from, against what it would be now.
-fn differences(was: &Manifest, now: &Recipe) -> Vec<String> {
-    let mut told = Vec::new();
-    if was.stage != now.stage {
-        let (a, b) = (&was.stage, &now.stage);
-        told.push(format!(
-            "it was made by {} version {}, now it is {} version {}",
-            a.name, a.version, b.name, b.version
-        ));
-    }
-    values("", &was.params, &now.params, &mut told);
-    for parent in &now.parents {
-        let same_place = |other: &&spin_store::Parent| {
-            other.role == parent.role && (!parent.is_outside() || other.origin == parent.origin)
-        };
-        match was.parents.iter().find(same_place) {
-            Some(other) if other.content == parent.content => {}
-            Some(other) if other.origin == parent.origin => told.push(format!("{} changed", parent.origin)),
-            Some(other) => told.push(format!("{} was {}, is {}", parent.role, other.origin, parent.origin)),
-            None => told.push(format!("{} {} is new", parent.role, parent.origin)),
-        }
-    }
-    let gone = was.parents.iter().filter(|other| {
-        !now.parents
-            .iter()
-            .any(|parent| parent.role == other.role && (!other.is_outside() || parent.origin == other.origin))
-    });
-    told.extend(gone.map(|parent| format!("{} {} is not used any more", parent.role, parent.origin)));
-    if told.len() > TOLD {
-        let more = told.len() - TOLD;
-        told.truncate(TOLD);
-        told.push(format!("and {more} more"));
-    }
-    told
-}
-
-/// The leaves in which two values differ.
-fn values(path: &str, was: &Value, now: &Value, told: &mut Vec<String>) {
-    match (was, now) {
-        (a, b) if a == b => {}
-        (Value::Object(a), Value::Object(b)) => {
-            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            for key in keys {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                let at = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
-                values(&path, &at(a), &at(b), told);
-            }
-        }
-        (a, b) => told.push(format!("{path} was {}, is {}", short(a), short(b))),
-    }
-}
-
-/// A value in a few words.
-fn short(value: &Value) -> String {
-    if value.is_null() {
-        return "not set".into();
-    }
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
     }
 }

@@ -52,7 +52,7 @@ pub fn doubled(artifact: &Artifact) -> Result<Option<StoreError>> {
 }
 
 /// The values of a row in these columns, each ended by a byte that no text has.
-fn values(batch: &RecordBatch, columns: &[&str], row: usize) -> Option<Vec<u8>> {
+pub(crate) fn values(batch: &RecordBatch, columns: &[&str], row: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     for name in columns {
         let column = batch.column_by_name(name)?;

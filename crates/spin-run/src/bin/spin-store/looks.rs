@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use serde_json::json;
 use spin_cli::{Exit, say};
+use spin_run::diff::Diff;
 use spin_run::import;
 use spin_run::schema::keys;
 use spin_store::audit::{self, Finding};
@@ -85,6 +86,16 @@ pub fn lineage(store: &Store, reference: &str, format: Format) -> anyhow::Result
         Format::Json => out(&format!("{}\n", serde_json::to_string_pretty(&tree)?))?,
     }
     Ok(Exit::Done)
+}
+
+pub fn diff(store: &Store, a: &str, b: &str, format: Format) -> anyhow::Result<Exit> {
+    let [a, b] = [a, b].map(|text| store.get(&text.parse::<Reference>()?));
+    let diff = Diff::between(&a?, &b?)?;
+    match format {
+        Format::Text => out(&shown(&diff.to_text()))?,
+        Format::Json => out(&format!("{}\n", serde_json::to_string_pretty(&diff.to_json())?))?,
+    }
+    Ok(if diff.is_empty() { Exit::Done } else { Exit::AuditMismatch })
 }
 
 pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::Result<Exit> {

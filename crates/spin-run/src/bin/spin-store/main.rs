@@ -25,7 +25,7 @@ use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
 use spin_run::schema::{Demonstration, Row};
 use spin_store::{Artifact, Context, Kind, Store, StoreError};
 
-use looks::{lineage, ls, show, shown, verify};
+use looks::{diff, lineage, ls, show, shown, verify};
 
 #[derive(Parser)]
 #[command(name = "spin-store", version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
@@ -98,6 +98,18 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Say what sets two artifacts of one kind apart: settings, inputs, files, rows; exits 4 when they hold something else
+    Diff {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        a: String,
+        /// The other
+        b: String,
+        #[command(flatten)]
+        at: At,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
     /// Print the commands of a whole run, one a line, in order (`spin-run plan` knows more)
     Plan {
         #[command(flatten)]
@@ -164,6 +176,7 @@ fn main() -> ExitCode {
         Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
         Command::Show { reference, at } => show(&open(&at)?, &reference),
         Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
+        Command::Diff { a, b, at, format } => diff(&open(&at)?, &a, &b, format),
         Command::Verify { reference, level, at } => verify(&open(&at)?, reference.as_deref(), level),
         Command::Plan { run } => print_plan(&run),
     })
