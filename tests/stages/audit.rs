@@ -181,6 +181,9 @@ fn doubled_rows_are_found() {
     };
     seen(double, "rows", &["pairs/tiny/iter-0@v1", "has the row_id, iteration, sample_index of a row before it"]);
     seen(double, "structure", &["other content than it was made from"]);
+    let project = Project::of(&shipped(FIXTURE));
+    double(&project);
+    project.fails("spin-store verify pairs/tiny/iter-0 --store store --level rows", 4, &["of a row before it"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! place before.
 
 use serde_json::{Map, json};
+use spin_run::schema::keys;
 use spin_run::schema::{Row, ScoreRow};
 use spin_store::{Artifact, Context, Kind, Parent, Recipe, StageId, Staged, Store, StoreError, audit, table};
 
@@ -43,7 +44,7 @@ fn prose_stands_for_an_outside_file() {
     let digest = "ab".repeat(32);
     let old = publish(&store, "old", vec![parent("questions and judge prompts", &digest)]);
     let new = publish(&store, "new", vec![parent("file:question.jsonl", &digest), old.as_parent("answers")]);
-    let (count, findings) = audit::verify(&store, audit::Level::Rows).unwrap();
+    let (count, findings) = audit::verify(&store, audit::Level::Rows, &keys::doubled).unwrap();
     assert_eq!((count, findings.len()), (2, 0), "{findings:?}");
     let text = audit::lineage(&store, &new).unwrap().to_text();
     assert!(text.contains("data mt_bench: file:question.jsonl  abababababab"), "{text}");
@@ -58,7 +59,7 @@ fn artifacts_are_still_missed() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let child = publish(&store, "child", vec![parent(reference, &"cd".repeat(32))]);
-        let (_, findings) = audit::verify(&store, audit::Level::Rows).unwrap();
+        let (_, findings) = audit::verify(&store, audit::Level::Rows, &keys::doubled).unwrap();
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(findings[0].error.to_string().contains(reference), "{}", findings[0].error);
         assert!(audit::lineage(&store, &child).is_err());

@@ -30,6 +30,10 @@ pub enum Level {
     Rows,
 }
 
+/// What rows say that only who knows their columns can tell, as that one stands
+/// twice; asked at [`Level::Rows`].
+pub type RowCheck<'a> = &'a dyn Fn(&Artifact) -> Result<Option<StoreError>>;
+
 /// Checks the whole store: its layout file and directories, every manifest and
 /// its seal, that every parent is there with the content its child was made
 /// from, that nothing is made from itself or stands twice, and what `level` asks
@@ -37,7 +41,7 @@ pub enum Level {
 ///
 /// # Errors
 /// When the directory tree itself cannot be read.
-pub fn verify(store: &Store, level: Level) -> Result<(usize, Vec<Finding>)> {
+pub fn verify(store: &Store, level: Level, rows: RowCheck<'_>) -> Result<(usize, Vec<Finding>)> {
     let of_store = |error| Finding { artifact: "store".into(), error };
     let mut findings: Vec<Finding> = store.check_layout().err().map(of_store).into_iter().collect();
     findings.extend(structure::problems(store)?.into_iter().map(of_store));
@@ -48,7 +52,7 @@ pub fn verify(store: &Store, level: Level) -> Result<(usize, Vec<Finding>)> {
         match store.load_listed(entry) {
             Err(error) => findings.push(Finding { artifact: name, error }),
             Ok(artifact) => {
-                findings.extend(of_artifact(store, &artifact, level));
+                findings.extend(of_artifact(store, &artifact, level, rows));
                 artifacts.push(artifact);
             }
         }
@@ -60,14 +64,19 @@ pub fn verify(store: &Store, level: Level) -> Result<(usize, Vec<Finding>)> {
 
 /// Checks an artifact and all that it was made from. Returns their number and
 /// all findings.
-pub fn verify_with_ancestors(store: &Store, artifact: &Artifact, level: Level) -> (usize, Vec<Finding>) {
+pub fn verify_with_ancestors(
+    store: &Store,
+    artifact: &Artifact,
+    level: Level,
+    rows: RowCheck<'_>,
+) -> (usize, Vec<Finding>) {
     let (mut findings, mut seen) = (Vec::new(), BTreeSet::new());
     let mut waiting = vec![artifact.clone()];
     while let Some(artifact) = waiting.pop() {
         if !seen.insert(artifact.reference()) {
             continue;
         }
-        findings.extend(of_artifact(store, &artifact, level));
+        findings.extend(of_artifact(store, &artifact, level, rows));
         let inside = artifact.manifest.parents.iter().filter(|parent| !parent.is_outside());
         // One that is not there is found already.
         waiting.extend(inside.filter_map(|parent| store.parent(parent).ok()));
@@ -75,7 +84,7 @@ pub fn verify_with_ancestors(store: &Store, artifact: &Artifact, level: Level) -
     (seen.len(), findings)
 }
 
-fn of_artifact(store: &Store, artifact: &Artifact, level: Level) -> Vec<Finding> {
+fn of_artifact(store: &Store, artifact: &Artifact, level: Level, rows: RowCheck<'_>) -> Vec<Finding> {
     let mut errors = Vec::new();
     if level >= Level::Hash {
         errors = artifact.problems();
@@ -83,6 +92,7 @@ fn of_artifact(store: &Store, artifact: &Artifact, level: Level) -> Vec<Finding>
     // Rows of a file with another digest are not those that are recorded.
     if level >= Level::Rows && errors.is_empty() {
         errors = artifact.row_problems();
+        errors.extend(rows(artifact).unwrap_or_else(Some));
     }
     errors.extend(parent_problems(store, artifact));
     errors.into_iter().map(|error| Finding { artifact: artifact.reference(), error }).collect()

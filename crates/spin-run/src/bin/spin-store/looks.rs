@@ -106,13 +106,12 @@ pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::R
     };
     let of_store = |error| Finding { artifact: "store".into(), error };
     let (count, findings) = match reference {
-        Some(reference) => audit::verify_with_ancestors(store, &store.get(&reference.parse::<Reference>()?)?, depth),
+        Some(reference) => {
+            audit::verify_with_ancestors(store, &store.get(&reference.parse::<Reference>()?)?, depth, &keys::doubled)
+        }
         None => {
-            let (count, mut findings) = audit::verify(store, depth)?;
+            let (count, mut findings) = audit::verify(store, depth, &keys::doubled)?;
             findings.extend(import::problems(store).into_iter().map(of_store));
-            if level == Level::Rows {
-                findings.extend(doubled_rows(store)?);
-            }
             (count, findings)
         }
     };
@@ -137,18 +136,6 @@ pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::R
         (0, _) => Exit::Failed,
         _ => Exit::AuditMismatch,
     })
-}
-
-/// Tables with a row that stands twice. What cannot be read is found already.
-fn doubled_rows(store: &Store) -> anyhow::Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    for entry in store.list()? {
-        let Ok(artifact) = store.load_listed(&entry) else { continue };
-        if let Ok(Some(error)) = keys::doubled(&artifact) {
-            findings.push(Finding { artifact: artifact.reference(), error });
-        }
-    }
-    Ok(findings)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
