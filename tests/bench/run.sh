@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# Measure against the peer: tests/bench/run.sh fit|score|sample PYTHON [FLAGS], from the project's directory.
+# Measure against the peer: tests/bench/run.sh fit|score|sample|pair|store PYTHON [FLAGS], from the project's directory.
 set -euo pipefail
 what=$1 python=$2
 shift 2
 data="target/bench-$what"
+# No peer, and no model of theirs.
+case "$what" in
+    store) exec bench-store store --data "$data" --out docs/bench "$@" ;;
+    pair) exec bench-store pair --data "$data" --out docs/bench --python "$python" --peer tests/bench/pair_peers.py "$@" ;;
+esac
 case "$what" in
     fit)
         prepare=(tests/bench/prepare.py "$data" --text ../shared/benchmarks ../shared/sft)
@@ -17,7 +22,7 @@ case "$what" in
         prepare=(tests/bench/prepare_score.py "$data/model" --text ../shared/benchmarks)
         peer=tests/bench/transformers_generate.py ;;
     *)
-        echo "there is no benchmark $what; there are fit, score and sample" >&2
+        echo "there is no benchmark $what; there are fit, score, sample, pair and store" >&2
         exit 2 ;;
 esac
 [ -e "$data/model/config.json" ] || "$python" "${prepare[@]}"

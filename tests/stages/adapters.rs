@@ -30,15 +30,16 @@ fn an_adapter_is_trained_merged_and_carried_on() {
         let (pair, row) = (&pairs[0], &reference[0]);
         let batch = Batch::grouped([(pair.prompt_ids.as_slice(), [pair.real_ids.as_slice(), &pair.generated_ids])]);
         let batch = batch.unwrap();
-        let adapted = load(&start.dir).load_adapter(&end.dir.join("adapter"), Some(&start.manifest.content)).unwrap();
+        let adapted =
+            load(start.place()).load_adapter(&end.place().join("adapter"), Some(&start.manifest.content)).unwrap();
         let off = adapted.without_adapter().sum_logps(&batch).unwrap();
         assert!((off[0] - row.real_logps).abs() < 1e-4 && (off[1] - row.generated_logps).abs() < 1e-4);
         // What is published is the base with the adapter.
-        let (on, merged) = (adapted.sum_logps(&batch).unwrap(), load(&end.dir).sum_logps(&batch).unwrap());
+        let (on, merged) = (adapted.sum_logps(&batch).unwrap(), load(end.place()).sum_logps(&batch).unwrap());
         assert!((on[0] - merged[0]).abs() < 1e-4 && (on[1] - merged[1]).abs() < 1e-4);
         assert!((on[0] - off[0]).abs() > 1e-3, "nothing was learnt");
         assert_eq!(adapted.adapter().unwrap().r, 4);
-        (start.dir, end.dir, start.manifest.content)
+        (start.place().to_owned(), end.place().to_owned(), start.manifest.content)
     });
 
     // Merging by hand gives the same weights, once.
@@ -87,7 +88,7 @@ fn bf16_weights_are_trained_with_masters_and_published_as_bf16() {
     project.run_plan("spin-fit --iteration 1");
     project.with_graph(|graph| {
         for t in [0, 1] {
-            let dir = graph.model(&ModelId::Iteration(t)).unwrap().dir;
+            let dir = graph.model(&ModelId::Iteration(t)).unwrap().place().to_owned();
             let tensors = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
             assert!(tensors.values().all(|tensor| tensor.dtype() == DType::BF16), "iteration {t}");
         }

@@ -136,7 +136,12 @@ fn equal_inputs_twice_and_circles_are_named() {
         let scores = Manifest::read(&project.path(SCORES).join("v1")).unwrap();
         forge(project, "store/model/tiny/iter-1/v1", |manifest| {
             let origin = scores.reference().into();
-            manifest.parents.push(Parent { role: "scores".into(), origin, content: scores.content.clone() });
+            manifest.parents.push(Parent {
+                role: "scores".into(),
+                origin,
+                content: scores.content.clone(),
+                seal: None,
+            });
         });
     };
     seen(circle, "structure", &["which is made from it"]);

@@ -154,7 +154,7 @@ fn eight_equal_trainings_of_an_adapter_in_runs_of_eight_names_are_one_content() 
     project.with_graph(|graph| {
         let model = graph.store.get(&"model/aa/iter-0".parse().unwrap()).unwrap();
         for file in ["README.md", "adapter/adapter_config.json", "training_metrics.jsonl"] {
-            let text = std::fs::read_to_string(model.dir.join(file)).unwrap();
+            let text = std::fs::read_to_string(model.place().join(file)).unwrap();
             assert!(!text.contains("@v") && !text.contains("aa/"), "{file}: {text}");
         }
     });

@@ -69,6 +69,21 @@ fn no_file_is_longer_than_a_reader_can_hold() {
     }
 }
 
+/// Files of an artifact are reached by `Artifact::verified` alone.
+#[test]
+fn stages_read_nothing_that_was_not_checked() {
+    let stages = ["spin-sample", "spin-pair", "spin-fit", "spin-bench", "spin-report"];
+    let files = stages.iter().flat_map(|name| rust_files(&shipped("crates").join(name).join("src")));
+    for path in files.filter(|path| !is_test(path)) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for way in [".place()", "unverified_parts", "verified_where"] {
+            // Of a model without its weights, by one rule.
+            let text = text.replace("verified_where(ModelShape::is_beside_weights)", "");
+            assert!(!text.contains(way), "{} reads files by {way}", path.display());
+        }
+    }
+}
+
 #[test]
 fn crates_know_only_what_is_below_them() {
     let below: BTreeMap<&str, &[&str]> = BTreeMap::from([

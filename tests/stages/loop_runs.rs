@@ -124,7 +124,7 @@ fn objectives_evaluations_and_metrics_from_the_run_file() {
         assert_eq!((&model.facts["held_out"], &model.facts["skipped_updates"]), (&20.into(), &0.into()));
         let metrics = graph.store.get(&"metrics/tiny/iter-1".parse().unwrap()).unwrap();
         assert_eq!(metrics.manifest.params, model.params);
-        assert!(metrics.dir.join("events.out.tfevents.0.spin-fit").exists());
+        assert!(metrics.place().join("events.out.tfevents.0.spin-fit").exists());
     });
     // 100 of 120 rows are left: seven updates, evaluated at 3, 6 and the last.
     let rows = project.metrics("iter-1");

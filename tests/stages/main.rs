@@ -22,6 +22,8 @@
 //! - `house`: which crate may know which, files of a readable length, no circles
 //! - `hub`: models and data by their names on the hub
 //! - `imports`: what is a model, sources that move, many imports at once, looks
+//! - `journal`: what is deleted, forged or put there, the run file in every manifest, stages done again
+//! - `journeys`: bundles and what others read
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
 //! - `streams`: full and closed streams, readers that leave, signals, odd names
@@ -39,6 +41,8 @@ mod headless;
 mod house;
 mod hub;
 mod imports;
+mod journal;
+mod journeys;
 mod killed;
 mod leaderboard;
 mod logs;

@@ -1,13 +1,14 @@
 //! Stores of earlier releases: today's programs read them, and make what is
 //! new beside what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use spin_run::Maker;
 use spin_run::schema::{Demonstration, EvaluationRow, MetricsRow, Pair, ReferenceRow, Row, Sample, ScoreRow};
-use spin_store::manifest::content_of;
+use spin_store::journal::Event;
+use spin_store::manifest::{LAYOUT, content_of};
 use spin_store::table::{self, PartLabel};
 use spin_store::{Artifact, Kind, Manifest, Store, digest};
 
@@ -95,7 +96,12 @@ fn an_old_store_is_extended() {
 
     // Nothing that was there has changed.
     let (before, after) = (files(&shipped(FIXTURE).join("store")), files(&project.path("store")));
-    for (path, bytes) in &before {
+    // But that programs which know of no journal are kept out of a store that has one.
+    assert_eq!(after[Path::new("STORE.json")], b"{\"layout\":2,\"made_by\":\"spin-store\"}\n");
+    let journal = Store::open_existing(&project.path("store")).unwrap().journal().unwrap().unwrap();
+    let adopted = journal.entries.iter().filter(|entry| entry.event == Event::Adopted);
+    assert_eq!(adopted.map(|entry| &entry.artifact).collect::<BTreeSet<_>>(), old.keys().collect());
+    for (path, bytes) in before.iter().filter(|(path, _)| *path != Path::new("STORE.json")) {
         assert!(after.get(path) == Some(bytes), "{} has changed", path.display());
     }
     // What is there now is the old, and beside it what a stage makes by other
@@ -175,9 +181,10 @@ fn what_a_newer_release_wrote_is_refused_by_name() {
     project.fails("spin-fit --sft", 3, &["tiny/train/v1/part-00000.parquet", &said, "use a newer release"]);
 
     // A manifest of the next layout.
+    let said = format!("layout version {}, this program reads up to {LAYOUT}", LAYOUT + 1);
     let project = Project::of(&shipped(FIXTURE));
-    edit_manifest(&project, "demonstrations/tiny/train", |manifest| manifest.layout += 1);
-    let parts = ["tiny/train/v1/manifest.json", "layout version 2, this program reads up to 1", "use a newer release"];
+    edit_manifest(&project, "demonstrations/tiny/train", |manifest| manifest.layout = LAYOUT + 1);
+    let parts = ["tiny/train/v1/manifest.json", &*said, "use a newer release"];
     project.fails("spin-fit --sft", 3, &parts);
     project.fails("spin-store show demonstrations/tiny/train --store store", 3, &parts);
     // What does not need it works on.

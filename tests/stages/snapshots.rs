@@ -53,7 +53,13 @@ fn all_said(dir: &Path, lines: &[&str]) -> String {
 fn help() {
     let listed = Regex::new(r"(?m)^  ([a-z]+)  +[A-Z]").expect("a pattern");
     for (program, commands) in [
-        ("spin-store", &["import", "ls", "show", "lineage", "verify", "diff", "plan"][..]),
+        (
+            "spin-store",
+            &[
+                "import", "ls", "show", "lineage", "verify", "diff", "extract", "export", "overlap", "seal", "journal",
+                "rm", "adopt", "pin", "unpin", "gc", "schema", "plan",
+            ][..],
+        ),
         ("spin-run", &["plan", "run", "settings", "status"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),
@@ -220,9 +226,9 @@ fn errors_of_stores() {
     let manifest = "store/model/tiny/iter-0/v1/manifest.json";
     project.edit(manifest, "\"seed\": 7", "\"seed\": 8");
     text += &format!("another seed in a manifest\n{}", said(&dir, "spin-store show model/tiny/iter-0 --store store"));
-    project.edit(manifest, "\"layout\": 1", "\"layout\": 2");
+    project.edit(manifest, "\"layout\": 1", "\"layout\": 9");
     text += &format!("a newer manifest\n{}", said(&dir, "spin-store show model/tiny/iter-0 --store store"));
-    project.edit("store/STORE.json", "1", "2");
+    project.edit("store/STORE.json", "1", "9");
     text += &format!("a newer store\n{}", said(&dir, "spin-store ls --store store"));
     assert_snapshot("errors-store", &text);
 }

@@ -164,8 +164,12 @@ fn score(args: &Cli) -> anyhow::Result<Exit> {
     };
     let screen = Screen::new(format!("scores/{}/{id}", run.run), "rows");
     let holder = spin_cli::whoami();
-    let context =
-        Context { environment: &spin_cli::environment, holder: &holder, watch: &screen, ..Context::silent(&store) };
+    let context = Context {
+        environment: &|| run.noted(spin_cli::environment()),
+        holder: &holder,
+        watch: &screen,
+        ..Context::silent(&store)
+    };
     let result = stage::run(&Graph::new(&run, &store), &id, &context);
     screen.finish();
     let (artifact, made) = result?;

@@ -10,6 +10,7 @@ use spin_report::names::{LOGP_MARGIN, NLL_PER_TOKEN};
 use spin_report::report::browser::{Cell, Reply, Row, Source};
 use spin_report::report::data::Run;
 use spin_report::report::gather::{self, optional};
+use spin_run::ModelShape;
 use spin_run::graph::{Decoding, Graph, ModelId, Split};
 use spin_run::run::{MARGIN, NLL};
 use spin_run::schema::{Demonstration, Message, Pair, ReferenceRow, Row as _, Sample};
@@ -29,7 +30,8 @@ pub fn sources(graph: &Graph<'_>, run: &Run, number: usize, limit: usize) -> Res
         return Ok(Vec::new());
     }
     let Some(first) = optional(graph.model(&ModelId::Iteration(0)))? else { return Ok(Vec::new()) };
-    let reader = Reader { graph, codec: Codec::of_run(&first.dir, graph.chat()?)?, limit };
+    let first = first.verified_where(ModelShape::is_beside_weights)?;
+    let reader = Reader { graph, codec: Codec::of_run(first.dir(), graph.chat()?)?, limit };
     let found = [reader.held_out(run, number)?, reader.trained_on(run, number)?];
     Ok(found.into_iter().flatten().collect())
 }

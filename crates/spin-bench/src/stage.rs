@@ -46,10 +46,9 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Stag
     }
     let of_first_answers = OF_FIRST_ANSWERS.into_iter().any(wants);
     if wants(NLL) || of_first_answers {
-        let model_artifact = graph.model(id)?;
-        model_artifact.verify()?;
-        let codec = Codec::of_run(&model_artifact.dir, graph.chat()?)?;
-        let model = CausalLm::load(&model_artifact.dir, &Device::Cpu, DType::F32)?;
+        let verified = graph.model(id)?.verified()?;
+        let codec = Codec::of_run(verified.dir(), graph.chat()?)?;
+        let model = CausalLm::load(verified.dir(), &Device::Cpu, DType::F32)?;
         codec.check_vocab(model.config().vocab_size)?;
         let generated = match of_first_answers {
             true => Sample::read_all(&graph.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?)?,

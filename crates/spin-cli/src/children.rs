@@ -1,5 +1,6 @@
 //! Programs that a program starts.
 
+use std::path::PathBuf;
 use std::process::{Child, Command};
 
 /// Asks a child to stop and to keep its work, as [`stop_flag`](crate::stop_flag)
@@ -36,4 +37,11 @@ pub fn stop_with_parent(command: &mut Command) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = command;
+}
+
+/// A program of this release: the one beside this one, or else whichever the
+/// PATH has.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
+    own.filter(|own| own.exists()).unwrap_or_else(|| name.into())
 }

@@ -26,7 +26,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 pub use caught::caught;
-pub use children::{stop_child, stop_with_parent};
+pub use children::{program, stop_child, stop_with_parent};
 pub use log::{LogArgs, LogFormat, log_as_this, log_format, pass_on, say};
 pub use manual::parse;
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
@@ -221,6 +221,9 @@ pub fn environment() -> Map<String, Value> {
     map.insert("seconds".into(), json!((elapsed_seconds() * 10.0).round() / 10.0));
     map.insert("commit".into(), json!(env!("SPIN_COMMIT")));
     map.insert("package_version".into(), json!(env!("CARGO_PKG_VERSION")));
+    map.insert("cargo_lock".into(), json!(env!("SPIN_LOCK")));
+    map.insert("compiler".into(), json!(env!("SPIN_COMPILER")));
+    map.insert("processor".into(), json!(processor()));
     map.insert("target".into(), json!(format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)));
     map.insert("threads".into(), json!(std::thread::available_parallelism().map_or(1, usize::from)));
     if let Some(host) = process::host() {

@@ -206,7 +206,7 @@ fn train(cli: &Cli) -> anyhow::Result<Exit> {
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
     let holder = spin_cli::whoami();
     let context = Context {
-        environment: &spin_cli::environment,
+        environment: &|| run.noted(spin_cli::environment()),
         holder: &holder,
         device: &cli.device,
         stop: &stop,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, LoraConfig};
 use spin_run::graph::metrics_recipe;
 use spin_run::schema::{MetricsRow, Row};
-use spin_store::{Artifact, Making, Recipe, Staged, StoreError, fsutil, table};
+use spin_store::{Making, Recipe, Staged, StoreError, Verified, fsutil, table};
 
 use crate::error::Result;
 use crate::metrics::{LogLine, events, json_lines};
@@ -80,7 +80,7 @@ pub fn metrics(making: &Making<'_>, log: &[LogLine], facts: &Map<String, Value>)
 pub fn model(
     making: &Making<'_>,
     model: &CausalLm,
-    start: &Artifact,
+    start: &Verified,
     log: &[LogLine],
     facts: Map<String, Value>,
 ) -> Result<Staged> {
@@ -110,10 +110,10 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// Tokenizer, template and other files that belong to the model but are not
 /// weights.
-fn copy_companions(start: &Artifact, dir: &Path) -> Result<()> {
+fn copy_companions(start: &Verified, dir: &Path) -> Result<()> {
     for file in &start.manifest.files {
         if is_companion(&file.path) {
-            let from = start.dir.join(&file.path);
+            let from = start.dir().join(&file.path);
             std::fs::copy(&from, dir.join(&file.path)).map_err(StoreError::io("copy", &from))?;
         }
     }

@@ -7,7 +7,7 @@ use spin_model::ModelConfig;
 use spin_run::graph::{Graph, ModelId, Split};
 use spin_run::run::FitConfig;
 use spin_run::schema::{Demonstration, Pair, Row, Sample};
-use spin_store::Artifact;
+use spin_store::{Artifact, Verified};
 use spin_text::Codec;
 
 use crate::data::{self, Example};
@@ -42,9 +42,9 @@ impl Rows {
 }
 
 /// Pairs that the model can read.
-pub(crate) fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>> {
+pub(crate) fn read_pairs(pairs: &Artifact, model: &Verified) -> Result<Vec<Pair>> {
     let rows = Pair::read_all(pairs)?;
-    let config = ModelConfig::load(&model.dir)?;
+    let config = ModelConfig::load(model.dir())?;
     data::check_pairs(&rows, config.vocab_size, config.max_position_embeddings, &pairs.reference())?;
     Ok(rows)
 }
@@ -54,7 +54,7 @@ pub(crate) fn read_pairs(pairs: &Artifact, model: &Artifact) -> Result<Vec<Pair>
 pub(crate) fn without_reference(
     graph: &Graph<'_>,
     id: &ModelId,
-    start: &Artifact,
+    start: &Verified,
     pairs: Vec<Pair>,
     facts: &mut Map<String, Value>,
 ) -> Result<Vec<Example>> {
@@ -62,18 +62,17 @@ pub(crate) fn without_reference(
         return Ok(data::of_pairs_alone(pairs, Vec::new(), 0).0);
     }
     let samples = graph.samples(0)?;
-    samples.verify()?;
-    let context = ModelConfig::load(&start.dir)?.max_position_embeddings;
+    let context = ModelConfig::load(start.dir())?.max_position_embeddings;
     let (examples, with) = data::of_pairs_alone(pairs, Sample::read_all(&samples)?, context);
     facts.insert("pairs_with_initial_answer".into(), json!(with));
     Ok(examples)
 }
 
 /// Rows of a supervised training, and the table they are from.
-pub(crate) fn demonstrations(graph: &Graph<'_>, start: &Artifact, facts: &mut Map<String, Value>) -> Result<Rows> {
+pub(crate) fn demonstrations(graph: &Graph<'_>, start: &Verified, facts: &mut Map<String, Value>) -> Result<Rows> {
     let artifact = graph.demonstrations(Split::Train)?;
-    let config = ModelConfig::load(&start.dir)?;
-    let codec = Codec::of_run(&start.dir, graph.chat()?)?;
+    let config = ModelConfig::load(start.dir())?;
+    let codec = Codec::of_run(start.dir(), graph.chat()?)?;
     codec.check_vocab(config.vocab_size)?;
     let template = &graph.run.template;
     let context = config.max_position_embeddings;

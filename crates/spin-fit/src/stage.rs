@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product};
 use spin_run::run::{FitConfig, Init, ObjectiveKind};
-use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Recipe};
+use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Recipe, Verified};
 
 use crate::batches::Limit;
 use crate::checkpoint::Settings;
@@ -82,6 +82,7 @@ struct Loaded {
     rows: Rows,
     facts: Map<String, Value>,
     model: CausalLm,
+    start: Verified,
 }
 
 impl Training<'_, '_> {
@@ -90,8 +91,8 @@ impl Training<'_, '_> {
         if let Some(loaded) = self.loaded.take() {
             return Ok(loaded);
         }
-        let (graph, start) = (self.graph, &self.start);
-        start.verify()?;
+        let graph = self.graph;
+        let start = &self.start.verified()?;
         let mut facts = Map::new();
         let rows = match &self.pairs {
             Some((artifact, _)) => Rows::Pairs(read_pairs(artifact, start)?, artifact.reference()),
@@ -101,7 +102,7 @@ impl Training<'_, '_> {
         check_adapter(graph, &self.config)?;
         let random = matches!(self.id, ModelId::Iteration(0)) && graph.run.model.init == Init::Random;
         let model = load(start, graph, &self.config, random, &self.options.device)?;
-        Ok(Loaded { rows, facts, model })
+        Ok(Loaded { rows, facts, model, start: start.clone() })
     }
 
     /// The opponent's log-probabilities of the pairs.
@@ -117,8 +118,8 @@ impl Training<'_, '_> {
     }
 
     fn train(&mut self, making: &Making<'_>, watch: &mut dyn TrainingWatch) -> Result<Ending> {
-        let Loaded { rows, mut facts, model } = self.load()?;
-        let (config, graph, start) = (&self.config, self.graph, &self.start);
+        let Loaded { rows, mut facts, model, start } = self.load()?;
+        let (config, graph, start) = (&self.config, self.graph, &start);
         let (recipe, work) = (making.recipe, &making.work);
         let examples = match (rows, &self.pairs) {
             (Rows::Pairs(rows, _), Some(_)) if !config.has_reference() => {

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use spin_model::{CausalLm, ModelConfig};
 use spin_run::graph::Graph;
 use spin_run::run::{FitConfig, FitDtype};
-use spin_store::{Artifact, StoreError};
+use spin_store::{Artifact, StoreError, Verified};
 
 use crate::error::{FitError, Result};
 use crate::publish;
@@ -40,7 +40,7 @@ pub(crate) fn kind_of(device: &str) -> &str {
 /// The weights of a model, or new ones of its shape, in the type they are
 /// trained in.
 pub(crate) fn load(
-    start: &Artifact,
+    start: &Verified,
     graph: &Graph<'_>,
     config: &FitConfig,
     random: bool,
@@ -51,8 +51,8 @@ pub(crate) fn load(
         FitDtype::Bf16 => DType::BF16,
     };
     let model = match random {
-        true => CausalLm::init(&ModelConfig::load(&start.dir)?, graph.run.seed, device)?.to_dtype(dtype)?,
-        false => CausalLm::load(&start.dir, device, dtype)?,
+        true => CausalLm::init(&ModelConfig::load(start.dir())?, graph.run.seed, device)?.to_dtype(dtype)?,
+        false => CausalLm::load(start.dir(), device, dtype)?,
     };
     Ok(model.with_recompute(config.recompute_every))
 }

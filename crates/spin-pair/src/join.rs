@@ -56,18 +56,25 @@ pub struct JoinResult {
 /// The fates of a sample, in the order in which they are tested.
 pub const FATES: [&str; 6] = ["failed", "no_demonstration", "empty", "identical", "over_length", "kept"];
 
-/// Joins samples with demonstrations on the row id. `eos` are the ids that
-/// end an answer; `max_length` limits prompt and longer answer together.
+/// What decides a sample's fate beside its row.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The ids that end an answer.
+    pub eos: &'a [u32],
+    /// Most tokens of prompt and longer answer together.
+    pub max_length: usize,
+    /// Whether samples of other rows are left to other calls, rather than counted as
+    /// without a demonstration.
+    pub of_these_rows: bool,
+}
+
+/// Joins samples with demonstrations on the row id.
 ///
 /// # Errors
 /// When a prompt was sampled from other tokens than the demonstration has
 /// now, a (row, sample) stands twice, or polars fails.
-pub fn join(
-    demonstrations: &[RealAnswer],
-    tables: &[SampleTable],
-    eos: &[u32],
-    max_length: usize,
-) -> Result<JoinResult> {
+pub fn join(demonstrations: &[RealAnswer], tables: &[SampleTable], rules: Rules<'_>) -> Result<JoinResult> {
+    let Rules { eos, max_length, of_these_rows } = rules;
     let real = demonstrations_frame(demonstrations)?.lazy();
     let mut frames = Vec::new();
     for table in tables {
@@ -96,8 +103,9 @@ pub fn join(
         .then(lit(FATES[4]))
         .otherwise(lit(FATES[5]))
         .alias("fate");
+    let how = if of_these_rows { JoinType::Inner } else { JoinType::Left };
     let joined = samples
-        .join(real, [col("row_id")], [col("row_id")], JoinArgs::new(JoinType::Left))
+        .join(real, [col("row_id")], [col("row_id")], JoinArgs::new(how))
         .with_column(fate)
         .with_column(col("prompt_ids").eq(col("real_prompt_ids")).alias("same_prompt"))
         .select(["row", "iteration", "sample_index", "response_ids", "response", "fate", "same_prompt"].map(col))
@@ -182,6 +190,10 @@ mod tests {
 
     const EOS: u32 = 2;
 
+    fn rules(max_length: usize) -> Rules<'static> {
+        Rules { eos: &[EOS], max_length, of_these_rows: false }
+    }
+
     fn real(row_id: &str, real_ids: &[u32]) -> RealAnswer {
         RealAnswer { row_id: row_id.into(), prompt_ids: vec![1, 5], real_ids: real_ids.to_vec() }
     }
@@ -223,7 +235,7 @@ mod tests {
             ],
         );
         let second = table(dir.path(), 1, &[sample("a", 0, &[6, EOS]), sample("b", 0, &[6, 6])]);
-        let result = join(&demonstrations, &[first, second], &[EOS], 6).unwrap();
+        let result = join(&demonstrations, &[first, second], rules(6)).unwrap();
         let counts: Vec<(&str, u64)> = result.counts.iter().map(|(k, v)| (k.as_str(), *v)).collect();
         let expected =
             [("empty", 1), ("failed", 1), ("identical", 1), ("kept", 3), ("no_demonstration", 1), ("over_length", 1)];
@@ -238,10 +250,10 @@ mod tests {
     fn doubled_samples_and_changed_prompts_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let doubled = table(dir.path(), 0, &[sample("a", 0, &[6, EOS]), sample("a", 0, &[7, EOS])]);
-        let error = join(&[real("a", &[8, EOS])], &[doubled], &[EOS], 9).unwrap_err().to_string();
+        let error = join(&[real("a", &[8, EOS])], &[doubled], rules(9)).unwrap_err().to_string();
         assert!(error.contains("samples/t/iter-0@v1") && error.contains("stands twice"), "{error}");
         let changed = table(dir.path(), 1, &[Sample { prompt_ids: vec![1], ..sample("a", 0, &[6, EOS]) }]);
-        let error = join(&[real("a", &[8, EOS])], &[changed], &[EOS], 9).unwrap_err().to_string();
+        let error = join(&[real("a", &[8, EOS])], &[changed], rules(9)).unwrap_err().to_string();
         assert!(error.contains("row \"a\"") && error.contains("other tokens"), "{error}");
     }
 }

@@ -6,6 +6,7 @@
 //! zero), a pair over the length limit. The table work is polars'; this crate
 //! never sees a tensor.
 
+pub mod chunks;
 pub mod error;
 pub mod join;
 pub mod preferences;

@@ -39,9 +39,9 @@ pub fn run(graph: &Graph<'_>, baseline: &str, context: &Context<'_>) -> Result<(
 }
 
 fn assemble(graph: &Graph<'_>, baseline: &str, of: &PairsOf, making: &Making<'_>) -> Result<Staged> {
-    let model = graph.artifact(&graph.opponent_of(of)?)?;
-    let codec = Codec::of_run(&model.dir, graph.chat()?)?;
-    let shape = ModelShape::read(&model.dir)?;
+    let model = graph.artifact(&graph.opponent_of(of)?)?.verified_where(ModelShape::is_beside_weights)?;
+    let codec = Codec::of_run(model.dir(), graph.chat()?)?;
+    let shape = ModelShape::read(model.dir())?;
     codec.check_vocab(shape.vocab_size)?;
     let artifact = graph.preferences(baseline)?;
     let rows = Preference::read_all(&artifact)?;

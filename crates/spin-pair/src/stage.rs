@@ -1,17 +1,22 @@
-//! The stage: tokenise the demonstrations, join, publish.
+//! The stage: tokenise the demonstrations, join, publish, a part of the demonstrations
+//! at a time.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product, Split};
-use spin_run::run::PromptFate;
 use spin_run::schema::{Demonstration, Message, Pair, Row};
 use spin_store::{Artifact, Context, Making, Staged, table};
-use spin_text::{Codec, TextError};
+use spin_text::Codec;
 
+use crate::chunks::{Chunks, Spread, check_counted};
 use crate::error::{PairError, Result};
-use crate::join::{self, Joined, RealAnswer, SampleTable};
+use crate::join::{self, FATES, Joined, RealAnswer, Rules, SampleTable};
+
+/// Fates of samples whose row no demonstration has.
+const FAILED: &str = FATES[0];
+const NO_DEMONSTRATION: &str = FATES[1];
 
 /// Rows per part.
 const ROWS_PER_PART: usize = 65_536;
@@ -26,48 +31,62 @@ pub fn run(graph: &Graph<'_>, t: usize, context: &Context<'_>) -> Result<(Artifa
 }
 
 fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Staged> {
-    let model = graph.model(&ModelId::Iteration(t))?;
-    let codec = Codec::of_run(&model.dir, graph.chat()?)?;
-    let context = ModelShape::read(&model.dir)?.context;
+    let model = graph.model(&ModelId::Iteration(t))?.verified_where(ModelShape::is_beside_weights)?;
+    let codec = Codec::of_run(model.dir(), graph.chat()?)?;
+    let context = ModelShape::read(model.dir())?.context;
     let demonstrations = graph.demonstrations(Split::Train)?;
-    let table = demonstrations.reference();
-    let demonstrations = Demonstration::read_all(&demonstrations)?;
-    let mut tables = Vec::new();
-    for i in graph.window(t)? {
-        let samples = graph.samples(i)?;
-        samples.verify()?;
-        let iteration = u32::try_from(i).expect("few iterations");
-        tables.push(SampleTable { iteration, reference: samples.reference(), parts: samples.parts() });
-    }
     let template = &graph.run.template;
-    let mut real = Vec::with_capacity(demonstrations.len());
-    let mut overlong_prompts = 0u64;
-    for row in &demonstrations {
-        let in_row = |error: TextError| error.in_row(&row.row_id, &table);
-        let (mut prompt_ids, real_ids) = codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)?;
-        match template.prompt(prompt_ids.clone(), context) {
-            // What is cut was sampled from what is left of it.
-            PromptFate::Used(cut, _) => prompt_ids = cut,
-            PromptFate::Dropped => overlong_prompts += 1,
-            // Such a row was refused when answers were sampled.
-            PromptFate::TooLong(..) => {}
+    let parts = demonstrations.verified()?.parts();
+    let mut chunks = Chunks::new(parts, &codec, template, context, demonstrations.reference());
+    // Samples of one chunk need no places.
+    let places = if chunks.count() > 1 { Some(chunks.places()?) } else { None };
+    let rules = Rules { eos: codec.eos_ids(), max_length: template.max_length, of_these_rows: places.is_some() };
+    let mut counts: BTreeMap<String, u64> = FATES.map(|fate| (fate.to_owned(), 0)).into();
+    let mut overlong = vec![0; chunks.count()];
+    let mut writer = Writer::new(making)?;
+    for i in graph.window(t)? {
+        let samples = graph.samples(i)?.verified()?;
+        let iteration = u32::try_from(i).expect("few iterations");
+        let table = SampleTable { iteration, reference: samples.reference(), parts: samples.parts() };
+        let spread = match &places {
+            Some(places) => places.spread(&table, chunks.count())?,
+            None => Spread { parts: vec![table.parts.clone()], ..Spread::default() },
+        };
+        let before: u64 = counts.values().sum();
+        for (number, parts) in spread.parts.into_iter().enumerate() {
+            let chunk = chunks.get(number)?;
+            overlong[number] = chunk.overlong;
+            if parts.is_empty() {
+                continue;
+            }
+            let joined = join::join(&chunk.real, &[SampleTable { parts, ..table.clone() }], rules)?;
+            for (fate, count) in joined.counts {
+                *counts.entry(fate).or_default() += count;
+            }
+            for one in &joined.pairs {
+                writer.push(pair(one, &chunk.real[one.row], &chunk.rows[one.row]))?;
+            }
         }
-        real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });
+        let (unknown, failed) = spread.unknown;
+        *counts.entry(NO_DEMONSTRATION.into()).or_default() += unknown;
+        *counts.entry(FAILED.into()).or_default() += failed;
+        if places.is_some() {
+            check_counted(&table.reference, counts.values().sum::<u64>() - before, spread.samples)?;
+        }
     }
-    let joined = join::join(&real, &tables, codec.eos_ids(), template.max_length)?;
-    let samples: u64 = joined.counts.values().sum();
-    if joined.pairs.is_empty() {
-        return Err(PairError::NothingLeft { samples, drops: drops(&joined.counts) });
+    let samples: u64 = counts.values().sum();
+    if writer.rows == 0 {
+        return Err(PairError::NothingLeft { samples, drops: drops(&counts) });
     }
-    let pairs = joined.pairs.iter().map(|j| pair(j, &real[j.row], &demonstrations[j.row]));
     let mut facts = Map::new();
     facts.insert("samples".into(), json!(samples));
-    facts.insert("fates".into(), json!(joined.counts));
-    facts.insert("demonstrations_without_sample_prompt_overlong".into(), json!(overlong_prompts));
+    facts.insert("fates".into(), json!(counts));
+    let overlong: u64 = overlong.iter().sum();
+    facts.insert("demonstrations_without_sample_prompt_overlong".into(), json!(overlong));
     // The natural stopping signal of the game: an opponent that says what the
     // human said leaves nothing to tell apart.
-    facts.insert("identical_share".into(), json!(joined.counts["identical"] as f64 / samples.max(1) as f64));
-    staged(making, pairs, facts)
+    facts.insert("identical_share".into(), json!(counts["identical"] as f64 / samples.max(1) as f64));
+    writer.staged(facts)
 }
 
 /// Counts by reason, for a message.
@@ -76,19 +95,53 @@ pub(crate) fn drops(counts: &BTreeMap<String, u64>) -> String {
 }
 
 /// Pairs in parts, with one part in memory.
+struct Writer {
+    dir: tempfile::TempDir,
+    identity: String,
+    waiting: Vec<Pair>,
+    parts: usize,
+    rows: u64,
+}
+
+impl Writer {
+    fn new(making: &Making<'_>) -> Result<Self> {
+        let (dir, identity) = (making.staging()?, making.recipe.identity());
+        Ok(Writer { dir, identity, waiting: Vec::new(), parts: 0, rows: 0 })
+    }
+
+    fn push(&mut self, pair: Pair) -> Result<()> {
+        self.waiting.push(pair);
+        self.rows += 1;
+        if self.waiting.len() == ROWS_PER_PART { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        if !self.waiting.is_empty() {
+            let path = self.dir.path().join(table::part_name(self.parts));
+            Pair::write_part(&path, &self.waiting, &self.identity, self.parts)?;
+            self.parts += 1;
+            self.waiting.clear();
+        }
+        Ok(())
+    }
+
+    fn staged(mut self, facts: Map<String, Value>) -> Result<Staged> {
+        self.write()?;
+        Ok(Staged::new(self.dir, facts))
+    }
+}
+
+/// Pairs that are there already, in parts.
 pub(crate) fn staged(
     making: &Making<'_>,
     pairs: impl Iterator<Item = Pair>,
     facts: Map<String, Value>,
 ) -> Result<Staged> {
-    let (staged, identity) = (making.staging()?, making.recipe.identity());
-    let (mut pairs, mut part) = (pairs.peekable(), 0);
-    while pairs.peek().is_some() {
-        let rows: Vec<Pair> = pairs.by_ref().take(ROWS_PER_PART).collect();
-        Pair::write_part(&staged.path().join(table::part_name(part)), &rows, &identity, part)?;
-        part += 1;
+    let mut writer = Writer::new(making)?;
+    for pair in pairs {
+        writer.push(pair)?;
     }
-    Ok(Staged::new(staged, facts))
+    writer.staged(facts)
 }
 
 fn pair(joined: &Joined, real: &RealAnswer, demonstration: &Demonstration) -> Pair {

@@ -58,7 +58,7 @@ impl Diff {
     pub fn between(a: &Artifact, b: &Artifact) -> Result<Diff> {
         if a.manifest.kind != b.manifest.kind {
             let problem = format!("is of the kind {}, {} is of {}", b.manifest.kind, a.reference(), a.manifest.kind);
-            return Err(StoreError::corrupt(&b.dir, problem, "compare two artifacts of one kind"));
+            return Err(StoreError::corrupt(b.place(), problem, "compare two artifacts of one kind"));
         }
         let mut diff = Diff { made: differences(&a.manifest, &recipe_of(&b.manifest), usize::MAX), ..Diff::default() };
         if a.manifest.content == b.manifest.content {
@@ -67,7 +67,7 @@ impl Diff {
         a.verify()?;
         b.verify()?;
         diff.files = files(&a.manifest, &b.manifest);
-        if !a.parts().is_empty() || !b.parts().is_empty() {
+        if !a.unverified_parts().is_empty() || !b.unverified_parts().is_empty() {
             diff.rows = Some(rows(a, b)?);
         }
         Ok(diff)
@@ -189,7 +189,7 @@ fn rows(a: &Artifact, b: &Artifact) -> Result<Rows> {
 /// Hands out every row's key and place.
 fn each_row(artifact: &Artifact, columns: &[&str], take: &mut dyn FnMut(Vec<u8>, Place)) -> Result<()> {
     let mut number = 0_u64;
-    for (part, path) in artifact.parts().iter().enumerate() {
+    for (part, path) in artifact.unverified_parts().iter().enumerate() {
         let batch = table::read_any(path)?;
         let formats = formatters(path, &batch)?;
         for row in 0..batch.num_rows() {
@@ -226,7 +226,7 @@ struct Reader {
 
 impl Reader {
     fn of(artifact: &Artifact) -> Reader {
-        Reader { parts: artifact.parts() }
+        Reader { parts: artifact.unverified_parts() }
     }
 
     /// Names and values of a row.

@@ -28,7 +28,7 @@ pub trait Facts: DeserializeOwned {
         assert!(Self::KINDS.contains(&manifest.kind), "{} has other facts", manifest.reference());
         serde_json::from_value(Value::Object(manifest.facts.clone())).map_err(|error| {
             let problem = format!("has facts that this program does not understand ({error})");
-            StoreError::corrupt(&artifact.dir, problem, "use the release that made it, or make it again")
+            StoreError::corrupt(artifact.place(), problem, "use the release that made it, or make it again")
         })
     }
 }

@@ -237,20 +237,12 @@ impl<'a> Graph<'a> {
         Ok((source, self.run.resolve(&source.path)))
     }
 
-    /// The Jinja file of `template.chat`, when it names one.
-    pub fn template_file(&self) -> Option<PathBuf> {
-        match self.run.template.chat.as_str() {
-            "model" | "alpaca" => None,
-            path => Some(self.run.resolve(path.as_ref())),
-        }
-    }
-
     /// How the run writes conversations.
     ///
     /// # Errors
     /// When the template file cannot be read.
     pub fn chat(&self) -> Result<Chat> {
-        let template = match (self.run.template.chat.as_str(), self.template_file()) {
+        let template = match (self.run.template.chat.as_str(), self.run.template_path()) {
             ("alpaca", _) => TemplateChoice::Alpaca,
             (_, Some(path)) => {
                 let source = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;

@@ -25,9 +25,26 @@ pub enum Maker {
     Eval,
     /// `spin-bench eval` on MT-Bench.
     MtBench,
+    /// `spin-store overlap`.
+    Overlap,
 }
 
 impl Maker {
+    /// All of them.
+    pub const ALL: [Maker; 11] = [
+        Maker::ImportRows,
+        Maker::ImportModel,
+        Maker::Sample,
+        Maker::Pair,
+        Maker::Reference,
+        Maker::Fit,
+        Maker::Metrics,
+        Maker::Bench,
+        Maker::Eval,
+        Maker::MtBench,
+        Maker::Overlap,
+    ];
+
     /// Its name in manifests.
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,6 +57,7 @@ impl Maker {
             Maker::Bench => "spin-bench",
             Maker::Eval => "spin-bench eval",
             Maker::MtBench => "spin-bench eval mt_bench",
+            Maker::Overlap => "spin-store overlap",
         }
     }
 
@@ -47,7 +65,7 @@ impl Maker {
     /// something else.
     pub const fn version(self) -> u32 {
         match self {
-            Maker::ImportRows | Maker::ImportModel | Maker::Pair | Maker::Eval => 1,
+            Maker::ImportRows | Maker::ImportModel | Maker::Pair | Maker::Eval | Maker::Overlap => 1,
             Maker::Bench => 2,
             // 2: the questions and prompts are parents as files, not as prose.
             Maker::MtBench => 2,

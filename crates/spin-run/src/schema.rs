@@ -6,7 +6,8 @@
 mod evaluations;
 mod judgments;
 pub mod keys;
-mod metrics;
+pub mod metrics;
+mod overlaps;
 mod preferences;
 mod samples;
 
@@ -22,6 +23,7 @@ use spin_store::Kind;
 pub use evaluations::{EvaluationRow, RequestRow};
 pub use judgments::Judgment;
 pub use metrics::MetricsRow;
+pub use overlaps::Overlap;
 pub use preferences::Preference;
 pub use samples::Sample;
 pub use spin_store::Row;
@@ -113,7 +115,7 @@ fn message_fields() -> Fields {
     Fields::from(vec![utf8("role"), utf8("content")])
 }
 
-fn messages_field(name: &str) -> Field {
+pub(crate) fn messages_field(name: &str) -> Field {
     let item = Field::new("item", DataType::Struct(message_fields()), false);
     Field::new(name, DataType::List(Arc::new(item)), false)
 }
@@ -140,7 +142,7 @@ fn id_lists<'a>(values: impl Iterator<Item = &'a [u32]>) -> ArrayRef {
     Arc::new(builder.finish())
 }
 
-fn message_lists<'a>(values: impl Iterator<Item = &'a [Message]>) -> ArrayRef {
+pub(crate) fn message_lists<'a>(values: impl Iterator<Item = &'a [Message]>) -> ArrayRef {
     let item = Field::new("item", DataType::Struct(message_fields()), false);
     let inner =
         StructBuilder::new(message_fields(), vec![Box::new(StringBuilder::new()), Box::new(StringBuilder::new())]);

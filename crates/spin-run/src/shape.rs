@@ -36,6 +36,12 @@ fn default_context(config: &Value) -> Option<usize> {
 }
 
 impl ModelShape {
+    /// Whether a file of a model is not one of its weights: what is read of a model to
+    /// write its conversations.
+    pub fn is_beside_weights(path: &str) -> bool {
+        !path.ends_with(".safetensors")
+    }
+
     /// Reads `config.json`. Where it names no longest sequence, that is the
     /// default of its architecture in transformers.
     ///

@@ -32,7 +32,7 @@ fn publish(store: &Store, name: &str, parents: Vec<Parent>) -> Artifact {
 }
 
 fn parent(reference: &str, content: &str) -> Parent {
-    Parent { role: "data mt_bench".into(), origin: reference.to_owned().into(), content: content.into() }
+    Parent { role: "data mt_bench".into(), origin: reference.to_owned().into(), content: content.into(), seal: None }
 }
 
 /// A store that was written when MT-Bench's questions were a parent in prose

@@ -58,7 +58,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     let stop = stop_flag()?;
     let holder = spin_cli::whoami();
     let context = Context {
-        environment: &spin_cli::environment,
+        environment: &|| run.noted(spin_cli::environment()),
         holder: &holder,
         device: cli.device(),
         stop: &stop,

@@ -142,7 +142,7 @@ impl Shared<'_, '_> {
         let is_exact = |part: usize| summary.makers[part] == own && engine.replay() == Replay::Exact;
         let replayed = check::replayed(engine.as_ref(), &checked, |job| source.wanted(job), is_exact)?;
         drop(engine);
-        let logps = check::logps(&self.task.model.dir, self.task.prompts.dtype(), &checked)?;
+        let logps = check::logps(self.loader.dir(), self.task.prompts.dtype(), &checked)?;
         Ok((replayed, logps))
     }
 }

@@ -72,9 +72,8 @@ pub fn run(
         &task.recipe,
         is_taken_away,
         |making| {
-            task.model.verify()?;
-            let prepared = prepare(graph, task)?;
             let loader = Loader::new(graph, task, &options.engine)?;
+            let prepared = prepare(graph, task)?;
             let shared = Shared { graph, task, options, prepared, loader };
             let mut engine = None;
             Ok(match work(&shared, &mut engine, making, watch)? {

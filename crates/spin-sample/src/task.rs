@@ -7,7 +7,7 @@ use spin_run::ModelShape;
 use spin_run::graph::{Decoding, Graph, ModelId, Product, Split};
 use spin_run::run::Dtype;
 use spin_store::work::WorkDir;
-use spin_store::{Artifact, Recipe};
+use spin_store::{Artifact, Recipe, Verified};
 use spin_text::Codec;
 use tempfile::TempDir;
 
@@ -109,12 +109,13 @@ pub(crate) struct Prepared {
 
 /// Reads rows and tokenizer, and plans the parts.
 pub(crate) fn prepare(graph: &Graph<'_>, task: &Task) -> Result<Prepared> {
+    let model = task.model.verified_where(ModelShape::is_beside_weights)?;
     let codec = Arc::new(match &task.prompts {
-        Prompts::Demonstrations { .. } => Codec::of_run(&task.model.dir, graph.chat()?)?,
+        Prompts::Demonstrations { .. } => Codec::of_run(model.dir(), graph.chat()?)?,
         // Already in tokens; a base model may have no template.
-        Prompts::Requests { .. } => Codec::plain(&task.model.dir)?,
+        Prompts::Requests { .. } => Codec::plain(model.dir())?,
     });
-    let shape = ModelShape::read(&task.model.dir)?;
+    let shape = ModelShape::read(model.dir())?;
     codec.check_vocab(shape.vocab_size)?;
     let prompts = &task.prompts;
     let rows = prompts.read(graph, &codec, shape)?;
@@ -167,27 +168,33 @@ pub(crate) struct Shared<'a, 'g> {
     pub task: &'a Task,
     pub options: &'a Options,
     pub prepared: Prepared,
-    pub loader: Loader<'a>,
+    pub loader: Loader,
 }
 
 /// Loads a task's model, as often as it is needed.
-pub(crate) struct Loader<'a> {
-    dir: &'a Path,
+pub(crate) struct Loader {
+    model: Verified,
     links: TempDir,
     linked: bool,
     dtype: Dtype,
     options: EngineOptions,
 }
 
-impl<'a> Loader<'a> {
-    pub fn new(graph: &Graph<'_>, task: &'a Task, options: &EngineOptions) -> Result<Self> {
+impl Loader {
+    pub fn new(graph: &Graph<'_>, task: &Task, options: &EngineOptions) -> Result<Self> {
+        let model = task.model.verified()?;
         let links = graph.store.staging()?;
-        let linked = loadable::link(&task.model.dir, links.path())?;
+        let linked = loadable::link(model.dir(), links.path())?;
         let options = EngineOptions { kind: task.prompts.engine(graph), ..options.clone() };
-        Ok(Self { dir: &task.model.dir, links, linked, dtype: task.prompts.dtype(), options })
+        Ok(Self { model, links, linked, dtype: task.prompts.dtype(), options })
+    }
+
+    /// The model's files.
+    pub fn dir(&self) -> &Path {
+        self.model.dir()
     }
 
     pub fn engine(&self) -> Result<Box<dyn Engine>> {
-        engine::load(if self.linked { self.links.path() } else { self.dir }, self.dtype, &self.options)
+        engine::load(if self.linked { self.links.path() } else { self.dir() }, self.dtype, &self.options)
     }
 }

@@ -1,5 +1,10 @@
 //! A published artifact, and whether it still is what was published.
+//!
+//! The files of one are reached through [`Artifact::verified`] alone: what was
+//! not checked is not read. [`Artifact::place`] is for messages, and for those who
+//! check.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -13,9 +18,34 @@ use crate::table;
 #[derive(Clone, Debug)]
 pub struct Artifact {
     /// Where it lies.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Its record.
     pub manifest: Manifest,
+}
+
+/// An artifact whose files were what its manifest says when this was made, and the
+/// way to them.
+#[derive(Clone, Debug)]
+pub struct Verified(Artifact);
+
+impl Deref for Verified {
+    type Target = Artifact;
+
+    fn deref(&self) -> &Artifact {
+        &self.0
+    }
+}
+
+impl Verified {
+    /// The directory of its files.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Paths of the Parquet parts, in order.
+    pub fn parts(&self) -> Vec<PathBuf> {
+        self.0.unverified_parts()
+    }
 }
 
 /// Whether there is nothing under a name, for all that the system says.
@@ -24,8 +54,34 @@ fn is_gone(error: &std::io::Error) -> bool {
 }
 
 impl Artifact {
+    /// Where it lies.
+    pub fn place(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Checks it, and gives the way to its files.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verified(&self) -> Result<Verified> {
+        self.verify()?;
+        Ok(Verified(self.clone()))
+    }
+
+    /// The same of some of its files, by their paths: of a model without its
+    /// weights, say, of which nothing is to be read then.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), of these files.
+    pub fn verified_where(&self, is_read: impl Fn(&str) -> bool) -> Result<Verified> {
+        match self.manifest.files.iter().filter(|file| is_read(&file.path)).find_map(|file| self.problem(file)) {
+            None => Ok(Verified(self.clone())),
+            Some(first) => Err(first),
+        }
+    }
+
     /// Checks every file against the manifest: present, same size, same
-    /// digest, and nothing besides. Readers call it before they trust one.
+    /// digest, and nothing besides.
     ///
     /// # Errors
     /// The first file that differs, or that cannot be read.
@@ -116,8 +172,8 @@ impl Artifact {
         Ok(None)
     }
 
-    /// Paths of the Parquet parts, in order.
-    pub fn parts(&self) -> Vec<PathBuf> {
+    /// Paths of the Parquet parts, in order, for those who check them.
+    pub fn unverified_parts(&self) -> Vec<PathBuf> {
         self.manifest.files.iter().filter(|f| f.path.ends_with(".parquet")).map(|f| self.dir.join(&f.path)).collect()
     }
 
@@ -127,6 +183,7 @@ impl Artifact {
             role: role.into(),
             origin: Origin::Artifact(self.manifest.reference()),
             content: self.manifest.content.clone(),
+            seal: Some(self.manifest.seal.clone()),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Verifying a store and drawing where an artifact came from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::error::{Result, StoreError};
+use crate::journal::Journal;
 use crate::store::{Artifact, Store};
-use crate::structure;
+use crate::{journal, structure};
 
 /// A problem found by [`verify`]: a difference, or what could not be checked
 /// ([`StoreError::is_difference`]).
@@ -36,30 +37,53 @@ pub type RowCheck<'a> = &'a dyn Fn(&Artifact) -> Result<Option<StoreError>>;
 
 /// Checks the whole store: its layout file and directories, every manifest and
 /// its seal, that every parent is there with the content its child was made
-/// from, that nothing is made from itself or stands twice, and what `level` asks
-/// of the files. Returns the number of artifacts and all findings.
+/// from, that nothing is made from itself or stands twice, that all is there
+/// which the journal has and nothing else, and what `level` asks of the files. Returns the number of artifacts and all findings.
 ///
 /// # Errors
 /// When the directory tree itself cannot be read.
 pub fn verify(store: &Store, level: Level, rows: RowCheck<'_>) -> Result<(usize, Vec<Finding>)> {
     let of_store = |error| Finding { artifact: "store".into(), error };
-    let mut findings: Vec<Finding> = store.check_layout().err().map(of_store).into_iter().collect();
-    findings.extend(structure::problems(store)?.into_iter().map(of_store));
+    let mut findings: Vec<Finding> = store.layout().err().map(of_store).into_iter().collect();
+    let journal = journal_of(store).unwrap_or_else(|error| {
+        findings.push(of_store(error));
+        None
+    });
+    findings.extend(structure::problems(store, journal.as_ref())?.into_iter().map(of_store));
     let listed = store.list()?;
-    let mut artifacts = Vec::new();
+    let (mut artifacts, mut seals) = (Vec::new(), BTreeMap::new());
     for entry in &listed {
         let name = format!("{}/{}@v{}", entry.0, entry.1, entry.2);
         match store.load_listed(entry) {
-            Err(error) => findings.push(Finding { artifact: name, error }),
+            Err(error) => {
+                findings.push(Finding { artifact: name.clone(), error });
+                seals.insert(name, None);
+            }
             Ok(artifact) => {
-                findings.extend(of_artifact(store, &artifact, level, rows));
+                findings.extend(of_artifact(store, journal.as_ref(), &artifact, level, rows));
+                seals.insert(name, Some(artifact.manifest.seal.clone()));
                 artifacts.push(artifact);
             }
         }
     }
     let among = structure::twins(&artifacts).into_iter().chain(structure::circles(&artifacts));
-    findings.extend(among.map(|(artifact, error)| Finding { artifact, error }));
+    let told = journal.iter().flat_map(|journal| journal.problems(store, &seals));
+    findings.extend(among.chain(told).map(|(artifact, error)| Finding { artifact, error }));
     Ok((listed.len(), findings))
+}
+
+/// The journal of a store, which one of the second layout must have.
+fn journal_of(store: &Store) -> Result<Option<Journal>> {
+    let journal = store.journal()?;
+    if journal.is_none() && store.layout().is_ok_and(|layout| layout > 1) {
+        let path = store.root().join(journal::FILE_NAME);
+        return Err(StoreError::corrupt(
+            &path,
+            "is gone",
+            "restore it from a copy: nothing else tells what was deleted",
+        ));
+    }
+    Ok(journal)
 }
 
 /// Checks an artifact and all that it was made from. Returns their number and
@@ -71,12 +95,17 @@ pub fn verify_with_ancestors(
     rows: RowCheck<'_>,
 ) -> (usize, Vec<Finding>) {
     let (mut findings, mut seen) = (Vec::new(), BTreeSet::new());
+    let journal = journal_of(store).unwrap_or_else(|error| {
+        findings.push(Finding { artifact: "store".into(), error });
+        None
+    });
     let mut waiting = vec![artifact.clone()];
     while let Some(artifact) = waiting.pop() {
         if !seen.insert(artifact.reference()) {
             continue;
         }
-        findings.extend(of_artifact(store, &artifact, level, rows));
+        findings.extend(of_artifact(store, journal.as_ref(), &artifact, level, rows));
+        findings.extend(journal.iter().flat_map(|journal| of_journal(store, journal, &artifact)));
         let inside = artifact.manifest.parents.iter().filter(|parent| !parent.is_outside());
         // One that is not there is found already.
         waiting.extend(inside.filter_map(|parent| store.parent(parent).ok()));
@@ -84,7 +113,20 @@ pub fn verify_with_ancestors(
     (seen.len(), findings)
 }
 
-fn of_artifact(store: &Store, artifact: &Artifact, level: Level, rows: RowCheck<'_>) -> Vec<Finding> {
+/// What the journal says otherwise of one artifact.
+fn of_journal(store: &Store, journal: &Journal, artifact: &Artifact) -> Vec<Finding> {
+    let only = BTreeMap::from([(artifact.reference(), Some(artifact.manifest.seal.clone()))]);
+    let problems = journal.problems(store, &only).into_iter().filter(|(of, _)| only.contains_key(of));
+    problems.map(|(artifact, error)| Finding { artifact, error }).collect()
+}
+
+fn of_artifact(
+    store: &Store,
+    journal: Option<&Journal>,
+    artifact: &Artifact,
+    level: Level,
+    rows: RowCheck<'_>,
+) -> Vec<Finding> {
     let mut errors = Vec::new();
     if level >= Level::Hash {
         errors = artifact.problems();
@@ -94,12 +136,17 @@ fn of_artifact(store: &Store, artifact: &Artifact, level: Level, rows: RowCheck<
         errors = artifact.row_problems();
         errors.extend(rows(artifact).unwrap_or_else(Some));
     }
-    errors.extend(parent_problems(store, artifact));
+    errors.extend(parent_problems(store, journal, artifact));
     errors.into_iter().map(|error| Finding { artifact: artifact.reference(), error }).collect()
 }
 
-/// Parents that are absent or no longer what the child was made from.
-pub fn parent_problems(store: &Store, artifact: &Artifact) -> Vec<StoreError> {
+/// Parents that are absent or no longer what the child was made from. One that
+/// was lost and made again has another seal, and the journal has both.
+fn parent_problems(store: &Store, journal: Option<&Journal>, artifact: &Artifact) -> Vec<StoreError> {
+    let is_known = |p: &Artifact, seal: &str| {
+        let (own, name) = (&p.manifest.seal, p.reference());
+        own == seal || journal.is_some_and(|journal| journal.knows(&name, seal) && journal.knows(&name, own))
+    };
     let manifest = artifact.dir.join(crate::manifest::FILE_NAME);
     let mut problems = Vec::new();
     for parent in artifact.manifest.parents.iter().filter(|p| !p.is_outside()) {
@@ -116,6 +163,16 @@ pub fn parent_problems(store: &Store, artifact: &Artifact) -> Vec<StoreError> {
                 format!("its parent {} has other content than it was made from", parent.origin),
                 "restore the parent, or make this artifact again",
             )),
+            Ok(p) if parent.seal.as_ref().is_some_and(|seal| !is_known(&p, seal)) => {
+                problems.push(StoreError::corrupt(
+                    &manifest,
+                    format!(
+                        "its parent {} has another manifest than it was made from, of the same files",
+                        parent.origin
+                    ),
+                    "restore the parent's manifest from a copy: what it says of seeds, settings or sources is unproven",
+                ));
+            }
             Ok(_) => {}
         }
     }
@@ -146,10 +203,16 @@ pub struct Lineage {
 /// # Errors
 /// When an ancestor is absent, damaged, or not what its child was made from.
 pub fn lineage(store: &Store, artifact: &Artifact) -> Result<Lineage> {
-    node(store, artifact, "", &mut BTreeSet::new())
+    node(store, store.journal()?.as_ref(), artifact, "", &mut BTreeSet::new())
 }
 
-fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<String>) -> Result<Lineage> {
+fn node(
+    store: &Store,
+    journal: Option<&Journal>,
+    artifact: &Artifact,
+    role: &str,
+    seen: &mut BTreeSet<String>,
+) -> Result<Lineage> {
     let m = &artifact.manifest;
     let mut lineage = Lineage {
         role: role.into(),
@@ -163,7 +226,7 @@ fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<Stri
     if lineage.seen {
         return Ok(lineage);
     }
-    if let Some(problem) = parent_problems(store, artifact).into_iter().next() {
+    if let Some(problem) = parent_problems(store, journal, artifact).into_iter().next() {
         return Err(problem);
     }
     for parent in &m.parents {
@@ -178,7 +241,7 @@ fn node(store: &Store, artifact: &Artifact, role: &str, seen: &mut BTreeSet<Stri
                 parents: Vec::new(),
             }
         } else {
-            node(store, &store.parent(parent)?, &parent.role, seen)?
+            node(store, journal, &store.parent(parent)?, &parent.role, seen)?
         });
     }
     Ok(lineage)

@@ -6,9 +6,11 @@
 //! strings with its escapes.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Result, StoreError};
 
@@ -26,6 +28,48 @@ pub fn of_file(path: &Path) -> Result<(String, u64)> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).map_err(StoreError::io("read", path))?;
     Ok((hasher.finalize().to_hex().to_string(), hasher.count()))
+}
+
+/// SHA-256 of bytes.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Both digests of a file, and its size in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// BLAKE3.
+    pub blake3: String,
+    /// SHA-256.
+    pub sha256: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// Digests a file by both functions in one reading.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn both_of_file(path: &Path) -> Result<Digests> {
+    let mut file = File::open(path).map_err(StoreError::io("open", path))?;
+    let (mut blake3, mut sha256, mut buffer) = (blake3::Hasher::new(), Sha256::new(), vec![0; 1 << 17]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                blake3.update(&buffer[..n]);
+                sha256.update(&buffer[..n]);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(StoreError::io("read", path)(e)),
+        }
+    }
+    let sha256 = hex(&sha256.finalize());
+    Ok(Digests { bytes: blake3.count(), blake3: blake3.finalize().to_hex().to_string(), sha256 })
 }
 
 /// Digest of a JSON value in canonical form.
@@ -90,6 +134,10 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"abc").unwrap();
         assert_eq!(of_file(&path).unwrap(), (of_bytes(b"abc"), 3));
+        let both = both_of_file(&path).unwrap();
+        // The example of FIPS 180-2, B.1.
+        assert_eq!(both.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!((both.blake3, both.bytes), (of_bytes(b"abc"), 3));
         // First bytes of BLAKE3("abc") from the BLAKE3 test vectors.
         assert!(of_bytes(b"abc").starts_with("6437b3ac38465133ffb63b75273a8db5"));
     }

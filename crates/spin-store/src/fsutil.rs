@@ -2,17 +2,20 @@
 //! final name, and what is visible survives a power cut.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Result, StoreError};
+use crate::fault;
 
 /// Flushes a directory's entries to disk.
 ///
 /// # Errors
 /// When the directory cannot be opened or synced.
 pub fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::io("sync", dir))
+    fault::point("sync directory", dir)
+        .and_then(|()| File::open(dir))
+        .and_then(|d| d.sync_all())
+        .map_err(StoreError::io("sync", dir))
 }
 
 /// Flushes a file's bytes to disk.
@@ -20,7 +23,10 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 /// # Errors
 /// When the file cannot be opened or synced.
 pub fn sync_file(path: &Path) -> Result<()> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path))
+    fault::point("sync", path)
+        .and_then(|()| File::open(path))
+        .and_then(|f| f.sync_all())
+        .map_err(StoreError::io("sync", path))
 }
 
 /// Creates a directory and its parents, durably: the entry of each that is new
@@ -36,6 +42,7 @@ pub fn create_dir_all(dir: &Path) -> Result<()> {
     if let Some(parent) = parent {
         create_dir_all(parent)?;
     }
+    fault::point("create", dir).map_err(StoreError::io("create", dir))?;
     match fs::create_dir(dir) {
         Ok(()) => sync_dir(parent.unwrap_or(Path::new("."))),
         // Another process was faster; its entry may not be flushed yet.
@@ -53,16 +60,18 @@ pub fn create_dir_all(dir: &Path) -> Result<()> {
 /// # Errors
 /// When any step fails (a full disk, say); the old file is then untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The library's default of 0600 would hide artifacts from colleagues.
     let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
+    fault::point("create", path).map_err(StoreError::io("create a temporary file in", dir))?;
     let mut tmp = tempfile::Builder::new()
         .prefix(".tmp-")
         .permissions(mode)
         .tempfile_in(dir)
         .map_err(StoreError::io("create a temporary file in", dir))?;
-    tmp.write_all(bytes).map_err(StoreError::io("write", path))?;
-    tmp.as_file().sync_all().map_err(StoreError::io("sync", path))?;
+    fault::write(tmp.as_file_mut(), path, bytes).map_err(StoreError::io("write", path))?;
+    fault::point("sync", path).and_then(|()| tmp.as_file().sync_all()).map_err(StoreError::io("sync", path))?;
+    fault::point("rename", path).map_err(StoreError::io("rename into", path))?;
     tmp.persist(path).map_err(|e| StoreError::Io { action: "rename into", path: path.into(), source: e.error })?;
     sync_dir(dir)
 }

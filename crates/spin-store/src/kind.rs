@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an artifact is. The name on disk is the lower-case word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Prompts with the human answer.
@@ -31,11 +32,13 @@ pub enum Kind {
     Evaluations,
     /// What a judge model said about answers to MT-Bench.
     Judgments,
+    /// What a table shares with what it is tested on, and with itself.
+    Overlaps,
 }
 
 impl Kind {
     /// All kinds, in the order of the pipeline.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Demonstrations,
         Kind::Preferences,
         Kind::Samples,
@@ -47,6 +50,7 @@ impl Kind {
         Kind::Requests,
         Kind::Evaluations,
         Kind::Judgments,
+        Kind::Overlaps,
     ];
 
     /// The directory below the store's root.
@@ -63,6 +67,7 @@ impl Kind {
             Kind::Requests => "requests",
             Kind::Evaluations => "evaluations",
             Kind::Judgments => "judgments",
+            Kind::Overlaps => "overlaps",
         }
     }
 

@@ -11,25 +11,34 @@
 //! - [`table`] reads and writes Parquet parts, [`row`] is what their rows can do;
 //! - [`make`] is the one way to make an artifact;
 //! - [`work`] holds unfinished work so that a killed stage carries on;
+//! - [`journal`] is what became of each, [`retire`] removes on purpose, [`collect`] what nobody needs;
+//! - [`bundle`] takes one with all it is from to another store;
 //! - [`audit`] verifies and draws lineage.
 
 pub mod artifact;
 pub mod audit;
+pub mod bundle;
+pub mod collect;
 pub mod digest;
 pub mod error;
+mod fault;
 pub mod fsutil;
+mod in_use;
+pub mod journal;
 pub mod kind;
 pub mod make;
 pub mod manifest;
 mod publish;
+pub mod retire;
 pub mod row;
 pub mod store;
 mod structure;
 pub mod table;
 pub mod work;
 
-pub use artifact::Artifact;
+pub use artifact::{Artifact, Verified};
 pub use error::{Result, StoreError};
+pub use journal::Journal;
 pub use kind::Kind;
 pub use make::{Context, Ending, Left, Making, Outcome, Share, Staged, Watch};
 pub use manifest::{FileEntry, Manifest, Origin, Parent, StageId};

@@ -9,11 +9,13 @@
 //!
 //! Compatibility: readers refuse a `layout` above [`LAYOUT`]. A new field
 //! means a new layout number, because an old reader would not know what it
-//! leaves out.
+//! leaves out. Layout 2 has the parents' seals and SHA-256 of files; neither is
+//! in a digest, so that equal artifacts of both layouts have equal ones.
 
 use std::fmt;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -22,14 +24,14 @@ use crate::error::{Result, StoreError};
 use crate::kind::Kind;
 
 /// The newest layout this program reads, and the one it writes.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// The file's name inside an artifact.
 pub const FILE_NAME: &str = "manifest.json";
 
 /// Which program made an artifact, and the version of its behaviour: raised
 /// whenever the same inputs would give another output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StageId {
     /// For example `spin-sample`.
@@ -83,22 +85,27 @@ impl fmt::Display for Origin {
 }
 
 /// An input of an artifact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     /// What it was used as, e.g. `model` or `samples`.
     pub role: String,
     /// Where it lies.
     #[serde(rename = "reference")]
+    #[schemars(with = "String")]
     pub origin: Origin,
     /// Its `content` digest, or the digest of the outside file.
     pub content: String,
+    /// Its `seal`, where it lies in the store: who wrote its manifest anew is
+    /// seen from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
 }
 
 impl Parent {
     /// A file outside of the store, by its name and digest.
     pub fn file(role: impl Into<String>, name: impl fmt::Display, content: impl Into<String>) -> Parent {
-        Parent { role: role.into(), origin: Origin::File(name.to_string()), content: content.into() }
+        Parent { role: role.into(), origin: Origin::File(name.to_string()), content: content.into(), seal: None }
     }
 
     /// Whether it lies outside the store.
@@ -108,7 +115,7 @@ impl Parent {
 }
 
 /// A file of an artifact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
     /// Path relative to the artifact, with `/`.
@@ -117,6 +124,9 @@ pub struct FileEntry {
     pub bytes: u64,
     /// BLAKE3 of its bytes.
     pub blake3: String,
+    /// SHA-256 of its bytes, as `sha256sum` and the hub have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Number of rows of a Parquet part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
@@ -126,7 +136,7 @@ pub struct FileEntry {
 }
 
 /// The record of an artifact.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Layout version of this record.
@@ -167,6 +177,21 @@ pub fn identity_of(stage: &StageId, kind: Kind, params: &Value, parents: &[Paren
         "params": params,
         "parents": parents,
     }))
+}
+
+/// The JSON Schema of a manifest, and of a line of the journal.
+pub fn schema() -> Value {
+    let of = |schema| serde_json::to_value(schema).expect("a schema is plain JSON");
+    let (mut schema, mut entry): (Value, Value) =
+        (of(schemars::schema_for!(Manifest)), of(schemars::schema_for!(crate::journal::Entry)));
+    let inner = entry.as_object_mut().and_then(|entry| {
+        entry.remove("$schema");
+        entry.remove("$defs")
+    });
+    let all = schema["$defs"].as_object_mut().expect("a manifest has parts");
+    all.extend(inner.iter().filter_map(Value::as_object).flatten().map(|(name, of)| (name.clone(), of.clone())));
+    all.insert("JournalEntry".into(), entry);
+    schema
 }
 
 /// The content digest of a list of files.

@@ -8,16 +8,18 @@ use serde_json::{Map, Value};
 use walkdir::WalkDir;
 
 use crate::artifact::Artifact;
-use crate::digest;
+use crate::digest::{self, Digests};
 use crate::error::{Result, StoreError};
+use crate::fault;
 use crate::fsutil;
+use crate::journal::{Event, Note};
 use crate::kind::Kind;
 use crate::manifest::{self, FileEntry, LAYOUT, Manifest};
 use crate::store::{Recipe, Store};
 use crate::table;
 use crate::work::NameLock;
 
-const STAGING: &str = ".staging";
+pub(crate) const STAGING: &str = ".staging";
 
 /// How long a publication waits for another of the same name: it takes a
 /// rename and two syncs, so who is longer at it is stopped or stuck.
@@ -140,15 +142,20 @@ impl Store {
             .sealed();
             fsutil::write_atomic(&staged.path().join(manifest::FILE_NAME), manifest.to_text().as_bytes())?;
             let dir = parent.join(format!("v{version}"));
+            let artifact = Artifact { dir: dir.clone(), manifest };
+            let at = environment.get("finished_at").and_then(Value::as_str);
+            self.note(at, vec![Note::of(Event::Publishing, &artifact)])?;
             // An existing version is never replaced: rename onto a directory
             // that has files in it fails, and the next number is tried. Where
             // locks do nothing, this still holds.
-            match fs::rename(staged.path(), &dir) {
+            match fault::point("rename", &dir).and_then(|()| fs::rename(staged.path(), &dir)) {
                 Ok(()) => {
                     // The directory has moved away from under the guard.
                     let _ = staged.keep();
                     fsutil::sync_dir(&parent)?;
-                    return Ok(Artifact { dir, manifest });
+                    // It is published: should this line fail, the one before it stands for it.
+                    let _ = self.note(at, vec![Note::of(Event::Published, &artifact)]);
+                    return Ok(artifact);
                 }
                 Err(_) if dir.exists() => version += 1,
                 Err(e) => return Err(StoreError::io("publish", dir)(e)),
@@ -161,8 +168,9 @@ impl Store {
 /// nothing should be said where it happened, and not by the stages after it.
 fn check_rows(recipe: &Recipe, files: &[FileEntry]) -> Result<()> {
     let may_be_empty = match recipe.kind {
-        // A training of no update, a judge that was not asked, and weights.
-        Kind::Metrics | Kind::Judgments | Kind::Model => true,
+        // A training of no update, a judge that was not asked, weights, and a table
+        // that shares nothing.
+        Kind::Metrics | Kind::Judgments | Kind::Model | Kind::Overlaps => true,
         Kind::Demonstrations
         | Kind::Preferences
         | Kind::Samples
@@ -193,14 +201,14 @@ fn digest_files(dir: &Path) -> Result<Vec<FileEntry>> {
             continue;
         }
         fsutil::sync_file(entry.path())?;
-        let (blake3, bytes) = digest::of_file(entry.path())?;
+        let Digests { blake3, sha256, bytes } = digest::both_of_file(entry.path())?;
         let (rows, rows_digest) = if path.ends_with(".parquet") {
             let (rows, digest) = table::rows_digest(entry.path())?;
             (Some(rows), Some(digest))
         } else {
             (None, None)
         };
-        files.push(FileEntry { path, bytes, blake3, rows, rows_digest });
+        files.push(FileEntry { path, bytes, blake3, sha256: Some(sha256), rows, rows_digest });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)

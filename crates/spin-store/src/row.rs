@@ -59,7 +59,7 @@ pub trait Row: Sized {
     /// # Errors
     /// When a file differs from the manifest or cannot be read.
     fn read_all(artifact: &Artifact) -> Result<Vec<Self>> {
-        artifact.verify()?;
+        let artifact = artifact.verified()?;
         let mut rows = Vec::new();
         for part in artifact.parts() {
             rows.extend(Self::read_part(&part)?);

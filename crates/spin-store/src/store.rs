@@ -1,8 +1,9 @@
 //! Finding, listing and publishing artifacts.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use walkdir::WalkDir;
@@ -10,18 +11,22 @@ use walkdir::WalkDir;
 pub use crate::artifact::Artifact;
 use crate::error::{Result, StoreError};
 use crate::fsutil;
+use crate::in_use;
+use crate::journal;
 use crate::kind::Kind;
 use crate::manifest::{self, LAYOUT, Manifest, Parent, StageId};
 use crate::work::WorkDir;
 
 const STORE_FILE: &str = "STORE.json";
-const WORK: &str = ".work";
+pub(crate) const WORK: &str = ".work";
 const LOCKS: &str = ".locks";
 
 /// A store: a directory with a `STORE.json`.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// That it is open.
+    pub(crate) in_use: Option<Arc<File>>,
 }
 
 /// Everything that decides what an artifact will hold. Equal recipes give
@@ -119,8 +124,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn store_text() -> String {
-    format!("{{\"layout\":{LAYOUT},\"made_by\":\"spin-store\"}}\n")
+fn store_text(layout: u32) -> String {
+    format!("{{\"layout\":{layout},\"made_by\":\"spin-store\"}}\n")
 }
 
 /// Polars, which joins the tables, opens no file below another path.
@@ -140,7 +145,7 @@ impl Store {
     /// looked at and nothing made. For those who only want to know what a run
     /// would do.
     pub fn handle(root: &Path) -> Store {
-        Store { root: root.into() }
+        Store { root: root.into(), in_use: None }
     }
 
     /// Opens a store that must be there: a look creates none.
@@ -172,20 +177,22 @@ impl Store {
         if !path.exists() {
             check_root(&std::path::absolute(root).map_err(StoreError::io("open", root))?)?;
             fsutil::create_dir_all(root)?;
-            fsutil::write_atomic(&path, store_text().as_bytes())?;
+            // Before the layout that promises one.
+            journal::begin(root)?;
+            fsutil::write_atomic(&path, store_text(LAYOUT).as_bytes())?;
         }
         let root = root.canonicalize().map_err(StoreError::io("open", root))?;
         check_root(&root)?;
-        let store = Store { root };
-        store.check_layout()?;
+        let store = Store { in_use: in_use::shared(&root), root };
+        store.layout()?;
         Ok(store)
     }
 
-    /// Checks `STORE.json`.
+    /// The layout that `STORE.json` says: from the second on there is a journal.
     ///
     /// # Errors
     /// When it is unreadable, altered, or newer than this program.
-    pub fn check_layout(&self) -> Result<()> {
+    pub fn layout(&self) -> Result<u32> {
         let path = self.root.join(STORE_FILE);
         let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
         let text = String::from_utf8_lossy(&bytes);
@@ -195,13 +202,20 @@ impl Store {
             Some(found) if found > u64::from(LAYOUT) => {
                 Err(StoreError::TooNew { path, found: u32::try_from(found).unwrap_or(u32::MAX), known: LAYOUT })
             }
-            Some(_) if text == store_text() => Ok(()),
+            Some(found) if (1..=LAYOUT).any(|layout| u64::from(layout) == found && text == store_text(layout)) => {
+                Ok(u32::try_from(found).expect("it is not above this program's"))
+            }
             _ => Err(StoreError::corrupt(
                 &path,
                 "is not the line this program writes",
-                format!("put back {:?}", store_text().trim_end()),
+                format!("put back {:?}", store_text(LAYOUT).trim_end()),
             )),
         }
+    }
+
+    /// Keeps programs that know of no journal out of a store that has one.
+    pub(crate) fn raise_layout(&self) -> Result<()> {
+        fsutil::write_atomic(&self.root.join(STORE_FILE), store_text(LAYOUT).as_bytes())
     }
 
     /// The root directory.

@@ -9,15 +9,22 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Result, StoreError};
+use crate::journal::Journal;
 use crate::kind::Kind;
 use crate::manifest;
 use crate::store::{Artifact, Store, is_version, version_number};
 
-/// What is wrong with the directories of a store.
+/// What is wrong with the directories of a store; of versions that its journal
+/// has, the journal tells whether they may be gone.
 ///
 /// # Errors
 /// When its own directory cannot be read.
-pub(crate) fn problems(store: &Store) -> Result<Vec<StoreError>> {
+pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<StoreError>> {
+    let last = journal.map(Journal::last).unwrap_or_default();
+    let is_told = |dir: &Path, version: u32| {
+        let name = dir.strip_prefix(store.root()).ok().and_then(Path::to_str).unwrap_or_default();
+        last.contains_key(format!("{name}@v{version}").as_str())
+    };
     let mut problems = Vec::new();
     for entry in fs::read_dir(store.root()).map_err(StoreError::io("read", store.root()))? {
         let path = entry.map_err(StoreError::io("read", store.root()))?.path();
@@ -25,7 +32,7 @@ pub(crate) fn problems(store: &Store) -> Result<Vec<StoreError>> {
         if Kind::ALL.iter().any(|kind| kind.dir() == name) {
             // A whole kind may lie on another disk.
             if path.is_dir() {
-                below_a_kind(&path, &mut problems);
+                below_a_kind(&path, &is_told, &mut problems);
             } else {
                 problems.push(StoreError::corrupt(&path, "is no directory", "move it out of the store"));
             }
@@ -41,7 +48,7 @@ pub(crate) fn problems(store: &Store) -> Result<Vec<StoreError>> {
     Ok(problems)
 }
 
-fn below_a_kind(dir: &Path, problems: &mut Vec<StoreError>) {
+fn below_a_kind(dir: &Path, is_told: &dyn Fn(&Path, u32) -> bool, problems: &mut Vec<StoreError>) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(e) => return problems.push(StoreError::io("read", dir)(e)),
@@ -70,12 +77,12 @@ fn below_a_kind(dir: &Path, problems: &mut Vec<StoreError>) {
             problems.push(StoreError::corrupt(&path, "is called as no version is", remedy));
         } else {
             // One without versions is what a killed publish leaves.
-            below_a_kind(&path, problems);
+            below_a_kind(&path, is_told, problems);
         }
     }
     versions.sort_unstable();
     let last = versions.last().copied().unwrap_or(0);
-    for missing in (1..last).filter(|version| !versions.contains(version)) {
+    for missing in (1..last).filter(|version| !versions.contains(version) && !is_told(dir, *version)) {
         let problem = format!("has a version {last} and no version {missing}: it was deleted");
         problems.push(StoreError::corrupt(dir, problem, "restore it from a copy; what was made from it is unproven"));
     }

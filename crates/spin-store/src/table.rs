@@ -13,8 +13,8 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, Schema, UInt32Type, UInt64Type};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -85,6 +85,40 @@ pub fn encode(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<Vec
 pub fn read_any(path: &Path) -> Result<RecordBatch> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
     Ok(batch_of(path, file)?.0)
+}
+
+/// Some columns of a part.
+///
+/// # Errors
+/// As [`read_any`], and when it has no such column.
+pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
+    let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
+    let schema = builder.schema().project(
+        &names
+            .iter()
+            .map(|name| builder.schema().index_of(name).map_err(|e| damaged(&e)))
+            .collect::<Result<Vec<_>>>()?,
+    );
+    let schema = Arc::new(schema.map_err(|e| damaged(&e))?);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+    let reader = builder.with_projection(mask).build().map_err(|e| damaged(&e))?;
+    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(&e))?;
+    let found = batches.first().map_or_else(|| schema.clone(), |batch| batch.schema());
+    concat_batches(&found, &batches).map_err(|e| damaged(&e))
+}
+
+/// The values of a column of texts of a part that was read from `path`.
+///
+/// # Errors
+/// When there is no such column, or it is of another type or has nulls.
+pub fn texts<'a>(batch: &'a RecordBatch, name: &str, path: &Path) -> Result<impl Iterator<Item = &'a str>> {
+    let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    let column = column.filter(|column| column.null_count() == 0).ok_or_else(|| {
+        StoreError::corrupt(path, format!("has no texts in column {name:?}"), "make the table again with its stage")
+    })?;
+    Ok(column.iter().flatten())
 }
 
 /// The rows of a part, and what its metadata says.

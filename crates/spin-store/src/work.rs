@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::fsutil;
+use crate::in_use;
 use crate::row::Row;
 use crate::table;
 
@@ -230,6 +231,8 @@ impl WorkDir {
                 let holder = if holder.is_empty() { "another process".into() } else { holder };
                 return Err(StoreError::locked(path, holder));
             }
+            // Two processes may then do the same work; neither publishes over the other.
+            Err(std::fs::TryLockError::Error(e)) if in_use::has_none(&e) => {}
             Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),
         }
         file.set_len(0)

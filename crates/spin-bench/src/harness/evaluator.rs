@@ -9,7 +9,7 @@ use spin_model::{CausalLm, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::{Dtype, EvalConfig, SoftmaxDtype};
 use spin_run::schema::{EvaluationRow, Sample};
-use spin_store::Artifact;
+use spin_store::Verified;
 use spin_text::Codec;
 
 use super::encode::{Encoded, Encoder};
@@ -23,7 +23,7 @@ use crate::error::{BenchError, Result};
 pub struct Evaluator<'a> {
     pub(super) graph: &'a Graph<'a>,
     pub(super) id: &'a ModelId,
-    model: Artifact,
+    model: Verified,
     pub(super) codec: Codec,
     pub(super) context: usize,
     weights: OnceCell<CausalLm>,
@@ -39,13 +39,12 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When the model is missing or its files are damaged.
     pub fn new(graph: &'a Graph<'a>, id: &'a ModelId) -> Result<Self> {
-        let model = graph.model(id)?;
-        model.verify()?;
+        let model = graph.model(id)?.verified()?;
         let codec = match graph.run.eval.apply_chat_template {
-            true => Codec::of_run(&model.dir, graph.chat()?)?,
-            false => Codec::plain(&model.dir)?,
+            true => Codec::of_run(model.dir(), graph.chat()?)?,
+            false => Codec::plain(model.dir())?,
         };
-        let config = spin_model::ModelConfig::load(&model.dir)?;
+        let config = spin_model::ModelConfig::load(model.dir())?;
         codec.check_vocab(config.vocab_size)?;
         Ok(Self { graph, id, model, codec, context: config.max_position_embeddings, weights: OnceCell::new() })
     }
@@ -63,7 +62,7 @@ impl<'a> Evaluator<'a> {
             Dtype::F16 => DType::F16,
             Dtype::F32 => DType::F32,
         };
-        let model = CausalLm::load(&self.model.dir, &Device::Cpu, dtype)?;
+        let model = CausalLm::load(self.model.dir(), &Device::Cpu, dtype)?;
         Ok(self.weights.get_or_init(|| model))
     }
 

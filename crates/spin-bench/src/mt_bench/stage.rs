@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
+use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId};
 use spin_run::schema::{Judgment, RequestRow, Row, Sample};
 use spin_store::manifest::Parent;
@@ -59,9 +60,8 @@ impl<'a> Conversations<'a> {
         let dir = directory(&graph.run.resolve(&eval.data));
         let mut bench = MtBench::read(&dir)?;
         Subset::of(eval).apply(&mut bench.questions);
-        let model = graph.model(id)?;
-        model.verify()?;
-        let codec = Codec::of_run(&model.dir, graph.chat()?)?;
+        let model = graph.model(id)?.verified_where(ModelShape::is_beside_weights)?;
+        let codec = Codec::of_run(model.dir(), graph.chat()?)?;
         let parent = |(name, content): &(String, String)| Parent::file(format!("data {NAME}"), name, content);
         let data = bench.files.iter().map(parent).collect();
         Ok(Self { graph, id, codec, bench, data })

@@ -42,7 +42,7 @@ impl Graph<'_> {
     /// When the template file cannot be read.
     pub fn template_params(&self) -> Result<Value> {
         let mut params = as_params(&self.run.template);
-        if let Some(path) = self.template_file() {
+        if let Some(path) = self.run.template_path() {
             params["chat"] = json!(format!("file:{}", digest::of_file(&path)?.0));
         }
         Ok(params)
@@ -125,7 +125,7 @@ impl Graph<'_> {
             let model = self.artifact(&product)?;
             TrainingFacts::of(&model)?.updates.ok_or_else(|| {
                 let problem = "does not say how many updates made it, which match_iterations needs";
-                StoreError::corrupt(&model.dir, problem, "delete it and train it again")
+                StoreError::corrupt(model.place(), problem, "delete it and train it again")
             })
         };
         self.counted_by(&Product::Model(model.clone()))?.into_iter().map(updates).sum()

@@ -8,7 +8,7 @@ use super::layout;
 use super::noted;
 use crate::records::{self, Bad, Budget, Files, Record};
 use crate::run::{SourceConfig, SourceFormat, Turns};
-use crate::schema::{Demonstration, Message};
+use crate::schema::{Demonstration, Message, Row as _};
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
 use spin_store::{Artifact, Context, Recipe, Staged};
@@ -47,6 +47,31 @@ pub fn demonstrations(
         check_earlier(&artifact, source, files)?;
     }
     Ok((artifact, made))
+}
+
+/// How many prompts stand in both of two tables; of the second only digests are in
+/// memory, of the first one part.
+///
+/// # Errors
+/// When one of them is damaged.
+pub fn shared_prompts(train: &Artifact, test: &Artifact) -> Result<usize> {
+    fn each(table: &Artifact, take: &mut dyn FnMut(blake3::Hash)) -> Result<()> {
+        for part in table.verified()?.parts() {
+            for row in Demonstration::read_part(&part)? {
+                take(blake3::hash(format!("{:?}", row.prompt).as_bytes()));
+            }
+        }
+        Ok(())
+    }
+    let mut of_test = std::collections::HashSet::new();
+    each(test, &mut |prompt| {
+        of_test.insert(prompt);
+    })?;
+    let before = of_test.len();
+    each(train, &mut |prompt| {
+        of_test.remove(&prompt);
+    })?;
+    Ok(before - of_test.len())
 }
 
 /// Earlier releases took the first turn of a completion for the answer,

@@ -31,7 +31,7 @@ use spin_store::manifest::{Parent, StageId};
 
 use crate::Maker;
 pub use crate::records::{Files, is_data_dir};
-pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe};
+pub use demonstrations::{LATER_TURNS, demonstrations, demonstrations_recipe, shared_prompts};
 pub use error::ImportError;
 pub(crate) use error::not_imported;
 pub use model::{model, model_recipe, model_recipe_of};

@@ -129,7 +129,7 @@ fn weights_of_the_same_size_and_time_are_other_weights() {
     assert_eq!(path.metadata().unwrap().modified().unwrap(), modified);
     let (second, made) = place.import();
     assert!(made && second.manifest.version == 2);
-    assert_eq!(fs::read(second.dir.join("model.safetensors")).unwrap(), b"WEIGHTS");
+    assert_eq!(fs::read(second.place().join("model.safetensors")).unwrap(), b"WEIGHTS");
 }
 
 #[test]
@@ -188,6 +188,6 @@ fn the_store_knows_what_a_source_was_imported_as_last() {
     fs::write(&note, text.replace(&again.manifest.identity, &second.manifest.identity)).unwrap();
     assert!(recall().is_none());
     remember(&again);
-    fs::remove_dir_all(&again.dir).unwrap();
+    fs::remove_dir_all(again.place()).unwrap();
     assert!(recall().is_none());
 }

@@ -107,7 +107,8 @@ fn computes(step: &Step) -> bool {
 
 fn base_config(graph: &Graph<'_>) -> Option<Value> {
     let read = |dir: &Path| serde_json::from_slice(&std::fs::read(dir.join("config.json")).ok()?).ok();
-    let imported = graph.base().ok().and_then(|base| read(&base.dir));
+    let imported =
+        graph.base().ok().and_then(|base| read(base.verified_where(|path| path == "config.json").ok()?.dir()));
     imported.or_else(|| read(&graph.run.resolve(&graph.run.model.path)))
 }
 

@@ -163,7 +163,7 @@ fn parameters_with_one_table(config: &Value) -> Option<u64> {
 /// The rows of a split as they were imported, their lengths by the first part.
 fn lengths(graph: &Graph<'_>, split: Split, vocab: u64) -> Option<Lengths> {
     let artifact = graph.demonstrations(split).ok()?;
-    let rows = Demonstration::read_part(artifact.parts().first()?).ok()?;
+    let rows = Demonstration::read_part(artifact.verified().ok()?.parts().first()?).ok()?;
     let characters = if vocab < WORDS { 1.0 } else { CHARACTERS };
     let mean = |of: &dyn Fn(&Demonstration) -> usize| {
         rows.iter().map(of).sum::<usize>() as f64 / rows.len().max(1) as f64 / characters

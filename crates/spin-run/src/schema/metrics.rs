@@ -53,6 +53,9 @@ pub struct MetricsRow {
     pub resident_mib: Option<f64>,
 }
 
+/// Columns that tell of the process rather than of the training, and differ each time.
+pub const OF_THE_PROCESS: [&str; 5] = ["wall_time", "seconds", "tokens_per_second", "flop_utilisation", "resident_mib"];
+
 fn optional(name: &str) -> Field {
     Field::new(name, DataType::Float64, true)
 }

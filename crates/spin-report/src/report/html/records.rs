@@ -84,7 +84,9 @@ fn of_artifact(report: &Report, node: &Node, made: &Made) -> String {
     if let Some(command) = &made.command {
         fact("Made by", code(command));
     }
-    for (key, value) in made.environment.as_object().into_iter().flatten() {
+    let noted = made.environment.as_object().into_iter().flatten();
+    // The run file has a section of its own.
+    for (key, value) in noted.filter(|(key, _)| *key != spin_run::recovery::KEY) {
         fact(&html(&key.replace('_', " ")), html(&plain(value)));
     }
     out += "</dl>\n";

@@ -10,7 +10,7 @@ use crate::size;
 /// tenth of a second: this program multiplies no matrices. `None` when that
 /// fails.
 pub fn peak() -> Option<f64> {
-    let mut command = Command::new(crate::run::program("spin-fit"));
+    let mut command = Command::new(spin_cli::program("spin-fit"));
     let output = command.arg("peak").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok().filter(|peak| *peak > 0.0)
 }

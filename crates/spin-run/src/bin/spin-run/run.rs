@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -134,7 +133,7 @@ impl Runner<'_> {
         let rounds = self.run.rounds();
         if let (1.., Ok(model)) = (rounds, graph.model(&ModelId::Iteration(rounds))) {
             let file = shell_line(&[self.run.path.display().to_string()]);
-            say(&format!("θ{rounds} is {}, a Hugging Face directory", model.dir.display()));
+            say(&format!("θ{rounds} is {}, a Hugging Face directory", model.place().display()));
             say(&format!("next: spin-bench report {file} --out report.html"));
         }
     }
@@ -176,7 +175,7 @@ impl Runner<'_> {
 
     fn start(&self, step: usize, words: &[String]) -> anyhow::Result<Running> {
         say(&format!("[{}/{}] {}", step + 1, self.plan.steps.len(), shell_line(words)));
-        let program = program(&words[0]);
+        let program = spin_cli::program(&words[0]);
         let mut command = Command::new(&program);
         command.args(&words[1..]).stdin(Stdio::null());
         if let Some(threads) = &self.threads {
@@ -241,11 +240,4 @@ impl Runner<'_> {
         }
         Ok(())
     }
-}
-
-/// A program of this release: the one beside this one, or else whichever the
-/// PATH has.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
-    own.filter(|own| own.exists()).unwrap_or_else(|| name.into())
 }

@@ -1,16 +1,21 @@
 //! `ls`, `show`, `lineage`, `verify`: looks that change nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use serde_json::json;
 use spin_cli::{Exit, say};
 use spin_run::diff::Diff;
 use spin_run::import;
+use spin_run::prov;
+use spin_run::replay;
 use spin_run::schema::keys;
+use spin_run::sign::{self, Keys};
 use spin_store::audit::{self, Finding};
-use spin_store::{Artifact, Manifest, Reference, Store};
+use spin_store::{Artifact, Manifest, Reference, Store, StoreError};
 
-use crate::{Format, Level, out};
+use crate::{Format, Level, LineageFormat, again, out};
 
 /// Text of a store for a terminal: names of files may hold what moves the
 /// cursor, changes colours or turns writing around.
@@ -70,7 +75,7 @@ pub fn show(store: &Store, reference: &str) -> anyhow::Result<Exit> {
     let artifact = store.get(&reference.parse::<Reference>()?)?;
     let text = artifact.manifest.to_text();
     if std::io::stdout().is_terminal() {
-        say(&shown(&artifact.dir.display().to_string()));
+        say(&shown(&artifact.place().display().to_string()));
         // Within JSON's strings, which are the only place for them.
         out(&shown(&text))?;
     } else {
@@ -79,11 +84,16 @@ pub fn show(store: &Store, reference: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-pub fn lineage(store: &Store, reference: &str, format: Format) -> anyhow::Result<Exit> {
-    let tree = audit::lineage(store, &store.get(&reference.parse::<Reference>()?)?)?;
+pub fn lineage(store: &Store, reference: &str, format: LineageFormat) -> anyhow::Result<Exit> {
+    let artifact = store.get(&reference.parse::<Reference>()?)?;
+    let tree = audit::lineage(store, &artifact)?;
     match format {
-        Format::Text => out(&shown(&tree.to_text()))?,
-        Format::Json => out(&format!("{}\n", serde_json::to_string_pretty(&tree)?))?,
+        LineageFormat::Text => out(&shown(&tree.to_text()))?,
+        LineageFormat::Prov => {
+            let document = prov::document(store, &artifact)?;
+            out(&format!("{}\n", serde_json::to_string_pretty(&document)?))?;
+        }
+        LineageFormat::Json => out(&format!("{}\n", serde_json::to_string_pretty(&tree)?))?,
     }
     Ok(Exit::Done)
 }
@@ -98,14 +108,23 @@ pub fn diff(store: &Store, a: &str, b: &str, format: Format) -> anyhow::Result<E
     Ok(if diff.is_empty() { Exit::Done } else { Exit::AuditMismatch })
 }
 
-pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::Result<Exit> {
+/// What is asked of `verify`.
+pub struct Asked {
+    pub level: Level,
+    pub head: Option<String>,
+    pub trust: Option<PathBuf>,
+}
+
+pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::Result<Exit> {
+    let level = asked.level;
+    let keys = asked.trust.as_deref().map(Keys::read).transpose()?;
     let depth = match level {
         Level::Structure => audit::Level::Structure,
         Level::Hash => audit::Level::Hash,
-        Level::Rows => audit::Level::Rows,
+        Level::Rows | Level::Replay => audit::Level::Rows,
     };
     let of_store = |error| Finding { artifact: "store".into(), error };
-    let (count, findings) = match reference {
+    let (count, mut findings) = match reference {
         Some(reference) => {
             audit::verify_with_ancestors(store, &store.get(&reference.parse::<Reference>()?)?, depth, &keys::doubled)
         }
@@ -115,6 +134,17 @@ pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::R
             (count, findings)
         }
     };
+    let journal = store.journal().ok().flatten();
+    if let Some(head) = asked.head.as_ref().filter(|head| !journal.as_ref().is_some_and(|journal| journal.has(head))) {
+        let path = store.root().join(spin_store::journal::FILE_NAME);
+        let problem = format!("never had the head {head}: it was written anew, or is another store's");
+        findings.push(of_store(StoreError::corrupt(&path, problem, "restore the store from a copy")));
+    }
+    if let Some(keys) = &keys {
+        let (said, wrong) = signed(store, reference, keys)?;
+        out(&shown(&said))?;
+        findings.extend(wrong);
+    }
     let differences = findings.iter().filter(|finding| finding.error.is_difference()).count();
     let unread = findings.len() - differences;
     for finding in &findings {
@@ -122,7 +152,10 @@ pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::R
         say(&shown(&format!("{}: {unread}{}", finding.artifact, finding.error)));
     }
     let verdict = match (differences, unread) {
-        (0, 0) => "all as recorded".to_owned(),
+        (0, 0) => match journal.filter(|journal| !journal.entries.is_empty()) {
+            Some(journal) => format!("all as recorded, head {}", &journal.head()[..16]),
+            None => "all as recorded".to_owned(),
+        },
         (problems, 0) => format!("{problems} problems"),
         (problems, unread) => format!("{problems} problems, {unread} could not be checked"),
     };
@@ -132,10 +165,59 @@ pub fn verify(store: &Store, reference: Option<&str>, level: Level) -> anyhow::R
         _ => {}
     }
     Ok(match (differences, unread) {
+        // What is not as recorded is no ground to repeat anything from.
+        (0, 0) if level == Level::Replay => again::replay(store, reference)?,
         (0, 0) => Exit::Done,
         (0, _) => Exit::Failed,
         _ => Exit::AuditMismatch,
     })
+}
+
+/// Who signed what, and signatures that are none. What a signed artifact is from is
+/// signed with it, by the seals in its manifest.
+fn signed(store: &Store, reference: Option<&str>, keys: &Keys) -> anyhow::Result<(String, Vec<Finding>)> {
+    let artifacts: Vec<Artifact> = match reference {
+        None => store.list()?.iter().filter_map(|entry| store.load_listed(entry).ok()).collect(),
+        Some(reference) => replay::needed_of(store, &store.get(&reference.parse::<Reference>()?)?)?,
+    };
+    let (mut by, mut wrong): (BTreeMap<String, BTreeSet<String>>, Vec<Finding>) = Default::default();
+    for artifact in &artifacts {
+        match sign::signers(store, artifact, keys) {
+            Err(error) => wrong.push(Finding { artifact: artifact.reference(), error }),
+            Ok(names) => {
+                for name in names {
+                    by.entry(artifact.reference()).or_default().insert(name);
+                }
+            }
+        }
+    }
+    // A seal that a child pins is covered by whoever signed the child.
+    let mut waiting: Vec<String> = by.keys().cloned().collect();
+    let of: BTreeMap<String, &Artifact> = artifacts.iter().map(|artifact| (artifact.reference(), artifact)).collect();
+    let direct = by.clone();
+    while let Some(next) = waiting.pop() {
+        let names = by[&next].clone();
+        for parent in of[&next].manifest.parents.iter().filter(|parent| !parent.is_outside()) {
+            let Some(found) = of.get(&parent.origin.to_string()) else { continue };
+            let is_pinned = parent.seal.as_ref() == Some(&found.manifest.seal);
+            let known = by.entry(found.reference()).or_default();
+            if is_pinned && !names.is_subset(known) {
+                known.extend(names.iter().cloned());
+                waiting.push(found.reference());
+            }
+        }
+    }
+    let mut text = String::new();
+    for artifact in of.keys() {
+        let names = by.get(artifact).filter(|names| !names.is_empty());
+        let names = names.map(|names| names.iter().cloned().collect::<Vec<_>>().join(", "));
+        text += &match (names, direct.contains_key(artifact)) {
+            (Some(names), true) => format!("signed by {names}: {artifact}\n"),
+            (Some(names), false) => format!("covered by a signature of {names}: {artifact}\n"),
+            (None, _) => format!("not signed: {artifact}\n"),
+        };
+    }
+    Ok((text, wrong))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

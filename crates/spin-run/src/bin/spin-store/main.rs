@@ -1,31 +1,27 @@
 //! `spin-store`: bring data in, look at what is there, prove where it came
 //! from.
 
+mod again;
+mod export;
+mod import;
+mod life;
 mod looks;
+mod overlap;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context as _, bail};
-use clap::error::ErrorKind;
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
-use serde_json::json;
-use spin_cli::{Exit, say};
-use spin_net::Name;
-use spin_net::NetError;
-use spin_net::hub::Settings;
+use clap::{Parser, Subcommand, ValueEnum};
+use spin_cli::Exit;
 use spin_net::secret::BadSecret;
-use spin_run::facts::{Facts as _, ImportFacts, LeftOutFiles};
-use spin_run::graph::{Graph, Split};
-use spin_run::import::{self, ImportError, Importer};
+use spin_run::graph::Graph;
+use spin_run::import::ImportError;
 use spin_run::plan::{self, Plan};
-use spin_run::run::{BadRows, RunFile, SourceConfig, Turns};
-use spin_run::schema::{Demonstration, Row};
-use spin_store::{Artifact, Context, Kind, Store, StoreError};
+use spin_run::run::RunFile;
+use spin_store::{Store, StoreError};
 
-use looks::{diff, lineage, ls, show, shown, verify};
+use import::ImportArgs;
+use looks::{Asked, diff, lineage, ls, show, verify};
 
 #[derive(Parser)]
 #[command(name = "spin-store", version, about = "The dataset store of SPIN: import, list, show, prove", after_help = spin_cli::EXIT_CODES)]
@@ -38,29 +34,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Import a run's data and model, a file of demonstrations, or a model directory
-    Import {
-        /// A run file (.toml), a data file (.jsonl, .json, .csv, .parquet, .arrow; also .gz, .zst), a directory or
-        /// pattern of them, or a Hugging Face model directory
-        source: PathBuf,
-        /// Override a key of the run file
-        #[arg(long = "set", value_name = "KEY=VALUE")]
-        set: Vec<String>,
-        /// Name in the store (needed unless the source is a run file)
-        #[arg(long)]
-        name: Option<String>,
-        /// Use the first rows only; 0 for all
-        #[arg(long)]
-        limit: Option<usize>,
-        #[command(flatten)]
-        rows: RowArgs,
-        /// Read all weights again, though the file system says that they are those imported before
-        #[arg(long)]
-        rehash: bool,
-        /// The store's directory, unless the source is a run file, which names it [default: data]
-        #[arg(long, value_name = "DIR")]
-        store: Option<PathBuf>,
-    },
+    /// Import a run's data and model, a file of demonstrations, a model directory, or a bundle
+    Import(ImportArgs),
     /// List artifacts
     Ls {
         /// Only those whose kind/name starts with this
@@ -85,8 +60,8 @@ enum Command {
         #[command(flatten)]
         at: At,
         /// Output format
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
+        #[arg(long, value_enum, default_value_t = LineageFormat::Text)]
+        format: LineageFormat,
     },
     /// Check every manifest, file and parent, and that nothing else is there; exits 4 when something differs, 1 when something cannot be read
     Verify {
@@ -95,6 +70,12 @@ enum Command {
         /// How closely to look
         #[arg(long, value_enum, default_value_t = Level::Hash)]
         level: Level,
+        /// A digest that was the journal's head once, as `journal` prints it: then nothing that it had is denied
+        #[arg(long, value_name = "DIGEST", value_parser = head)]
+        head: Option<String>,
+        /// Say which artifacts are signed with these public keys: a file in PEM, or a directory of them
+        #[arg(long, value_name = "KEYS")]
+        trust: Option<PathBuf>,
         #[command(flatten)]
         at: At,
     },
@@ -110,6 +91,92 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Print the run file that an artifact was made by
+    Extract {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        reference: String,
+        /// Write it to this file, for this store, ready to run: what the store has is not imported again
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Write an artifact for others: a data set for TRL or in the layout of UCLA-AGI/SPIN_iter*, or a bundle with all it is from
+    Export {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        reference: String,
+        /// What to write
+        #[arg(long, value_enum)]
+        format: export::As,
+        /// The directory to make, or the bundle's file (NAME.spin.tar)
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Find what a table shares with benchmarks, test rows, and itself; publishes the rows
+    Overlap(overlap::Args),
+    /// Sign an artifact, and with it all it is from (Ed25519, an in-toto statement in a DSSE envelope)
+    Seal {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        reference: String,
+        /// The private key, as `openssl genpkey -algorithm ed25519` makes one
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Print what became of every artifact, and the head that stands for all of it
+    Journal {
+        /// Only artifacts whose kind/name starts with this
+        prefix: Option<String>,
+        #[command(flatten)]
+        at: At,
+        /// Output format
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Remove an artifact for good; the journal says that it was meant
+    Rm {
+        /// kind/name@vN
+        #[arg(required = true)]
+        references: Vec<String>,
+        /// Also one that others were made from
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Say that artifacts that were put there by hand belong there
+    Adopt {
+        /// kind/name@vN
+        #[arg(required_unless_present = "all")]
+        references: Vec<String>,
+        /// All that the store has
+        #[arg(long, conflicts_with = "references")]
+        all: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Keep artifacts with all they are from whatever `gc` is told; without any, list what is kept
+    Pin {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        references: Vec<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Keep artifacts no longer
+    Unpin {
+        /// As `pin` lists them
+        #[arg(required = true)]
+        references: Vec<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Say what nothing needs, and remove it with --yes
+    Gc(life::Collect),
+    /// Print the JSON Schema of manifests
+    Schema,
     /// Print the commands of a whole run, one a line, in order (`spin-run plan` knows more)
     Plan {
         #[command(flatten)]
@@ -133,6 +200,16 @@ enum Format {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LineageFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// W3C PROV, as PROV-JSON
+    Prov,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Level {
     /// Manifests, seals, parents and directories; no file is read
     Structure,
@@ -140,54 +217,45 @@ enum Level {
     Hash,
     /// Besides, the rows of every table: how many, their values, and that none stands twice
     Rows,
+    /// Besides, every stage is repeated from its inputs and held against what it made
+    Replay,
 }
 
-/// How the rows of a data file are read; a run file has keys for it.
-#[derive(clap::Args)]
-struct RowArgs {
-    /// Which answers of a conversation are used: first, last or all
-    #[arg(long, value_parser = named::<Turns>)]
-    turns: Option<Turns>,
-    /// What to do with rows that cannot be used: error or drop
-    #[arg(long, value_parser = named::<BadRows>)]
-    on_bad_row: Option<BadRows>,
-    /// The source is a preference set (prompt, chosen, rejected)
-    #[arg(long)]
-    preferences: bool,
-}
-
-/// A value of the run file's by its name there.
-fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
-    serde_json::from_value(json!(name)).map_err(|e| e.to_string())
+/// Enough digits that no other digest has them by chance.
+fn head(text: &str) -> Result<String, String> {
+    match text.len() >= 8 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("give at least 8 hexadecimal digits".into()),
+    }
 }
 
 fn main() -> ExitCode {
     let cli = spin_cli::parse::<Cli>();
     spin_cli::run(cli.log, spin_cli::bad_input!(StoreError, ImportError, BadSecret), || match cli.command {
-        Command::Import { source, set, name, limit, rows, rehash, store } => {
-            match import_any(&ImportArgs { source, set, name, limit, rows, rehash, store }) {
-                Err(error) if is_for_later(&error) => {
-                    say(&format!("{error:#}"));
-                    Ok(Exit::Again)
-                }
-                result => result,
-            }
-        }
+        Command::Import(args) => import::run(&args),
         Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
         Command::Show { reference, at } => show(&open(&at)?, &reference),
         Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
         Command::Diff { a, b, at, format } => diff(&open(&at)?, &a, &b, format),
-        Command::Verify { reference, level, at } => verify(&open(&at)?, reference.as_deref(), level),
+        Command::Verify { reference, level, head, trust, at } => {
+            let asked = Asked { level, head, trust };
+            verify(&open(&at)?, reference.as_deref(), &asked)
+        }
+        Command::Extract { reference, out, at } => again::extract(&open(&at)?, &reference, out.as_deref()),
+        Command::Export { reference, format, out, at } => export::run(&open(&at)?, &reference, format, &out),
+        Command::Overlap(args) => overlap::run(&open(&args.at)?, &args),
+        Command::Seal { reference, key, at } => life::seal(&open(&at)?, &reference, &key),
+        Command::Journal { prefix, at, format } => life::journal(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
+        Command::Rm { references, force, at } => life::rm(&open(&at)?, &references, force),
+        Command::Adopt { references, all, at } => life::adopt(&open(&at)?, &references, all),
+        Command::Pin { references, at } => life::pin(&open(&at)?, &references, true),
+        Command::Unpin { references, at } => life::pin(&open(&at)?, &references, false),
+        Command::Gc(args) => life::gc(&open(&args.at)?, &args),
+        Command::Schema => {
+            out(&format!("{}\n", serde_json::to_string_pretty(&spin_store::manifest::schema())?)).map(|()| Exit::Done)
+        }
         Command::Plan { run } => print_plan(&run),
     })
-}
-
-/// Whether an import is to be tried again: another process is at it, or a stop
-/// was asked for.
-fn is_for_later(error: &anyhow::Error) -> bool {
-    use ImportError::{Net, Store};
-    matches!(error.downcast_ref(), Some(StoreError::Locked { .. }))
-        || matches!(error.downcast_ref(), Some(Store(StoreError::Locked { .. }) | Net(NetError::Stopped)))
 }
 
 /// Opens a store that must be there: a look must not create one.
@@ -198,171 +266,6 @@ fn open(at: &At) -> anyhow::Result<Store> {
 fn out(text: &str) -> anyhow::Result<()> {
     spin_cli::out(text);
     Ok(())
-}
-
-/// What `import` was told.
-struct ImportArgs {
-    source: PathBuf,
-    set: Vec<String>,
-    name: Option<String>,
-    limit: Option<usize>,
-    rows: RowArgs,
-    rehash: bool,
-    store: Option<PathBuf>,
-}
-
-impl ImportArgs {
-    /// Ends the program where a flag would be ignored.
-    fn refuse(&self, flags: &[(&str, bool)], why: &str) {
-        for (flag, given) in flags {
-            if *given {
-                let text = format!("{flag} cannot be used with {}: {why}", self.source.display());
-                Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
-            }
-        }
-    }
-}
-
-fn report((artifact, made): &(Artifact, bool)) -> anyhow::Result<()> {
-    let m = &artifact.manifest;
-    let size = if m.rows() > 0 { format!("{} rows", m.rows()) } else { format!("{} bytes", m.bytes()) };
-    say(&format!("{} {} ({size})", if *made { "imported" } else { "already there:" }, m.reference()));
-    let facts = ImportFacts::of(artifact)?;
-    for (reason, n) in &facts.left_out {
-        let hint = if reason == import::LATER_TURNS { "; turns = \"last\" or \"all\" uses them" } else { "" };
-        say(&format!("left out: {n} {reason}{hint}"));
-    }
-    if facts.repeated_rows > 0 {
-        say(&format!("warning: {} rows repeat another row, prompt and answer", facts.repeated_rows));
-    }
-    if facts.repeated_prompts > 0 {
-        say(&format!("warning: {} rows repeat the prompt of another row", facts.repeated_prompts));
-    }
-    if let Some(LeftOutFiles { count, names }) = &facts.left_out_files {
-        let mut names: Vec<String> = names.iter().map(|name| shown(name)).collect();
-        if (names.len() as u64) < *count {
-            names.push("…".into());
-        }
-        say(&format!("left out, because they are no part of a model: {count} ({})", names.join(", ")));
-    }
-    Ok(())
-}
-
-/// What an importer borrows.
-struct Surroundings {
-    holder: String,
-    hub: Settings,
-    stop: Arc<AtomicBool>,
-}
-
-impl Surroundings {
-    fn look() -> anyhow::Result<Surroundings> {
-        let hub = Settings::from_vars(&|name| std::env::var(name).ok())?;
-        Ok(Surroundings { holder: spin_cli::whoami(), hub, stop: spin_cli::stop_flag()? })
-    }
-
-    fn importer<'a>(&'a self, store: &'a Store, rehash: bool) -> Importer<'a> {
-        let context = Context {
-            environment: &spin_cli::environment,
-            holder: &self.holder,
-            stop: &self.stop,
-            watch: &say,
-            ..Context::silent(store)
-        };
-        Importer { rehash, hub: Some(&self.hub), ..Importer::new(context) }
-    }
-}
-
-fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
-    let source = args.source.as_path();
-    let rows = &args.rows;
-    let row_flags = [
-        ("--limit", args.limit.is_some()),
-        ("--turns", rows.turns.is_some()),
-        ("--on-bad-row", rows.on_bad_row.is_some()),
-        ("--preferences", rows.preferences),
-    ];
-    if source.extension().is_some_and(|e| e == "toml") {
-        let why = "a run file says it itself; use --set KEY=VALUE";
-        args.refuse(&row_flags, why);
-        args.refuse(&[("--name", args.name.is_some()), ("--store", args.store.is_some())], why);
-        return import_run(&RunFile::load(source, &args.set)?, args.rehash);
-    }
-    args.refuse(&[("--set", !args.set.is_empty())], "it overrides keys of a run file");
-    let is_model = is_model(source);
-    if is_model {
-        args.refuse(&row_flags, "a model has no rows");
-    } else {
-        args.refuse(&[("--rehash", args.rehash)], "files of rows are always read");
-    }
-    let name = args.name.clone().context("give the artifact a name with --name")?;
-    if !spin_store::store::is_name(&name) {
-        bail!("{name:?} is not a name; use letters, digits, `-`, `_`, `.` and `/`");
-    }
-    let store = Store::open(args.store.as_deref().unwrap_or(Path::new("data")))?;
-    let surroundings = Surroundings::look()?;
-    let importer = surroundings.importer(&store, args.rehash);
-    let made = if is_model {
-        let _lock = importer.lock(Kind::Model, &name)?;
-        // A directory without weights is one that starts from nothing.
-        let (artifact, made, _) = importer.model(&name, source, None, Name::is_meant(source))?;
-        (artifact, made)
-    } else {
-        let config = SourceConfig {
-            limit: args.limit.unwrap_or_default(),
-            turns: rows.turns.unwrap_or_default(),
-            on_bad_row: rows.on_bad_row.unwrap_or_default(),
-            ..SourceConfig::new(source)
-        };
-        let kind = if rows.preferences { Kind::Preferences } else { Kind::Demonstrations };
-        let _lock = importer.lock(kind, &name)?;
-        importer.rows_of(kind, &name, &config, &importer.files(source, None)?)?
-    };
-    report(&made)?;
-    Ok(Exit::Done)
-}
-
-/// Whether a path is a model's directory, rather than one of rows or a file.
-fn is_model(source: &Path) -> bool {
-    if Name::is_meant(source) {
-        return !matches!(Name::of_path(source), Ok(Some(name)) if !name.is_model());
-    }
-    let is_adapter = |name: &str| source.join(name).exists();
-    ["adapter_config.json", "adapter_model.safetensors"].into_iter().any(is_adapter)
-        || (source.is_dir() && !import::is_data_dir(source))
-}
-
-fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
-    let store = Store::open(&run.store_dir())?;
-    let surroundings = Surroundings::look()?;
-    let importer = surroundings.importer(&store, rehash);
-    let mut prompts = Vec::new();
-    let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };
-    for &split in splits {
-        let made = importer.demonstrations(run, split)?;
-        report(&made)?;
-        let rows = Demonstration::read_all(&made.0)?;
-        prompts.push(rows.iter().map(|r| format!("{:?}", r.prompt)).collect::<std::collections::BTreeSet<_>>());
-    }
-    let shared = match prompts.as_slice() {
-        [train, test] => train.intersection(test).count(),
-        _ => 0,
-    };
-    if shared > 0 {
-        say(&format!("warning: {shared} prompts stand in both data.train and data.test: scores will flatter"));
-    }
-    for baseline in run.baseline.iter().filter(|b| b.preferences.is_some()) {
-        report(&importer.preferences(run, &baseline.name)?)?;
-    }
-    if run.data.is_some() {
-        // What the test rows cannot serve ends here, not after the last training.
-        let graph = Graph::new(run, &store);
-        let tasks = graph.bench_tasks()?.join(", ");
-        let why = if run.bench.tasks.is_some() { "" } else { ", as the test rows allow" };
-        say(&format!("bench.tasks: {tasks}{why}"));
-    }
-    report(&importer.base(run)?)?;
-    Ok(Exit::Done)
 }
 
 fn print_plan(args: &spin_cli::RunArgs) -> anyhow::Result<Exit> {

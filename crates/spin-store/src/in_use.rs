@@ -1,0 +1,64 @@
+//! A lock that says a store is open: shared by all who look and work, taken alone by
+//! who collects what nobody needs.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Result, StoreError};
+use crate::store::Store;
+
+const FILE: &str = ".in-use";
+
+/// Whether a file system says that it has no locks: NFS without its daemon, some
+/// parallel ones. Publishing does not need them, see [`Store::publish`].
+pub(crate) fn has_none(error: &std::io::Error) -> bool {
+    // ENOLCK and EOPNOTSUPP of Linux.
+    error.kind() == std::io::ErrorKind::Unsupported || matches!(error.raw_os_error(), Some(37 | 38 | 95))
+}
+
+/// Takes the shared lock; nobody has one in a store that cannot be written, or on a
+/// file system without locks.
+pub(crate) fn shared(root: &Path) -> Option<Arc<File>> {
+    let path = root.join(FILE);
+    let file = File::open(&path)
+        .or_else(|_| OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path))
+        .ok()?;
+    file.lock_shared().ok()?;
+    Some(Arc::new(file))
+}
+
+/// Held while a store is one process's alone.
+#[derive(Debug)]
+pub struct Alone<'a> {
+    file: &'a File,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let _ = self.file.lock_shared();
+    }
+}
+
+impl Store {
+    /// Takes the store alone, for as long as the answer lives.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while anybody else has it open; when it cannot be
+    /// locked at all.
+    pub fn alone(&self) -> Result<Alone<'_>> {
+        let path = self.root().join(FILE);
+        let Some(file) = self.in_use.as_deref() else {
+            let problem = "cannot be locked, so nobody knows who else uses the store";
+            return Err(StoreError::corrupt(&path, problem, "collect where the file system has locks"));
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Alone { file }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let _ = file.lock_shared();
+                Err(StoreError::locked(path, "a program that has the store open"))
+            }
+            Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("lock", path)(e)),
+        }
+    }
+}
