@@ -87,6 +87,10 @@ golden-check PYTHON="python3": build
 parity WHAT="bench" PYTHON="python3": build
     tests/parity/run.sh {{ PYTHON }}
 
+# Read exports of a store with pandas, DuckDB, polars, datasets, TRL and mlcroissant, and compare
+exports STORE PAIRS MODEL PYTHON="python3": build
+    {{ PYTHON }} tests/parity/exports.py {{ STORE }} {{ PAIRS }} {{ MODEL }} --programs "{{ bin }}"
+
 # Measure against the peer, into docs/bench: `just bench fit|score|sample|pair|store [PYTHON] [FLAGS]`; PYTHON has torch, transformers and, for the first two, trl or lm_eval; for pair pandas and datasets
 bench WHAT PYTHON="python3" *FLAGS: build
     tests/bench/run.sh {{ WHAT }} {{ PYTHON }} {{ FLAGS }}

@@ -68,6 +68,7 @@ def main():
     same("pandas, JSON lines", pandas.read_json(out / "jsonl/data/train.jsonl", lines=True).to_dict("records"))
     import datasets
 
+    datasets.disable_progress_bars()
     for layout in ["trl", "jsonl"]:
         loaded = datasets.load_dataset(str(out / layout), split="train", cache_dir=str(out / "cache"))
         same(f"datasets {datasets.__version__}, {layout}", loaded.to_list())

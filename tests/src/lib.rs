@@ -2,4 +2,5 @@
 
 pub mod demo;
 pub mod measure;
+pub mod mutate;
 pub mod words;

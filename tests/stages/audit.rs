@@ -174,6 +174,26 @@ fn false_rows_are_found_by_reading_them() {
     seen(label, "rows", &["says spin.identity = 1111"]);
 }
 
+/// Parts of two tables exchanged, with digests to fit or not.
+#[test]
+fn swapped_parts_are_found() {
+    let [train, test] = ["train", "test"].map(|split| format!("store/demonstrations/tiny/{split}/v1"));
+    let part = |project: &Project, dir: &str| project.path(dir).join("part-00000.parquet");
+    let swap = |project: &Project| {
+        let kept = fs::read(part(project, &train)).unwrap();
+        fs::copy(part(project, &test), part(project, &train)).unwrap();
+        fs::write(part(project, &test), kept).unwrap();
+    };
+    seen(swap, "hash", &["demonstrations/tiny/train@v1", "its manifest says"]);
+    let forged = |project: &Project| {
+        swap(project);
+        for dir in [&train, &test] {
+            record(project, dir, true);
+        }
+    };
+    seen(forged, "rows", &["demonstrations/tiny/train@v1", "says spin.identity = "]);
+}
+
 /// As the original's data sets had every row.
 #[test]
 fn doubled_rows_are_found() {

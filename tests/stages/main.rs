@@ -24,6 +24,7 @@
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `journal`: what is deleted, forged or put there, the run file in every manifest, stages done again
 //! - `journeys`: bundles and what others read
+//! - `mutations`: inputs that nobody wrote
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
 //! - `streams`: full and closed streams, readers that leave, signals, odd names
@@ -48,6 +49,7 @@ mod leaderboard;
 mod logs;
 mod loop_runs;
 mod models;
+mod mutations;
 mod old_store;
 mod preferences;
 mod preflight;

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use spin_run::run::{PromptFate, TemplateConfig};
 use spin_run::schema::{Demonstration, Row};
 use spin_store::table;
@@ -70,10 +71,15 @@ impl<'a> Chunks<'a> {
 
     fn read(&self, number: usize) -> Result<Chunk> {
         let rows = Demonstration::read_part(&self.parts[number])?;
-        let (mut real, mut overlong) = (Vec::with_capacity(rows.len()), 0);
-        for row in &rows {
+        let in_tokens = |row: &Demonstration| {
             let in_row = |error: TextError| error.in_row(&row.row_id, &self.table);
-            let (mut prompt_ids, real_ids) = self.codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)?;
+            self.codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)
+        };
+        // What takes the most time; of several bad rows the first is named.
+        let tokens: Vec<_> = rows.par_iter().map(in_tokens).collect();
+        let (mut real, mut overlong) = (Vec::with_capacity(rows.len()), 0);
+        for (row, tokens) in rows.iter().zip(tokens) {
+            let (mut prompt_ids, real_ids) = tokens?;
             match self.template.prompt(prompt_ids.clone(), self.context) {
                 // What is cut was sampled from what is left of it.
                 PromptFate::Used(cut, _) => prompt_ids = cut,

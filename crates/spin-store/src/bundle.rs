@@ -91,7 +91,10 @@ pub fn write(artifacts: &[Artifact], root: &Artifact, path: &Path) -> Result<u64
         return Err(StoreError::corrupt(path, "is there already", "give another name, or remove it"));
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(dir).map_err(StoreError::io("create a temporary file in", dir))?;
+    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
+    let mut builder = tempfile::Builder::new();
+    let temporary = builder.prefix(".tmp-").permissions(mode).tempfile_in(dir);
+    let temporary = temporary.map_err(StoreError::io("create a temporary file in", dir))?;
     let failed = || StoreError::io("write", path);
     let mut tar = tar::Builder::new(BufWriter::new(temporary.as_file()));
     let mut add = |name: &str, bytes: u64, data: &mut dyn Read| {

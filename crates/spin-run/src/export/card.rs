@@ -137,6 +137,7 @@ fn context() -> Value {
         "conformsTo": "dct:conformsTo", "cr": "http://mlcommons.org/croissant/",
         "rai": "http://mlcommons.org/croissant/RAI/", "data": {"@id": "cr:data", "@type": "@json"},
         "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "dct": "http://purl.org/dc/terms/",
+        "equivalentProperty": "cr:equivalentProperty", "samplingRate": "cr:samplingRate",
         "examples": {"@id": "cr:examples", "@type": "@json"}, "extract": "cr:extract", "field": "cr:field",
         "fileProperty": "cr:fileProperty", "fileObject": "cr:fileObject", "fileSet": "cr:fileSet",
         "format": "cr:format", "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset",

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use candle_core::Device;
-use serde_json::{Map, json};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
 use spin_model::{CausalLm, ModelConfig};
 use spin_run::graph::{Graph, Product, Split};
 use spin_run::run::RunFile;
@@ -24,14 +25,39 @@ pub struct Table {
     rows_per_part: usize,
 }
 
+/// Digits apart, as the tokenizer has them.
+fn spaced(number: u64) -> String {
+    number.to_string().chars().map(String::from).collect::<Vec<_>>().join(" ")
+}
+
+/// Digits of the golden ratio's multiples: texts that do not compress to nothing.
+fn mixed(i: usize) -> u64 {
+    (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 fn prompt(i: usize) -> String {
-    // Digits of the golden ratio's multiples: texts that do not compress to nothing.
-    let mixed = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    format!("how many are {} and {} of {i}?", mixed % 9973, (mixed >> 20) % 99_991)
+    format!("how many are {} and {} of {} ?", spaced(mixed(i) % 9973), spaced((mixed(i) >> 20) % 991), spaced(i as u64))
 }
 
 fn answer(i: usize) -> String {
-    format!("there are {} of them", (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)
+    format!("there are {} of them", spaced(mixed(i) >> 40))
+}
+
+/// A tokenizer of the words above: what is measured is the store, not a tokenizer.
+fn tokenizer() -> Value {
+    let special = ["<|pad|>", "<|bos|>", "<|eos|>"];
+    let words = "<|unk|> how many are and of ? there them no 0 1 2 3 4 5 6 7 8 9";
+    let vocab: Map<String, Value> =
+        special.into_iter().chain(words.split(' ')).enumerate().map(|(id, word)| (word.into(), json!(id))).collect();
+    let added = special.iter().enumerate().map(|(id, content)| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    });
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Value>(),
+        "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<|unk|>"},
+    })
 }
 
 impl Table {
@@ -46,15 +72,16 @@ impl Table {
         out.flush()?;
         fs::write(dir.join("test.jsonl"), format!("{}\n", json!({"prompt": "a", "response": "b"})))?;
         let demo = Path::new("data/raw/demo/model");
-        for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"] {
+        for file in ["tokenizer_config.json", "generation_config.json", "config.json"] {
             fs::copy(demo.join(file), dir.join("model").join(file)).context("run it in the project's directory")?;
         }
+        fs::write(dir.join("model/tokenizer.json"), tokenizer().to_string())?;
         CausalLm::init(&ModelConfig::load(demo)?, 1, &Device::Cpu)?.save(&dir.join("model"))?;
         fs::write(
             dir.join("run.toml"),
             format!(
                 "run = \"big\"\nseed = 1\nstore = \"store\"\n[model]\npath = \"model\"\n[data]\ntrain = {{ path = \
-                 \"train.jsonl\" }}\ntest = {{ path = \"test.jsonl\" }}\n[bench]\ntasks = [\"nll\"]\n[sample]\nrows_per_part = \
+                 \"train.jsonl\" }}\ntest = {{ path = \"test.jsonl\" }}\n[template]\nmax_prompt_length = 60\nmax_length = 100\n[bench]\ntasks = [\"nll\"]\n[sample]\nrows_per_part = \
                  {rows_per_part}\n[[iteration]]\n"
             ),
         )?;
@@ -96,23 +123,28 @@ impl Table {
                     Ok(())
                 };
                 for path in &parts {
-                    for row in Demonstration::read_part(path)? {
-                        let is_identical = number % IDENTICAL == 0;
-                        let text = match number {
-                            _ if is_identical => row.response.clone(),
-                            n if n % LONG == 1 => "no ".repeat(400),
-                            n => answer(n + 1),
+                    let rows = Demonstration::read_part(path)?;
+                    let all: Vec<_> = rows
+                        .par_iter()
+                        .map(|row| codec.exchange_ids(&row.prompt, &row.response))
+                        .collect::<Result<_, _>>()?;
+                    for (i, (row, (prompt_ids, own))) in rows.iter().zip(&all).enumerate() {
+                        // The opponent says what is right for another row.
+                        let (other, said) = (&rows[(i + 1) % rows.len()], &all[(i + 1) % rows.len()].1);
+                        let (response, response_ids) = match number {
+                            n if n % IDENTICAL == 0 => (row.response.clone(), own.clone()),
+                            n if n % LONG == 1 => ("no ".repeat(100), [vec![13; 100], vec![2]].concat()),
+                            _ => (other.response.clone(), said.clone()),
                         };
-                        kept += usize::from(!is_identical && number % LONG != 1 && text != row.response);
-                        let response_ids = codec.response_ids(&row.prompt, &text)?;
+                        kept += usize::from(number % LONG != 1 && response_ids != *own);
                         let logps = vec![-0.5_f32; response_ids.len()];
                         waiting.push(Sample {
-                            row_id: row.row_id,
+                            row_id: row.row_id.clone(),
                             sample_index: 0,
-                            prompt_ids: codec.prompt_ids(&row.prompt)?,
+                            prompt_ids: prompt_ids.clone(),
                             logps: -0.5 * response_ids.len() as f64,
                             response_ids,
-                            response: text,
+                            response,
                             finish_reason: "stop".into(),
                             token_logps: logps.clone(),
                             token_sampling_logps: logps,

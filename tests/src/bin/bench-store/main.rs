@@ -179,7 +179,7 @@ fn pair(
         for who in ["pandas", "datasets"] {
             let mut command = Command::new(python);
             command.arg(peer).arg(who).arg(place.join("store/samples/big/iter-0/v1")).arg(place.join("tokens.parquet"));
-            command.arg(place.join(format!("{who}.parquet"))).arg("1024");
+            command.arg(place.join(format!("{who}.parquet"))).arg("100");
             // What datasets keeps from run to run would answer for it.
             command.env("HF_HOME", place.join(format!("hf-{turn}")));
             let (cost, text) = measure(&mut command)?;
