@@ -159,10 +159,13 @@ fn target(name: &str, dir: &Path) -> anyhow::Result<(Vec<u8>, Read)> {
             let good = fs::read(fixture.join("store/pairs/tiny/iter-0/v1/manifest.json"))?;
             let dir = dir.to_path_buf();
             (
-                good,
+                good.clone(),
                 Box::new(move |bytes| {
                     fs::write(dir.join("manifest.json"), bytes)?;
-                    read_as(Manifest::read(&dir))
+                    Manifest::read(&dir)?;
+                    // Nothing but what was written is a manifest.
+                    assert!(bytes == good, "an altered manifest is read");
+                    Ok(())
                 }),
             )
         }

@@ -111,6 +111,19 @@ impl Recovered {
         for include in &mut self.run.eval.include {
             *include = absolute(include);
         }
+        // Adapters to start from, wherever a table names one.
+        for fit in [Some(&mut self.run.fit), self.run.sft.as_mut()].into_iter().flatten() {
+            if let Some(from) = fit.lora.as_mut().and_then(|lora| lora.from.as_mut()) {
+                *from = absolute(from);
+            }
+        }
+        let tables = self.run.iteration.iter_mut().map(|one| &mut one.fit);
+        for fit in tables.chain(self.run.baseline.iter_mut().map(|one| &mut one.fit)) {
+            let from = fit.get_mut("lora").and_then(|lora| lora.get_mut("from"));
+            if let Some(toml::Value::String(from)) = from {
+                *from = absolute(Path::new(from)).to_string_lossy().into_owned();
+            }
+        }
         let text = self.to_toml().map_err(|e| StoreError::run(path, format!("cannot be written as TOML ({e})")))?;
         spin_store::fsutil::write_atomic(path, text.as_bytes())?;
         let run = RunFile::load(path, &[])?;

@@ -24,6 +24,7 @@ use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::fault;
 use crate::fsutil;
+use crate::manifest::LAYOUT;
 use crate::store::Store;
 
 /// The file's name in the store.
@@ -274,6 +275,9 @@ impl Store {
         let path: PathBuf = self.root().join(FILE_NAME);
         if !path.exists() {
             self.begin_journal(&path, at)?;
+        } else if self.layout()? < LAYOUT {
+            // Whoever began it was killed before it said so.
+            self.raise_layout()?;
         }
         let failed = |action| StoreError::io(action, &path);
         let bytes = fs::read(&path).map_err(failed("read"))?;
@@ -410,6 +414,15 @@ mod tests {
             }
         });
         assert_eq!(store.journal().unwrap().unwrap().entries.len(), 40);
+    }
+
+    /// Killed between the first journal and the layout that promises one.
+    #[test]
+    fn a_store_that_has_a_journal_says_so() {
+        let (_dir, store) = store();
+        fs::write(store.root().join("STORE.json"), "{\"layout\":1,\"made_by\":\"spin-store\"}\n").unwrap();
+        store.note(None, vec![note(Event::Published, "a", "1")]).unwrap();
+        assert_eq!((store.layout().unwrap(), store.journal().unwrap().unwrap().entries.len()), (LAYOUT, 1));
     }
 
     #[test]
