@@ -63,6 +63,24 @@ fn nothing_is_deleted_forged_or_put_there_unseen() {
     fs::write(project.path("store/model/tiny/base/v1/manifest.json"), before).unwrap();
     project.run(VERIFY);
 
+    // Who adopts what they forged is seen from a head of before, and from a child.
+    let journal = fs::read(project.path("store/JOURNAL.jsonl")).unwrap();
+    let before = fs::read(project.path("store/model/tiny/base/v1/manifest.json")).unwrap();
+    forge(&project, "store/model/tiny/base/v1", forged);
+    project.run("spin-store adopt model/tiny/base@v1 --store store");
+    project.fails(VERIFY, 4, &["another manifest than it was made from"]);
+    project.fails(&with_head, 4, &[&format!("had another model/tiny/base@v1 when its head was {head}")]);
+    fs::write(project.path("store/model/tiny/base/v1/manifest.json"), before).unwrap();
+    fs::write(project.path("store/JOURNAL.jsonl"), journal).unwrap();
+    project.run(&with_head);
+    // A false SHA-256 beside a true BLAKE3.
+    let manifest = project.path("store/metrics/tiny/iter-0/v1/manifest.json");
+    let before = fs::read(&manifest).unwrap();
+    forge(&project, "store/metrics/tiny/iter-0/v1", |manifest| manifest.files[0].sha256 = Some("0".repeat(64)));
+    project.fails("spin-store verify --store store", 4, &["does not have the SHA-256 in its manifest"]);
+    fs::write(&manifest, before).unwrap();
+    project.fails("spin-store rm model/typo@v9 --store store", 3, &["no artifact model/typo@v9"]);
+
     // One that others were made from is not removed by mistake.
     project.fails("spin-store rm model/tiny/base@v1 --store store", 3, &["are made from it", "remove those first"]);
 

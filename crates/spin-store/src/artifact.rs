@@ -74,19 +74,19 @@ impl Artifact {
     /// # Errors
     /// As [`verify`](Self::verify), of these files.
     pub fn verified_where(&self, is_read: impl Fn(&str) -> bool) -> Result<Verified> {
-        match self.manifest.files.iter().filter(|file| is_read(&file.path)).find_map(|file| self.problem(file)) {
+        match self.manifest.files.iter().filter(|file| is_read(&file.path)).find_map(|file| self.problem(file, false)) {
             None => Ok(Verified(self.clone())),
             Some(first) => Err(first),
         }
     }
 
-    /// Checks every file against the manifest: present, same size, same
+    /// Checks every file against the manifest: present, same size, same BLAKE3
     /// digest, and nothing besides.
     ///
     /// # Errors
     /// The first file that differs, or that cannot be read.
     pub fn verify(&self) -> Result<()> {
-        match self.problems().into_iter().next() {
+        match self.problems_of(false).into_iter().next() {
             None => Ok(()),
             Some(first) => Err(first),
         }
@@ -95,7 +95,13 @@ impl Artifact {
     /// All differences between the files and the manifest, and what could not
     /// be checked: [`StoreError::is_difference`] tells which is which.
     pub fn problems(&self) -> Vec<StoreError> {
-        let mut problems: Vec<StoreError> = self.manifest.files.iter().filter_map(|file| self.problem(file)).collect();
+        self.problems_of(true)
+    }
+
+    /// The same; SHA-256, which nothing is found by, only where that is asked for.
+    fn problems_of(&self, with_sha256: bool) -> Vec<StoreError> {
+        let files = self.manifest.files.iter();
+        let mut problems: Vec<StoreError> = files.filter_map(|file| self.problem(file, with_sha256)).collect();
         for entry in WalkDir::new(&self.dir).sort_by_file_name() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -118,13 +124,17 @@ impl Artifact {
     }
 
     /// How a file differs from its entry, or why that cannot be told.
-    fn problem(&self, file: &FileEntry) -> Option<StoreError> {
+    fn problem(&self, file: &FileEntry, with_sha256: bool) -> Option<StoreError> {
         let path = self.dir.join(&file.path);
         let differs = |problem: String| {
             let remedy = format!("delete {} and run its stage again, or restore it from a copy", self.dir.display());
             Some(StoreError::corrupt(&path, problem, remedy))
         };
-        match digest::of_file(&path) {
+        let digests = match file.sha256.as_ref().filter(|_| with_sha256) {
+            Some(_) => digest::both_of_file(&path).map(|both| (both.blake3, both.bytes, Some(both.sha256))),
+            None => digest::of_file(&path).map(|(blake3, bytes)| (blake3, bytes, None)),
+        };
+        match digests {
             Err(StoreError::Io { .. }) if matches!(path.symlink_metadata(), Err(e) if is_gone(&e)) => {
                 differs("is missing".into())
             }
@@ -132,10 +142,13 @@ impl Artifact {
             // A disk or a permission is no difference: nothing is known of the
             // file, and it may be as good as ever.
             Err(error) => Some(error),
-            Ok((_, bytes)) if bytes != file.bytes => {
+            Ok((_, bytes, _)) if bytes != file.bytes => {
                 differs(format!("has {bytes} bytes, its manifest says {}", file.bytes))
             }
-            Ok((blake3, _)) if blake3 != file.blake3 => differs("does not have the digest in its manifest".into()),
+            Ok((blake3, ..)) if blake3 != file.blake3 => differs("does not have the digest in its manifest".into()),
+            Ok((_, _, Some(sha256))) if Some(&sha256) != file.sha256.as_ref() => {
+                differs("does not have the SHA-256 in its manifest".into())
+            }
             Ok(_) => None,
         }
     }

@@ -178,7 +178,11 @@ pub fn take(store: &Store, path: &Path, at: Option<&str>) -> Result<Taken> {
         if !is_listed || name != format!("{place}/{}", manifest::FILE_NAME) || !crate::store::is_name(&manifest.name) {
             return Err(bad(format!("holds {name:?} where the manifest of {reference} belongs")));
         }
-        let known = store.get(&reference.parse()?).ok();
+        let known = match store.get(&reference.parse()?) {
+            Ok(known) => Some(known),
+            Err(StoreError::Missing { .. }) => None,
+            Err(error) => return Err(error),
+        };
         if known.as_ref().is_some_and(|known| known.manifest.seal != manifest.seal) {
             let problem = format!("holds {reference}, and the store has another artifact of that name");
             return Err(StoreError::corrupt(path, problem, "import it into a store of its own, with --store"));
@@ -200,12 +204,17 @@ pub fn take(store: &Store, path: &Path, at: Option<&str>) -> Result<Taken> {
         }
         match known {
             Some(known) => {
-                known.verify()?;
+                known.problems().into_iter().next().map_or(Ok(()), Err)?;
                 taken.known += 1;
             }
             None => {
                 let staged = Artifact { dir: staging.path().into(), manifest };
-                staged.verify().map_err(|error| bad(format!("holds another {reference} than it lists ({error})")))?;
+                staged
+                    .problems()
+                    .into_iter()
+                    .next()
+                    .map_or(Ok(()), Err)
+                    .map_err(|error| bad(format!("holds another {reference} than it lists ({error})")))?;
                 settle(store, staged, staging, at)?;
                 taken.imported.push(reference.clone());
             }
@@ -229,8 +238,18 @@ fn settle(store: &Store, staged: Artifact, dir: tempfile::TempDir, at: Option<&s
     let m = &staged.manifest;
     let parent = store.name_dir(m.kind, &m.name);
     fsutil::create_dir_all(&parent)?;
-    store.note(at, vec![Note::of(Event::Publishing, &staged)])?;
+    let _lock = store.lock_versions(m.kind, &m.name, "")?;
     let to = parent.join(format!("v{}", m.version));
+    if to.exists() {
+        let problem = "is there already, and was not when the import began";
+        return Err(StoreError::corrupt(&to, problem, "import the bundle again"));
+    }
+    for entry in walkdir::WalkDir::new(dir.path()).into_iter().filter_map(Result::ok) {
+        if entry.file_type().is_dir() {
+            fsutil::sync_dir(entry.path())?;
+        }
+    }
+    store.note(at, vec![Note::of(Event::Publishing, &staged)])?;
     fault::point("rename", &to).and_then(|()| fs::rename(dir.path(), &to)).map_err(StoreError::io("publish", &to))?;
     let _ = dir.keep();
     fsutil::sync_dir(&parent)?;

@@ -180,6 +180,39 @@ impl Journal {
         self.entries.iter().any(|entry| entry.digest.starts_with(head))
     }
 
+    /// What the journal had when its head was this and is not so now, though nobody
+    /// removed it on purpose: `found` as for `verify`.
+    ///
+    /// # Errors
+    /// When it never had this head.
+    pub fn denied(&self, store: &Store, head: &str, found: &BTreeMap<String, String>) -> Result<Vec<StoreError>> {
+        let path = store.root().join(FILE_NAME);
+        let Some(until) = self.entries.iter().position(|entry| entry.digest.starts_with(head)) else {
+            let problem = format!("never had the head {head}: it was written anew, or is another store's");
+            return Err(StoreError::corrupt(&path, problem, "restore the store from a copy"));
+        };
+        let then: BTreeMap<&str, &Entry> =
+            self.entries[..=until].iter().map(|entry| (entry.artifact.as_str(), entry)).collect();
+        let now = self.last();
+        let is_removed = |artifact: &str| matches!(now[artifact].event, Event::Removing | Event::Removed);
+        let denied = then.into_iter().filter(|(artifact, entry)| {
+            let was_there = matches!(entry.event, Event::Published | Event::Adopted);
+            was_there && found.get(*artifact) != Some(&entry.seal) && !is_removed(artifact)
+        });
+        let say = |(artifact, _): (&str, &Entry)| {
+            let problem =
+                format!("had another {artifact} when its head was {head}: it was made, or written, anew since");
+            StoreError::corrupt(&path, problem, "restore it from a copy; what was said of it then is not of this one")
+        };
+        Ok(denied.map(say).collect())
+    }
+
+    /// Whether this was published under that seal, by a stage or from a bundle.
+    pub(crate) fn has_published(&self, artifact: &str, seal: &str) -> bool {
+        let is_one = |entry: &&Entry| matches!(entry.event, Event::Publishing | Event::Published);
+        self.entries.iter().filter(is_one).any(|entry| entry.artifact == artifact && entry.seal == seal)
+    }
+
     /// The last entry about each artifact.
     pub fn last(&self) -> BTreeMap<&str, &Entry> {
         self.entries.iter().map(|entry| (entry.artifact.as_str(), entry)).collect()

@@ -265,6 +265,9 @@ impl Manifest {
         if let Some(outside) = manifest.files.iter().find(|file| !is_inside(&file.path)) {
             return Err(corrupt(format!("lists {:?}, which is no file of an artifact", outside.path)));
         }
+        if manifest.version == 0 || manifest.files.iter().any(|file| file.path == FILE_NAME) {
+            return Err(corrupt("is of version 0, or lists itself".into()));
+        }
         if content_of(&manifest.files) != manifest.content {
             return Err(corrupt("lists files that do not give its content digest".into()));
         }

@@ -65,6 +65,12 @@ impl Store {
         self.locks()?.lock_within(&format!("{}.import", flat(kind, name)), holder, limit, on_wait)
     }
 
+    /// The right to add or remove versions of a name.
+    pub(crate) fn lock_versions(&self, kind: Kind, name: &str, whose: &str) -> Result<NameLock> {
+        let holder = format!("process {}{whose}", std::process::id());
+        self.locks()?.lock_within(&format!("{}.publish", flat(kind, name)), &holder, PATIENCE, &mut |_| {})
+    }
+
     /// Publishes an assembled directory as the next version of the recipe's
     /// name: digests and syncs every file, writes the manifest last, and
     /// renames the whole into place. A reader sees all of it or nothing.
@@ -116,9 +122,7 @@ impl Store {
         let parent = self.name_dir(recipe.kind, &recipe.name);
         fsutil::create_dir_all(&parent)?;
         let host = environment.get("host").and_then(Value::as_str).map(|host| format!(" on {host}"));
-        let holder = format!("process {}{}", std::process::id(), host.unwrap_or_default());
-        let name = format!("{}.publish", flat(recipe.kind, &recipe.name));
-        let _lock = self.locks()?.lock_within(&name, &holder, PATIENCE, &mut |_| {})?;
+        let _lock = self.lock_versions(recipe.kind, &recipe.name, &host.unwrap_or_default())?;
         if let Some(found) = find(self)? {
             return Ok(found);
         }

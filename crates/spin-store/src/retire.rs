@@ -53,10 +53,16 @@ impl Store {
             let problem = format!("{} artifacts are made from it, {} among them", children.len(), children[0]);
             return Err(StoreError::corrupt(&dir, problem, "remove those first"));
         }
+        self.refuse_links(reference.kind, &format!("{}/v{number}", reference.name))?;
+        let _lock = self.lock_versions(reference.kind, &reference.name, "")?;
         let artifact = self.load_listed(&(reference.kind, reference.name.clone(), number));
         let seal = artifact.as_ref().map(|artifact| artifact.manifest.seal.clone()).unwrap_or_default();
         let note = |event| Note { event, artifact: name.clone(), seal: seal.clone() };
-        if fs::symlink_metadata(&dir).is_err() {
+        if matches!(fs::symlink_metadata(&dir), Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
+            if !self.journal()?.is_some_and(|journal| journal.last().contains_key(name.as_str())) {
+                let (store, remedy) = (self.root().to_path_buf(), "`spin-store ls` shows what there is".into());
+                return Err(StoreError::Missing { reference: name, store, remedy });
+            }
             self.note(at, vec![note(Event::Removed)])?;
             return Ok(Removal::Noted);
         }
@@ -81,12 +87,13 @@ impl Store {
         let last = journal.last();
         let is_known = |artifact: &Artifact| {
             last.get(artifact.reference().as_str()).is_some_and(|entry| {
-                entry.seal == artifact.manifest.seal && !matches!(entry.event, Event::Removed | Event::Removing)
+                // One whose publication was killed half way is there by chance until then.
+                entry.seal == artifact.manifest.seal && matches!(entry.event, Event::Published | Event::Adopted)
             })
         };
         let unknown: Vec<Artifact> = artifacts.into_iter().filter(|artifact| !is_known(artifact)).collect();
         for artifact in &unknown {
-            artifact.verify()?;
+            artifact.problems().into_iter().next().map_or(Ok(()), Err)?;
         }
         let notes = unknown.iter().map(|artifact| Note::of(Event::Adopted, artifact)).collect();
         self.note(at, notes)?;

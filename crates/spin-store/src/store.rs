@@ -105,7 +105,7 @@ pub fn is_name(name: &str) -> bool {
         !part.is_empty()
             && !part.starts_with('.')
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-            && version_number(part).is_none()
+            && !is_version(part)
     })
 }
 
@@ -250,7 +250,7 @@ impl Store {
 
     /// Refuses a path below a kind's directory with a link in it: a walk of the
     /// store follows none, and so no reader may.
-    fn refuse_links(&self, kind: Kind, below: &str) -> Result<()> {
+    pub(crate) fn refuse_links(&self, kind: Kind, below: &str) -> Result<()> {
         let mut path = self.root.join(kind.dir());
         for part in below.split('/') {
             path.push(part);

@@ -14,17 +14,14 @@ use crate::kind::Kind;
 use crate::manifest;
 use crate::store::{Artifact, Store, is_version, version_number};
 
-/// What is wrong with the directories of a store; of versions that its journal
-/// has, the journal tells whether they may be gone.
+/// What is wrong with the directories of a store. Where there is a journal, it
+/// tells which versions may be gone: a bundle may bring the second without the
+/// first.
 ///
 /// # Errors
 /// When its own directory cannot be read.
 pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<StoreError>> {
-    let last = journal.map(Journal::last).unwrap_or_default();
-    let is_told = |dir: &Path, version: u32| {
-        let name = dir.strip_prefix(store.root()).ok().and_then(Path::to_str).unwrap_or_default();
-        last.contains_key(format!("{name}@v{version}").as_str())
-    };
+    let is_told = journal.is_some();
     let mut problems = Vec::new();
     for entry in fs::read_dir(store.root()).map_err(StoreError::io("read", store.root()))? {
         let path = entry.map_err(StoreError::io("read", store.root()))?.path();
@@ -32,7 +29,7 @@ pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<S
         if Kind::ALL.iter().any(|kind| kind.dir() == name) {
             // A whole kind may lie on another disk.
             if path.is_dir() {
-                below_a_kind(&path, &is_told, &mut problems);
+                below_a_kind(&path, is_told, &mut problems);
             } else {
                 problems.push(StoreError::corrupt(&path, "is no directory", "move it out of the store"));
             }
@@ -48,7 +45,7 @@ pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<S
     Ok(problems)
 }
 
-fn below_a_kind(dir: &Path, is_told: &dyn Fn(&Path, u32) -> bool, problems: &mut Vec<StoreError>) {
+fn below_a_kind(dir: &Path, is_told: bool, problems: &mut Vec<StoreError>) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(e) => return problems.push(StoreError::io("read", dir)(e)),
@@ -82,7 +79,7 @@ fn below_a_kind(dir: &Path, is_told: &dyn Fn(&Path, u32) -> bool, problems: &mut
     }
     versions.sort_unstable();
     let last = versions.last().copied().unwrap_or(0);
-    for missing in (1..last).filter(|version| !versions.contains(version) && !is_told(dir, *version)) {
+    for missing in (1..last).filter(|version| !is_told && !versions.contains(version)) {
         let problem = format!("has a version {last} and no version {missing}: it was deleted");
         problems.push(StoreError::corrupt(dir, problem, "restore it from a copy; what was made from it is unproven"));
     }

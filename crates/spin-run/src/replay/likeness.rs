@@ -142,6 +142,8 @@ fn apart(a: &Artifact, b: &Artifact) -> Result<Option<String>> {
     }
     Ok(a.iter().zip(&b).find_map(|((name, n, x, v), (_, m, y, w))| {
         let limit = NOISE * (v / n + w / m).sqrt() + 1e-6 * x.abs();
-        ((x - y).abs() > limit).then(|| format!("the mean of {name} was {x:.6}, is {y:.6}"))
+        // What is not a number is near nothing.
+        let is_near = limit.is_finite() && (x - y).abs() <= limit;
+        (!is_near).then(|| format!("the mean of {name} was {x:.6}, is {y:.6}"))
     }))
 }

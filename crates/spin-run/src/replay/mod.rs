@@ -52,8 +52,13 @@ pub fn jobs(store: &Store, artifacts: &[Artifact]) -> (Vec<Job>, Vec<LeftOut>) {
         let mut leave = |why: String, is_import| {
             left_out.push(LeftOut { artifact: artifact.reference(), why, is_import });
         };
-        if [Maker::ImportRows, Maker::ImportModel].iter().any(|maker| maker.name() == m.stage.name) {
-            leave("was imported".into(), true);
+        // What says so must look so: made of files from outside alone.
+        let is_import = matches!(m.kind, Kind::Demonstrations | Kind::Preferences | Kind::Model)
+            && m.stage.name == Maker::ImportRows.name()
+            && m.parents.iter().all(spin_store::Parent::is_outside);
+        if is_import {
+            let from: Vec<String> = m.parents.iter().map(|parent| parent.origin.to_string()).collect();
+            leave(format!("was imported from {}", from.join(", ")), true);
             continue;
         }
         if m.kind == Kind::Judgments {
@@ -199,9 +204,9 @@ fn ancestors(store: &Store, artifact: &Artifact, into: &mut BTreeMap<String, Art
             let problem = format!("its parent {} has other content than it was made from", parent.origin);
             return Err(StoreError::corrupt(artifact.place(), problem, "restore the parent"));
         }
-        if !into.contains_key(&found.reference()) {
+        // Before it is followed: a forged one may be made from itself.
+        if into.insert(found.reference(), found.clone()).is_none() {
             ancestors(store, &found, into)?;
-            into.insert(found.reference(), found);
         }
     }
     Ok(())

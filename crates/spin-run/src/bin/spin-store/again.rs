@@ -55,8 +55,9 @@ pub fn replay(store: &Store, reference: Option<&str>) -> anyhow::Result<Exit> {
             say(&shown(&format!("{}: could not be repeated: {error:#}", job.name())));
         }
     }
-    for left in left_out.iter().filter(|left| !left.is_import) {
-        say(&shown(&format!("{}: not repeated: {}", left.artifact, left.why)));
+    for left in &left_out {
+        let how = if left.is_import { "taken as it is" } else { "not repeated" };
+        say(&shown(&format!("{}: {how}: {}", left.artifact, left.why)));
     }
     let imports = left_out.iter().filter(|left| left.is_import).count();
     let Count { equal, near, different, unknown } = count;

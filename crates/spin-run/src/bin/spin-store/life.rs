@@ -117,6 +117,8 @@ pub struct Collect {
 }
 
 pub fn gc(store: &Store, args: &Collect) -> anyhow::Result<Exit> {
+    // Before anything is decided: nobody makes anything from what is to go.
+    let _alone = if args.yes { Some(store.alone()?) } else { None };
     let mut roots: Vec<Artifact> = Vec::new();
     for reference in store.pins()?.iter().chain(&args.keep) {
         roots.push(store.get(&reference.parse::<Reference>()?)?);

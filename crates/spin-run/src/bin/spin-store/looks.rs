@@ -13,7 +13,7 @@ use spin_run::replay;
 use spin_run::schema::keys;
 use spin_run::sign::{self, Keys};
 use spin_store::audit::{self, Finding};
-use spin_store::{Artifact, Manifest, Reference, Store, StoreError};
+use spin_store::{Artifact, Manifest, Reference, Store};
 
 use crate::{Format, Level, LineageFormat, again, out};
 
@@ -135,10 +135,12 @@ pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::
         }
     };
     let journal = store.journal().ok().flatten();
-    if let Some(head) = asked.head.as_ref().filter(|head| !journal.as_ref().is_some_and(|journal| journal.has(head))) {
-        let path = store.root().join(spin_store::journal::FILE_NAME);
-        let problem = format!("never had the head {head}: it was written anew, or is another store's");
-        findings.push(of_store(StoreError::corrupt(&path, problem, "restore the store from a copy")));
+    if let Some(head) = &asked.head {
+        let all = store.list()?.into_iter().filter_map(|entry| store.load_listed(&entry).ok());
+        let seals: BTreeMap<String, String> = all.map(|a| (a.reference(), a.manifest.seal.clone())).collect();
+        let denied =
+            journal.clone().unwrap_or_default().denied(store, head, &seals).unwrap_or_else(|error| vec![error]);
+        findings.extend(denied.into_iter().map(of_store));
     }
     if let Some(keys) = &keys {
         let (said, wrong) = signed(store, reference, keys)?;
