@@ -22,7 +22,7 @@ fn number(value: &Value) -> f64 {
 pub fn store(steps: &[Value], out: &Path) -> anyhow::Result<()> {
     let machine = machine();
     let mut text = format!(
-        "# The store at scale\n\n`just bench store`. {}\nRows of 60 to 70 characters. Reading: what reading the same bytes \
+        "# The store at scale\n\n`just bench store`. {}\nRows of about 80 characters. Reading: what reading the same bytes \
          alone takes, as a share of the time; the files were written just before and are in the system's cache. `verify` \
          reads demonstrations, samples and pairs.\n\n| | rows | s | rows/s | MB/s | reading | peak memory |\n|---|---|---|---|---|---|---|\n",
         head(&machine)
