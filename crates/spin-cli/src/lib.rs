@@ -207,8 +207,12 @@ pub fn elapsed_seconds() -> f64 {
 pub fn whoami() -> String {
     let host = process::host().map(|host| format!(" on {host}")).unwrap_or_default();
     let job = std::env::var("SLURM_JOB_ID").map(|job| format!(", Slurm job {job}")).unwrap_or_default();
-    let since = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-    format!("process {}{host}{job}, since {since}", std::process::id())
+    format!("process {}{host}{job}, since {}", std::process::id(), now())
+}
+
+/// The time in UTC to the second, as records have it.
+pub fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
 /// What Slurm says of a job, by its key in records.
@@ -217,7 +221,7 @@ const SLURM: [(&str, &str); 2] = [("slurm_job_id", "SLURM_JOB_ID"), ("slurm_arra
 /// Facts about this process for a manifest's `environment`.
 pub fn environment() -> Map<String, Value> {
     let mut map = Map::new();
-    map.insert("finished_at".into(), json!(chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)));
+    map.insert("finished_at".into(), json!(now()));
     map.insert("seconds".into(), json!((elapsed_seconds() * 10.0).round() / 10.0));
     map.insert("commit".into(), json!(env!("SPIN_COMMIT")));
     map.insert("package_version".into(), json!(env!("CARGO_PKG_VERSION")));

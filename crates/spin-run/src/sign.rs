@@ -73,7 +73,7 @@ fn place(store: &Store, m: &Manifest) -> PathBuf {
 /// When the artifact is not as recorded, the key is none, or the signature cannot be
 /// written.
 pub fn seal(store: &Store, artifact: &Artifact, key: &Path) -> Result<PathBuf> {
-    artifact.problems().into_iter().next().map_or(Ok(()), Err)?;
+    artifact.verify_wholly()?;
     let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pem(key, "PRIVATE KEY")?)
         .map_err(|e| StoreError::corrupt(key, format!("is no Ed25519 key ({e})"), "give one of Ed25519"))?;
     let payload = serde_json::to_vec(&statement(&artifact.manifest)).expect("a statement is plain JSON");

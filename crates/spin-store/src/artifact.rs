@@ -53,6 +53,10 @@ fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
+fn first_of(problems: impl IntoIterator<Item = StoreError>) -> Result<()> {
+    problems.into_iter().next().map_or(Ok(()), Err)
+}
+
 impl Artifact {
     /// Where it lies.
     pub fn place(&self) -> &Path {
@@ -74,10 +78,9 @@ impl Artifact {
     /// # Errors
     /// As [`verify`](Self::verify), of these files.
     pub fn verified_where(&self, is_read: impl Fn(&str) -> bool) -> Result<Verified> {
-        match self.manifest.files.iter().filter(|file| is_read(&file.path)).find_map(|file| self.problem(file, false)) {
-            None => Ok(Verified(self.clone())),
-            Some(first) => Err(first),
-        }
+        let read = self.manifest.files.iter().filter(|file| is_read(&file.path));
+        first_of(read.filter_map(|file| self.problem(file, false)))?;
+        Ok(Verified(self.clone()))
     }
 
     /// Checks every file against the manifest: present, same size, same BLAKE3
@@ -86,10 +89,15 @@ impl Artifact {
     /// # Errors
     /// The first file that differs, or that cannot be read.
     pub fn verify(&self) -> Result<()> {
-        match self.problems_of(false).into_iter().next() {
-            None => Ok(()),
-            Some(first) => Err(first),
-        }
+        first_of(self.problems_of(false))
+    }
+
+    /// The same, and SHA-256, as [`problems`](Self::problems) looks.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_wholly(&self) -> Result<()> {
+        first_of(self.problems())
     }
 
     /// All differences between the files and the manifest, and what could not

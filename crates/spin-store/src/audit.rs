@@ -38,7 +38,8 @@ pub type RowCheck<'a> = &'a dyn Fn(&Artifact) -> Result<Option<StoreError>>;
 /// Checks the whole store: its layout file and directories, every manifest and
 /// its seal, that every parent is there with the content its child was made
 /// from, that nothing is made from itself or stands twice, that all is there
-/// which the journal has and nothing else, and what `level` asks of the files. Returns the number of artifacts and all findings.
+/// which the journal has and nothing else, and what `level` asks of the files.
+/// Returns the number of artifacts and all findings.
 ///
 /// # Errors
 /// When the directory tree itself cannot be read.
@@ -49,7 +50,7 @@ pub fn verify(store: &Store, level: Level, rows: RowCheck<'_>) -> Result<(usize,
         findings.push(of_store(error));
         None
     });
-    findings.extend(structure::problems(store, journal.as_ref())?.into_iter().map(of_store));
+    findings.extend(structure::problems(store, journal.is_some())?.into_iter().map(of_store));
     let listed = store.list()?;
     let (mut artifacts, mut seals) = (Vec::new(), BTreeMap::new());
     for entry in &listed {
@@ -69,7 +70,7 @@ pub fn verify(store: &Store, level: Level, rows: RowCheck<'_>) -> Result<(usize,
     let among = structure::twins(&artifacts).into_iter().chain(structure::circles(&artifacts));
     // Read again: what is published beside this look is in it, and what was gone
     // before it is in the first.
-    let after = journal_of(store).ok().flatten();
+    let after = store.journal().ok().flatten();
     let before = journal.as_ref().map(Journal::last).unwrap_or_default();
     let told = after.iter().flat_map(|journal| journal.problems(store, &seals));
     let told = told.filter(|(name, _)| seals.contains_key(name) || before.contains_key(name.as_str()));
@@ -110,22 +111,18 @@ pub fn verify_with_ancestors(
             continue;
         }
         findings.extend(of_artifact(store, journal.as_ref(), &artifact, level, rows));
-        findings.extend(journal.iter().flat_map(|journal| of_journal(store, journal, &artifact)));
         let inside = artifact.manifest.parents.iter().filter(|parent| !parent.is_outside());
         // One that is not there is found already.
         waiting.extend(inside.filter_map(|parent| store.parent(parent).ok()));
         all.push(artifact);
     }
+    let seals = all.iter().map(|artifact| (artifact.reference(), Some(artifact.manifest.seal.clone()))).collect();
+    // Of the others nothing was asked.
+    let told = journal.iter().flat_map(|journal| journal.problems(store, &seals));
+    let told = told.filter(|(name, _)| seen.contains(name));
     let among = structure::twins(&all).into_iter().chain(structure::circles(&all));
-    findings.extend(among.map(|(artifact, error)| Finding { artifact, error }));
+    findings.extend(among.chain(told).map(|(artifact, error)| Finding { artifact, error }));
     (seen.len(), findings)
-}
-
-/// What the journal says otherwise of one artifact.
-fn of_journal(store: &Store, journal: &Journal, artifact: &Artifact) -> Vec<Finding> {
-    let only = BTreeMap::from([(artifact.reference(), Some(artifact.manifest.seal.clone()))]);
-    let problems = journal.problems(store, &only).into_iter().filter(|(of, _)| only.contains_key(of));
-    problems.map(|(artifact, error)| Finding { artifact, error }).collect()
 }
 
 fn of_artifact(

@@ -198,22 +198,20 @@ pub fn take(store: &Store, path: &Path, at: Option<&str>) -> Result<Taken> {
             }
             let to = staging.path().join(&file.path);
             fsutil::create_dir_all(to.parent().unwrap_or(staging.path()))?;
-            let mut out = File::create(&to).map_err(StoreError::io("create", &to))?;
+            let created = fault::point("create", &to).and_then(|()| File::create(&to));
+            let mut out = created.map_err(StoreError::io("create", &to))?;
             std::io::copy(&mut entry, &mut out).map_err(StoreError::io("write", &to))?;
             fault::point("sync", &to).and_then(|()| out.sync_all()).map_err(StoreError::io("sync", &to))?;
         }
         match known {
             Some(known) => {
-                known.problems().into_iter().next().map_or(Ok(()), Err)?;
+                known.verify_wholly()?;
                 taken.known += 1;
             }
             None => {
                 let staged = Artifact { dir: staging.path().into(), manifest };
                 staged
-                    .problems()
-                    .into_iter()
-                    .next()
-                    .map_or(Ok(()), Err)
+                    .verify_wholly()
                     .map_err(|error| bad(format!("holds another {reference} than it lists ({error})")))?;
                 settle(store, staged, staging, at)?;
                 taken.imported.push(reference.clone());

@@ -85,7 +85,7 @@ impl Store {
     /// When the store cannot be listed, or a manifest cannot be read: then nothing
     /// is known of what it needs.
     pub fn garbage(&self, kept: Option<&BTreeSet<String>>) -> Result<Garbage> {
-        let all: Vec<Artifact> = self.list()?.iter().map(|entry| self.load_listed(entry)).collect::<Result<_>>()?;
+        let all = self.artifacts()?;
         let mut garbage = Garbage::default();
         if let Some(kept) = kept {
             let loose: Vec<Artifact> = all.iter().filter(|a| !kept.contains(&a.reference())).cloned().collect();

@@ -97,4 +97,4 @@ mod armed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@
 //! from yet: what was published must be there until a line says that it was
 //! removed. Its last digest, the *head*, stands for all that the store ever
 //! held; kept elsewhere, it shows that nobody wrote the journal anew
-//! ([`Journal::has`]).
+//! ([`Journal::denied`]).
 //!
 //! A publication is two lines, one before and one after the rename, and so is a
 //! removal: killed between them, the artifact may be there or not.
@@ -174,10 +174,10 @@ impl Journal {
         self.entries.last().map_or_else(nothing, |entry| entry.digest.clone())
     }
 
-    /// Whether a digest, given by its beginning, was the head once: then the
-    /// journal says today all that it said then.
-    pub fn has(&self, head: &str) -> bool {
-        self.entries.iter().any(|entry| entry.digest.starts_with(head))
+    /// The line whose digest, given by its beginning, was the head once: the journal
+    /// says today all that it said then.
+    fn line_of_head(&self, head: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.digest.starts_with(head))
     }
 
     /// What the journal had when its head was this and is not so now, though nobody
@@ -187,7 +187,7 @@ impl Journal {
     /// When it never had this head.
     pub fn denied(&self, store: &Store, head: &str, found: &BTreeMap<String, String>) -> Result<Vec<StoreError>> {
         let path = store.root().join(FILE_NAME);
-        let Some(until) = self.entries.iter().position(|entry| entry.digest.starts_with(head)) else {
+        let Some(until) = self.line_of_head(head) else {
             let problem = format!("never had the head {head}: it was written anew, or is another store's");
             return Err(StoreError::corrupt(&path, problem, "restore the store from a copy"));
         };
@@ -339,9 +339,7 @@ impl Store {
             );
             return Err(StoreError::corrupt(path, "is gone", remedy));
         }
-        // What cannot be read is no artifact, and `verify` names it.
-        let artifacts = self.list()?.into_iter().filter_map(|entry| self.load_listed(&entry).ok());
-        let notes = artifacts.map(|artifact| Note::of(Event::Adopted, &artifact)).collect();
+        let notes = self.readable()?.map(|artifact| Note::of(Event::Adopted, &artifact)).collect();
         let text = lines_of(notes, at, (0, nothing()));
         fsutil::write_atomic(path, text.as_bytes())?;
         self.raise_layout()
@@ -385,7 +383,7 @@ mod tests {
         assert!(said(&store, &[]).is_empty());
         assert!(said(&store, &[("a", "1")])[0].contains("has it removed, in entry 4"));
         let journal = store.journal().unwrap().unwrap();
-        assert!(journal.knows("a", "1") && !journal.knows("a", "2") && journal.has(&journal.head()));
+        assert!(journal.knows("a", "1") && !journal.knows("a", "2") && journal.line_of_head(&journal.head()).is_some());
         assert_eq!(journal.entries[1].at.as_deref(), Some("now"));
     }
 
@@ -416,7 +414,7 @@ mod tests {
         // Only a head that was kept tells that the last is gone.
         let head = serde_json::from_str::<Entry>(lines[3]).unwrap().digest;
         assert_eq!(without(3).unwrap(), 3);
-        assert!(!store.journal().unwrap().unwrap().has(&head));
+        assert!(store.journal().unwrap().unwrap().line_of_head(&head).is_none());
         fs::write(&path, text.replace("\"2\"", "\"9\"")).unwrap();
         assert!(store.journal().unwrap_err().to_string().contains("row 2: was altered"));
         // Every bit counts, those of the last line too.

@@ -26,12 +26,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be listed. Manifests that cannot be read name nobody.
     pub fn children(&self, reference: &str) -> Result<Vec<String>> {
-        let all = self.list()?;
-        let manifests = all.iter().filter_map(|entry| self.load_listed(entry).ok());
         let is_child = |child: &Artifact| {
             child.manifest.parents.iter().any(|parent| !parent.is_outside() && parent.origin.to_string() == reference)
         };
-        Ok(manifests.filter(is_child).map(|child| child.reference()).collect())
+        Ok(self.readable()?.filter(is_child).map(|child| child.reference()).collect())
     }
 
     /// Removes a version on purpose; its number is given by `reference`. One
@@ -93,7 +91,7 @@ impl Store {
         };
         let unknown: Vec<Artifact> = artifacts.into_iter().filter(|artifact| !is_known(artifact)).collect();
         for artifact in &unknown {
-            artifact.problems().into_iter().next().map_or(Ok(()), Err)?;
+            artifact.verify_wholly()?;
         }
         let notes = unknown.iter().map(|artifact| Note::of(Event::Adopted, artifact)).collect();
         self.note(at, notes)?;
@@ -103,25 +101,10 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
-
     use super::*;
-    use crate::row::Row as _;
-    use crate::row::numbers::Number;
-    use crate::store::Recipe;
-    use crate::{Kind, StageId, table};
 
     fn publish(store: &Store, name: &str, from: Option<&Artifact>) -> Artifact {
-        let staged = store.staging().unwrap();
-        Number::write_part(&staged.path().join(table::part_name(0)), &[Number(1)], "id", 0).unwrap();
-        let recipe = Recipe {
-            kind: Kind::Reference,
-            name: name.into(),
-            stage: StageId { name: "test".into(), version: 1 },
-            params: json!({}),
-            parents: from.map(|parent| parent.as_parent("from")).into_iter().collect(),
-        };
-        store.publish(staged, &recipe, Map::new(), Map::new()).unwrap()
+        crate::fault::tests::publish(store, name, from).unwrap()
     }
 
     fn found(store: &Store) -> usize {
@@ -188,7 +171,7 @@ mod tests {
         publish(&source, "a", None);
         fs::rename(from.path().join("reference"), to.path().join("reference")).unwrap();
         assert_eq!(found(&store), 1);
-        let all = || store.list().unwrap().iter().map(|entry| store.load_listed(entry).unwrap()).collect::<Vec<_>>();
+        let all = || store.artifacts().unwrap();
         assert_eq!(store.adopt(all(), None).unwrap(), ["reference/a@v1"]);
         assert_eq!((found(&store), store.adopt(all(), None).unwrap().len()), (0, 0));
     }

@@ -373,6 +373,22 @@ impl Store {
         Ok(out)
     }
 
+    /// All artifacts, as [`Store::list`] has them.
+    ///
+    /// # Errors
+    /// When a directory or a record cannot be read.
+    pub fn artifacts(&self) -> Result<Vec<Artifact>> {
+        self.list()?.iter().map(|entry| self.load_listed(entry)).collect()
+    }
+
+    /// Those of them whose records can be read: `verify` names the others.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn readable(&self) -> Result<impl Iterator<Item = Artifact>> {
+        Ok(self.list()?.into_iter().filter_map(|entry| self.load_listed(&entry).ok()))
+    }
+
     /// Loads one entry of [`Store::list`].
     ///
     /// # Errors

@@ -9,7 +9,6 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Result, StoreError};
-use crate::journal::Journal;
 use crate::kind::Kind;
 use crate::manifest;
 use crate::store::{Artifact, Store, is_version, version_number};
@@ -20,8 +19,7 @@ use crate::store::{Artifact, Store, is_version, version_number};
 ///
 /// # Errors
 /// When its own directory cannot be read.
-pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<StoreError>> {
-    let is_told = journal.is_some();
+pub(crate) fn problems(store: &Store, has_journal: bool) -> Result<Vec<StoreError>> {
     let mut problems = Vec::new();
     for entry in fs::read_dir(store.root()).map_err(StoreError::io("read", store.root()))? {
         let path = entry.map_err(StoreError::io("read", store.root()))?.path();
@@ -29,7 +27,7 @@ pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<S
         if Kind::ALL.iter().any(|kind| kind.dir() == name) {
             // A whole kind may lie on another disk.
             if path.is_dir() {
-                below_a_kind(&path, is_told, &mut problems);
+                below_a_kind(&path, has_journal, &mut problems);
             } else {
                 problems.push(StoreError::corrupt(&path, "is no directory", "move it out of the store"));
             }
@@ -45,7 +43,7 @@ pub(crate) fn problems(store: &Store, journal: Option<&Journal>) -> Result<Vec<S
     Ok(problems)
 }
 
-fn below_a_kind(dir: &Path, is_told: bool, problems: &mut Vec<StoreError>) {
+fn below_a_kind(dir: &Path, has_journal: bool, problems: &mut Vec<StoreError>) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(e) => return problems.push(StoreError::io("read", dir)(e)),
@@ -74,12 +72,12 @@ fn below_a_kind(dir: &Path, is_told: bool, problems: &mut Vec<StoreError>) {
             problems.push(StoreError::corrupt(&path, "is called as no version is", remedy));
         } else {
             // One without versions is what a killed publish leaves.
-            below_a_kind(&path, is_told, problems);
+            below_a_kind(&path, has_journal, problems);
         }
     }
     versions.sort_unstable();
     let last = versions.last().copied().unwrap_or(0);
-    for missing in (1..last).filter(|version| !is_told && !versions.contains(version)) {
+    for missing in (1..last).filter(|version| !has_journal && !versions.contains(version)) {
         let problem = format!("has a version {last} and no version {missing}: it was deleted");
         problems.push(StoreError::corrupt(dir, problem, "restore it from a copy; what was made from it is unproven"));
     }

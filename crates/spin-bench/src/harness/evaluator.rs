@@ -4,12 +4,11 @@ use std::cell::OnceCell;
 
 use candle_core::{DType, Device};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use spin_model::{CausalLm, Rounding, ScoreOptions, ScoreRequest, ScoreStats};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::{Dtype, EvalConfig, SoftmaxDtype};
 use spin_run::schema::{EvaluationRow, Sample};
-use spin_store::Verified;
+use spin_store::{Verified, digest};
 use spin_text::Codec;
 
 use super::encode::{Encoded, Encoder};
@@ -27,10 +26,6 @@ pub struct Evaluator<'a> {
     pub(super) codec: Codec,
     pub(super) context: usize,
     weights: OnceCell<CausalLm>,
-}
-
-fn sha256(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl<'a> Evaluator<'a> {
@@ -131,7 +126,7 @@ impl<'a> Evaluator<'a> {
             let mut row = EvaluationRow {
                 task: task.task.name.clone(),
                 doc_id: u32::try_from(turn.row).unwrap_or(u32::MAX),
-                prompt_hash: sha256(&written.contexts[0]),
+                prompt_hash: digest::sha256(written.contexts[0].as_bytes()),
                 continuations: written.continuations.clone(),
                 dropped_system: written.dropped_system,
                 metrics: task.task.metric_names(),
@@ -195,7 +190,7 @@ impl<'a> Evaluator<'a> {
             rows.push(EvaluationRow {
                 task: task.task.name.clone(),
                 doc_id: u32::try_from(turn.row).unwrap_or(u32::MAX),
-                prompt_hash: sha256(&written.contexts[0]),
+                prompt_hash: digest::sha256(written.contexts[0].as_bytes()),
                 context_tokens: vec![prompt_ids.len() as u32],
                 truncated_tokens: vec![truncated as u32],
                 continuation_tokens: vec![answer.response_ids.len() as u32],

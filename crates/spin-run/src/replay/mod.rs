@@ -7,7 +7,7 @@
 
 mod likeness;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -185,31 +185,25 @@ impl Job {
 /// # Errors
 /// When something of it is missing or damaged.
 pub fn needed_of(store: &Store, artifact: &Artifact) -> Result<Vec<Artifact>> {
-    let mut needed = BTreeMap::from([(artifact.reference(), artifact.clone())]);
-    let mut done = BTreeSet::new();
-    while let Some(next) = needed.values().find(|artifact| !done.contains(&artifact.reference())).cloned() {
-        done.insert(next.reference());
-        ancestors(store, &next, &mut needed)?;
-        if let Ok(run) = Recovered::of(&next) {
-            needed.extend(counted(store, &run.run, &next)?.into_iter().map(|a| (a.reference(), a)));
+    let (mut needed, mut waiting) = (BTreeMap::new(), vec![artifact.clone()]);
+    while let Some(next) = waiting.pop() {
+        if needed.contains_key(&next.reference()) {
+            continue;
         }
+        for parent in next.manifest.parents.iter().filter(|parent| !parent.is_outside()) {
+            let found = store.parent(parent)?;
+            if found.manifest.content != parent.content {
+                let problem = format!("its parent {} has other content than it was made from", parent.origin);
+                return Err(StoreError::corrupt(next.place(), problem, "restore the parent"));
+            }
+            waiting.push(found);
+        }
+        if let Ok(run) = Recovered::of(&next) {
+            waiting.extend(counted(store, &run.run, &next)?);
+        }
+        needed.insert(next.reference(), next);
     }
     Ok(needed.into_values().collect())
-}
-
-fn ancestors(store: &Store, artifact: &Artifact, into: &mut BTreeMap<String, Artifact>) -> Result<()> {
-    for parent in artifact.manifest.parents.iter().filter(|parent| !parent.is_outside()) {
-        let found = store.parent(parent)?;
-        if found.manifest.content != parent.content {
-            let problem = format!("its parent {} has other content than it was made from", parent.origin);
-            return Err(StoreError::corrupt(artifact.place(), problem, "restore the parent"));
-        }
-        // Before it is followed: a forged one may be made from itself.
-        if into.insert(found.reference(), found.clone()).is_none() {
-            ancestors(store, &found, into)?;
-        }
-    }
-    Ok(())
 }
 
 /// The models that a training counts the updates of: no parents, and needed all the

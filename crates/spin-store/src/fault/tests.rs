@@ -22,7 +22,8 @@ const MODES: [(&str, Mode); 3] = [("kill", Mode::Kill), ("half", Mode::Half), ("
 /// More than any change has.
 const MOST_STEPS: usize = 200;
 
-fn publish(store: &Store, name: &str, from: Option<&Artifact>) -> Result<Artifact> {
+/// Publishes a table of two parts, made from another one or from nothing.
+pub(crate) fn publish(store: &Store, name: &str, from: Option<&Artifact>) -> Result<Artifact> {
     let recipe = Recipe {
         kind: Kind::Reference,
         name: name.into(),

@@ -41,7 +41,7 @@ struct Count {
 /// Does again what made the artifacts, or one and what it is from.
 pub fn replay(store: &Store, reference: Option<&str>) -> anyhow::Result<Exit> {
     let artifacts: Vec<Artifact> = match reference {
-        None => store.list()?.iter().map(|entry| store.load_listed(entry)).collect::<Result<_, _>>()?,
+        None => store.artifacts()?,
         Some(reference) => replay::needed_of(store, &store.get(&reference.parse::<Reference>()?)?)?,
     };
     let (jobs, left_out) = replay::jobs(store, &artifacts);

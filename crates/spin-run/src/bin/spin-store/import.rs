@@ -243,8 +243,7 @@ fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
 }
 
 fn import_bundle(source: &Path, store: &Store) -> anyhow::Result<Exit> {
-    let at = spin_cli::environment().get("finished_at").and_then(Value::as_str).map(str::to_owned);
-    let taken = bundle::take(store, source, at.as_deref())?;
+    let taken = bundle::take(store, source, Some(&spin_cli::now()))?;
     for reference in &taken.imported {
         say(&format!("imported {}", shown(reference)));
     }

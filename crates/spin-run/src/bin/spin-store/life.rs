@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::Value;
-use spin_cli::{Exit, say};
+use spin_cli::{Exit, now, say};
 use spin_run::{replay, sign};
 use spin_store::journal::Event;
 use spin_store::retire::Removal;
@@ -12,10 +11,6 @@ use spin_store::{Artifact, Reference, Store};
 
 use crate::looks::shown;
 use crate::{Format, out};
-
-fn now() -> Option<String> {
-    spin_cli::environment().get("finished_at").and_then(Value::as_str).map(str::to_owned)
-}
 
 pub fn journal(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
     let Some(journal) = store.journal()? else {
@@ -47,7 +42,7 @@ pub fn journal(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Ex
 
 pub fn rm(store: &Store, references: &[String], force: bool) -> anyhow::Result<Exit> {
     for reference in references {
-        match store.remove(&reference.parse::<Reference>()?, now().as_deref(), force)? {
+        match store.remove(&reference.parse::<Reference>()?, Some(&now()), force)? {
             Removal::Removed(bytes) => say(&shown(&format!("removed {reference} ({bytes} bytes)"))),
             Removal::Noted => say(&shown(&format!("{reference} is gone; the journal says now that it was meant"))),
         }
@@ -57,13 +52,13 @@ pub fn rm(store: &Store, references: &[String], force: bool) -> anyhow::Result<E
 
 pub fn adopt(store: &Store, references: &[String], all: bool) -> anyhow::Result<Exit> {
     let artifacts: Vec<Artifact> = match all {
-        true => store.list()?.iter().map(|entry| store.load_listed(entry)).collect::<Result<_, _>>()?,
+        true => store.artifacts()?,
         false => {
             let get = |text: &String| -> anyhow::Result<Artifact> { Ok(store.get(&text.parse::<Reference>()?)?) };
             references.iter().map(get).collect::<Result<_, _>>()?
         }
     };
-    let adopted = store.adopt(artifacts, now().as_deref())?;
+    let adopted = store.adopt(artifacts, Some(&now()))?;
     for reference in &adopted {
         say(&shown(&format!("adopted {reference}")));
     }
@@ -157,7 +152,7 @@ pub fn gc(store: &Store, args: &Collect) -> anyhow::Result<Exit> {
     }
     match args.yes {
         false => say(&format!("{bytes} bytes could go; --yes removes them")),
-        true => say(&format!("removed {} bytes", store.collect(&garbage, args.unfinished, now().as_deref())?)),
+        true => say(&format!("removed {} bytes", store.collect(&garbage, args.unfinished, Some(&now()))?)),
     }
     Ok(Exit::Done)
 }

@@ -136,8 +136,8 @@ pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::
     };
     let journal = store.journal().ok().flatten();
     if let Some(head) = &asked.head {
-        let all = store.list()?.into_iter().filter_map(|entry| store.load_listed(&entry).ok());
-        let seals: BTreeMap<String, String> = all.map(|a| (a.reference(), a.manifest.seal.clone())).collect();
+        let seals: BTreeMap<String, String> =
+            store.readable()?.map(|a| (a.reference(), a.manifest.seal.clone())).collect();
         let denied =
             journal.clone().unwrap_or_default().denied(store, head, &seals).unwrap_or_else(|error| vec![error]);
         findings.extend(denied.into_iter().map(of_store));
@@ -179,7 +179,7 @@ pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::
 /// signed with it, by the seals in its manifest.
 fn signed(store: &Store, reference: Option<&str>, keys: &Keys) -> anyhow::Result<(String, Vec<Finding>)> {
     let artifacts: Vec<Artifact> = match reference {
-        None => store.list()?.iter().filter_map(|entry| store.load_listed(entry).ok()).collect(),
+        None => store.readable()?.collect(),
         Some(reference) => replay::needed_of(store, &store.get(&reference.parse::<Reference>()?)?)?,
     };
     let (mut by, mut wrong): (BTreeMap<String, BTreeSet<String>>, Vec<Finding>) = Default::default();
