@@ -1,5 +1,5 @@
-//! Where a step on the disk can go wrong: every create, write, sync and rename of a
-//! change passes here. In this crate's tests a step can be made to fail, to stop half
+//! Where a step on the disk can go wrong: every create, sync and rename of a change,
+//! and every write of its records, passes here. In this crate's tests a step can be made to fail, to stop half
 //! way or to be the process's last; elsewhere nothing is compiled in.
 
 use std::fs::File;
