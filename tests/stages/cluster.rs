@@ -32,11 +32,11 @@ impl Cluster {
         drop(ports);
         let conf = format!(
             "ClusterName=spin\nSlurmctldHost={host}(127.0.0.1)\nSlurmUser={user}\nSlurmdUser={user}\n\
-             AuthType=auth/munge\nAuthInfo=socket={place}/munge.socket,cred_expire=10\nCredType=cred/munge\n\
+             AuthType=auth/munge\nAuthInfo=socket={place}/munge.socket,cred_expire=5\nCredType=cred/munge\n\
              ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherType=jobacct_gather/none\n\
              AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/none\n\
              SelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\n\
-             SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,defer_batch\n\
+             SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1\n\
              ReturnToService=2\nJobRequeue=1\nKillWait=3\nMpiDefault=none\nSlurmdParameters=config_overrides\n\
              SlurmctldPidFile={place}/slurmctld.pid\nSlurmdPidFile={place}/slurmd.%n.pid\n\
              SlurmdSpoolDir={place}/spool.%n\nStateSaveLocation={place}/state\n\

@@ -169,3 +169,41 @@ fn nodes_that_are_drained_and_come_back_change_nothing() {
     cluster.wait_for_all();
     assert_eq!(contents(&cluster.project), undisturbed(SLOW), "{}", cluster.logs());
 }
+
+#[test]
+#[ignore = "needs Slurm"]
+fn a_ladder_with_every_stage_interrupted_makes_the_same() {
+    let cluster = Cluster::new();
+    // So that the shortest is met.
+    let site = std::fs::read_to_string(cluster.project.path("site.toml")).unwrap();
+    cluster.project.write("site.toml", &format!("setup = [\"sleep 0.4\"]\n{site}"));
+    cluster.run(&format!("spin-run submit run.toml {SLOW}"));
+    let steps = ["import", "sft", "sample-0", "pair-0", "fit-0", "bench-sample-iter-2", "bench-iter-2", "table"];
+    for step in steps {
+        wait_for(step, || cluster.queued(step).iter().any(|(_, state)| state == "RUNNING"));
+        if step == "fit-0" {
+            wait_for("training", || trains(&cluster, step));
+        }
+        let running = cluster.queued(step).into_iter().filter(|(_, state)| state == "RUNNING");
+        for (job, _) in running {
+            match step {
+                // Killed at once, as a node that is taken away.
+                "pair-0" | "bench-iter-2" => cluster.must("scontrol", &["requeue", &job]),
+                // Once its first line is there, the script can hear.
+                _ => {
+                    let log = cluster.project.path(&format!("store/.slurm/tiny/logs/{step}.{job}.log"));
+                    wait_for("first line", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("begins")));
+                    cluster.must("scancel", &["--signal=USR2", "--batch", &job])
+                }
+            };
+        }
+    }
+    cluster.wait_for_all();
+    assert_eq!(contents(&cluster.project), undisturbed(SLOW), "{}", cluster.logs());
+    let logs = cluster.logs();
+    let began_again = |step: &str| {
+        let mut own = logs.split("== ").filter(|text| text.contains(&format!("/logs/{step}.")));
+        own.any(|text| text.contains("start 2"))
+    };
+    assert_eq!(steps.map(began_again), [true; 8], "{logs}");
+}

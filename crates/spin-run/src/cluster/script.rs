@@ -77,6 +77,7 @@ pub fn script(run: &str, step: &Step, site: &Site, places: &Places) -> String {
         "finish() { printf '%s %s\\n' \"$job\" \"$1\" > \"$ended.$$\" && mv \"$ended.$$\" \"$ended\"; exit \"$1\"; }"
             .into(),
     );
+    line("echo \"$job begins on ${SLURMD_NODENAME:-?}, start $((${SLURM_RESTART_COUNT:-0} + 1))\" >&2".into());
     line(String::new());
     line(format!("cd {} || finish 1", quoted(&places.start)));
     for module in &site.modules {
@@ -94,7 +95,6 @@ pub fn script(run: &str, step: &Step, site: &Site, places: &Places) -> String {
     for own in &site.setup {
         line(own.clone());
     }
-    line("echo \"$job begins on ${SLURMD_NODENAME:-?}, start $((${SLURM_RESTART_COUNT:-0} + 1))\" >&2".into());
     if is_array {
         line("case $SLURM_ARRAY_TASK_ID in".into());
         for element in &elements {
