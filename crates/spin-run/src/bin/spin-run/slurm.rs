@@ -41,14 +41,21 @@ pub fn site(flag: Option<&Path>) -> anyhow::Result<Site> {
 
 /// Where the jobs of a run lie: in its store, out of the way of artifacts.
 pub fn places(run: &RunFile, programs: Option<&Path>) -> anyhow::Result<Places> {
-    let store = std::path::absolute(run.store_dir())?;
-    // Whichever way leads there, it is one place.
-    let store = store.canonicalize().unwrap_or(store);
+    let store = one_place(&std::path::absolute(run.store_dir())?);
     let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_path_buf()));
     Ok(Places {
         jobs: store.join(".slurm").join(&run.run),
         start: std::env::current_dir().context("no directory to start from")?,
         programs: programs.map(std::path::absolute).transpose()?.or(own),
+    })
+}
+
+/// A path by the one name that it has whichever way leads there, also before it is
+/// made: jobs are known by it.
+fn one_place(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => one_place(parent).join(name),
+        _ => path.to_path_buf(),
     })
 }
 
