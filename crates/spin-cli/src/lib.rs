@@ -8,6 +8,7 @@
 mod caught;
 mod causes;
 mod children;
+mod launched;
 mod log;
 mod manual;
 mod process;
@@ -27,6 +28,7 @@ use serde_json::{Map, Value, json};
 
 pub use caught::caught;
 pub use children::{program, stop_child, stop_with_parent};
+pub use launched::{Launched, launched};
 pub use log::{LogArgs, LogFormat, log_as_this, log_format, pass_on, say};
 pub use manual::parse;
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
@@ -51,7 +53,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    fn code(self) -> u8 {
+    /// The code.
+    pub fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
             Exit::Failed => 1,
@@ -110,6 +113,17 @@ pub fn run(
     is_bad_input: fn(&(dyn Error + 'static)) -> bool,
     body: impl FnOnce() -> anyhow::Result<Exit>,
 ) -> ExitCode {
+    run_then(log, is_bad_input, body, |_| {})
+}
+
+/// As [`run`], with something that is to be done last, after the last word: it
+/// is told how the program ends.
+pub fn run_then(
+    log: LogArgs,
+    is_bad_input: fn(&(dyn Error + 'static)) -> bool,
+    body: impl FnOnce() -> anyhow::Result<Exit>,
+    last: impl FnOnce(Exit),
+) -> ExitCode {
     started();
     log.start();
     keep_freed_memory();
@@ -128,6 +142,7 @@ pub fn run(
             exit_of(&error, is_bad_input)
         }
     };
+    last(exit);
     ExitCode::from(exit.code())
 }
 
