@@ -24,6 +24,7 @@
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `journal`: what is deleted, forged or put there, the run file in every manifest, stages done again
 //! - `journeys`: bundles and what others read
+//! - `mpi`: processes that train together, by the real mpirun
 //! - `mutations`: inputs that nobody wrote
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
@@ -49,6 +50,7 @@ mod leaderboard;
 mod logs;
 mod loop_runs;
 mod models;
+mod mpi;
 mod mutations;
 mod old_store;
 mod preferences;

@@ -7,7 +7,7 @@ use spin_model::{CHUNK, Gradients};
 
 use super::folding::Among;
 use super::threads::among;
-use super::{Collective, Failure, Solo, conclude, talk, told};
+use super::{Failure, Solo, conclude, talk, told};
 use crate::error::{FitError, Verdict};
 
 #[test]
