@@ -97,14 +97,27 @@ impl Collective for Mpi {
 
     fn exchange(&self, send: &[u8], counts: &[usize], receive: &mut [u8], from: &[usize]) -> Result<()> {
         let ((counts, places), (from, into)) = (counted(counts), counted(from));
-        let send = Partition::new(send, counts, places);
+        let mut nothing = NOTHING;
+        let send = Partition::new(placed(send), counts, places);
+        let receive = if receive.is_empty() { &mut nothing[..0] } else { receive };
         self.world.all_to_all_varcount_into(&send, &mut PartitionMut::new(receive, from, into));
         Ok(())
     }
 
     fn all_gather(&self, own: &[u8], all: &mut [u8], counts: &[usize]) -> Result<()> {
         let (counts, places) = counted(counts);
-        self.world.all_gather_varcount_into(own, &mut PartitionMut::new(all, counts, places));
+        let mut nothing = NOTHING;
+        let all = if all.is_empty() { &mut nothing[..0] } else { all };
+        self.world.all_gather_varcount_into(placed(own), &mut PartitionMut::new(all, counts, places));
         Ok(())
     }
+}
+
+/// Where no byte is, in memory. An empty vector of bytes is at address 1, which
+/// is Open MPI's `MPI_IN_PLACE` and means something else.
+static PLACE: [u8; 1] = [0];
+const NOTHING: [u8; 1] = [0];
+
+fn placed(bytes: &[u8]) -> &[u8] {
+    if bytes.is_empty() { &PLACE[..0] } else { bytes }
 }
