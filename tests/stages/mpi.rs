@@ -78,6 +78,9 @@ fn one_two_and_three_processes_make_the_same_bytes() {
         };
         assert_eq!(losses(&together), losses(&alone));
         together.run("spin-store verify --store store");
+        // Outside both digests.
+        let said = together.run("spin-store show model/tiny/iter-1 --store store");
+        assert!(said.contains(&format!("\"processes\": {processes}")), "{said}");
     }
 }
 

@@ -245,6 +245,9 @@ pub fn environment() -> Map<String, Value> {
     map.insert("processor".into(), json!(processor()));
     map.insert("target".into(), json!(format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)));
     map.insert("threads".into(), json!(std::thread::available_parallelism().map_or(1, usize::from)));
+    if let Some(launched) = launched() {
+        map.insert("processes".into(), json!(launched.world));
+    }
     if let Some(host) = process::host() {
         map.insert("host".into(), json!(host));
     }

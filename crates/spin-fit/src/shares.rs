@@ -223,7 +223,7 @@ mod tests {
         let cut = |rows, shards| cut(rows, shards).collect::<Vec<_>>();
         assert_eq!(cut(10, 4), [0..3, 3..6, 6..8, 8..10]);
         assert_eq!(cut(2, 3), [0..1, 1..2, 2..2]);
-        assert_eq!(cut(7, 1), [0..7]);
+        assert_eq!(cut(7, 2), [0..4, 4..7]);
     }
 
     #[test]
