@@ -150,12 +150,12 @@ impl Shares {
         own: Option<Counts>,
         gradients: &mut Gradients,
         round: usize,
-        is_first: bool,
+        is_first_update: bool,
     ) -> Result<Option<Counts>> {
         if round == 0 {
             (self.counts, self.missing) = (Counts::default(), None);
         }
-        let missing: BTreeSet<&str> = if is_first { gradients.missing().collect() } else { BTreeSet::new() };
+        let missing: BTreeSet<&str> = if is_first_update { gradients.missing().collect() } else { BTreeSet::new() };
         let numbers = gradients.names().enumerate().filter(|(_, name)| missing.contains(name));
         let report = Report { counts: own, missing: numbers.map(|(number, _)| number).collect() };
         let reports: Vec<Report> =
@@ -188,7 +188,7 @@ impl Shares {
         }
         // Once is enough: which tensors get gradients does not change.
         if round + 1 == rounds
-            && is_first
+            && is_first_update
             && self.counts.sloped
             && let Some(number) = self.missing.iter().flatten().next()
         {
