@@ -36,6 +36,10 @@ run FILE *FLAGS: build
 status FILE *FLAGS: build
     spin-run status {{ FILE }} {{ FLAGS }}
 
+# Submit what is missing of a run file to Slurm; --site FILE says what the site wants
+submit FILE *FLAGS: build
+    spin-run submit {{ FILE }} {{ FLAGS }}
+
 # Print a run's table from its stored scores
 table FILE *FLAGS: build
     spin-bench table {{ FILE }} {{ FLAGS }}

@@ -5,9 +5,8 @@
 #   tests/run.sh [NAME]        all tests, or those whose names contain NAME
 #
 # Real models and benchmark files, which some tests need, are looked for in the directory
-# $SPIN_TEST_DATA (../shared unless set), a browser for the report as `chromedriver`, MPI
-# as `mpicc` and `mpirun` with libclang, which its bindings are made with. Where MPI is
-# there everything is built with it: one set of features, one build.
+# $SPIN_TEST_DATA (../shared unless set), a browser for the report as `chromedriver`, Slurm as its daemons,
+# MPI as tests/features.sh says. Where MPI is there everything is built with it: one set of features, one build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SPIN_TEST_DATA=$(realpath -m "${SPIN_TEST_DATA:-../shared}")
@@ -15,25 +14,34 @@ export SPIN_TEST_DATA
 log=$(mktemp)
 mapfile -t features < <(tests/features.sh)
 
+# Where Slurm's daemons are, which need nobody's rights.
+export PATH=$PATH:/usr/sbin
+
+# Tests of what a machine may lack: the file's name, and the commands they need.
+declare -A needs=([headless]=chromedriver [mpi]="mpicc mpirun libclang" [slurm]="munged slurmctld slurmd sbatch")
+
+has() {
+    if [ "$1" = mpi ]; then [ ${#features[@]} != 0 ]; return; fi
+    for program in ${needs[$1]}; do command -v "$program" > /dev/null || return 1; done
+}
+
 report() {
+    local left=
     echo
     if [ ! -d "$SPIN_TEST_DATA" ]; then
+        left=yes
         echo "left out for want of SPIN_TEST_DATA ($SPIN_TEST_DATA is no directory):"
         sed -n 's/^test \(.*\) \.\.\. ignored, needs SPIN_TEST_DATA$/    \1/p' "$log" | sed 's/ - should panic//' | sort -u
     fi
-    if ! command -v chromedriver > /dev/null; then
-        echo "left out for want of chromedriver:"
-        sed -n 's/^fn \(.*\)() {$/    headless::\1/p' tests/stages/headless.rs
-    fi
-    if [ ${#features[@]} = 0 ]; then
-        echo "left out for want of MPI (mpicc, mpirun and libclang):"
-        grep -A1 'ignore = "needs MPI"' tests/stages/mpi.rs | sed -n 's/^fn \(.*\)() {$/    mpi::\1/p'
-    fi
-    others=$(grep '\.\.\. ignored' "$log" | grep -v -e 'needs SPIN_TEST_DATA' -e ' headless::' -e 'needs MPI' || true)
+    for module in "${!needs[@]}"; do
+        if has "$module"; then continue; fi
+        left=yes
+        echo "left out for want of ${needs[$module]}: $(grep -c '^#\[ignore' "tests/stages/$module.rs") tests of $module"
+    done
+    others=$(grep '\.\.\. ignored' "$log" | grep -v 'needs SPIN_TEST_DATA' | grep -v -E " ($(IFS='|'; echo "${!needs[*]}"))::" || true)
     if [ -n "$others" ]; then
         printf 'left out by themselves:\n%s\n' "$others"
-    fi
-    if [ -d "$SPIN_TEST_DATA" ] && command -v chromedriver > /dev/null && [ ${#features[@]} != 0 ] && [ -z "$others" ]; then
+    elif [ -z "$left" ]; then
         echo "nothing was left out"
     fi
     rm -f "$log"
@@ -42,16 +50,11 @@ trap report EXIT
 
 more=()
 if [ -d "$SPIN_TEST_DATA" ]; then more+=(--include-ignored); fi
-if ! command -v chromedriver > /dev/null; then more+=(--skip headless::); fi
-if [ ${#features[@]} = 0 ]; then more+=(--skip mpi::); fi
+for module in "${!needs[@]}"; do has "$module" || more+=(--skip "$module::"); done
 cargo build --release --workspace "${features[@]}"
 cargo test --release --workspace "${features[@]}" -- ${1:+"$1"} "${more[@]}" 2>&1 | tee "$log"
-# Without the data, what else can be run by its name.
 if [ ! -d "$SPIN_TEST_DATA" ] && [ $# = 0 ]; then
-    if command -v chromedriver > /dev/null; then
-        cargo test --release --workspace "${features[@]}" --test stages headless:: -- --ignored
-    fi
-    if [ ${#features[@]} != 0 ]; then
-        cargo test --release --workspace "${features[@]}" --test stages mpi:: -- --ignored
-    fi
+    for module in "${!needs[@]}"; do
+        if has "$module"; then cargo test --release --workspace "${features[@]}" --test stages "$module::" -- --ignored; fi
+    done
 fi

@@ -27,6 +27,7 @@
 //! - `mpi`: processes that train together, by the real mpirun
 //! - `mutations`: inputs that nobody wrote
 //! - `old_store`: a store of an earlier release is read and extended
+//! - `slurm`: runs on a real Slurm, by `cluster`
 //! - `snapshots`: what the programs print: help, plans, listings, the table, errors
 //! - `streams`: full and closed streams, readers that leave, signals, odd names
 //! - `work_in_progress`: damaged and foreign parts are made again
@@ -37,6 +38,7 @@ mod adapters;
 mod audit;
 mod bad_input;
 mod checkpoints;
+mod cluster;
 mod engines;
 mod family;
 mod headless;
@@ -60,6 +62,7 @@ mod run_files;
 mod runs;
 mod sampling;
 mod shards;
+mod slurm;
 mod snapshots;
 mod streams;
 mod tasks_wild;

@@ -60,7 +60,7 @@ fn help() {
                 "rm", "adopt", "pin", "unpin", "gc", "schema", "plan",
             ][..],
         ),
-        ("spin-run", &["plan", "run", "settings", "status"]),
+        ("spin-run", &["plan", "run", "settings", "status", "submit", "cancel"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),
         ("spin-fit", &["peak", "merge"]),

@@ -3,6 +3,7 @@
 //!
 //! - [`run`] is the run file, [`graph`] the artifacts that follow from it,
 //!   [`plan`] what there is to do;
+//! - [`cluster`] brings a plan to a batch scheduler;
 //! - [`schema`] has the rows of every kind of table, [`facts`] what manifests
 //!   count;
 //! - [`records`] reads the files that people have, [`import`] brings
@@ -15,6 +16,7 @@
 //! - [`settings`] describes the keys of a run file;
 //! - [`url`] shows addresses without what is secret in them.
 
+pub mod cluster;
 pub mod diff;
 pub mod export;
 pub mod facts;

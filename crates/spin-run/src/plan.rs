@@ -15,6 +15,7 @@ use crate::Maker;
 use crate::graph::{Decoding, Graph, Input, ModelId, PairsOf, Product, Split};
 use spin_store::error::Result;
 
+pub(crate) use estimate::parts;
 pub use estimate::{Cost, Resources, parameters};
 pub use schedule::Agenda;
 pub use status::{State, Survey};

@@ -403,7 +403,12 @@ impl Store {
     /// # Errors
     /// When it cannot be created.
     pub fn work(&self, identity: &str) -> Result<WorkDir> {
-        WorkDir::open(&self.root.join(WORK).join(identity), identity)
+        WorkDir::open(&self.work_place(identity), identity)
+    }
+
+    /// Where that directory is, or would be: for those who only look.
+    pub fn work_place(&self, identity: &str) -> PathBuf {
+        self.root.join(WORK).join(identity)
     }
 
     /// Where the locks of names lie.

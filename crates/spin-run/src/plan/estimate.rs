@@ -162,19 +162,23 @@ fn training(fit: &FitConfig, weights: u64) -> u64 {
 
 /// No more shares than there are parts.
 fn shards(graph: &Graph<'_>, step: &Step, asked: u32) -> u32 {
-    let parts = step.makes.iter().filter_map(|node| {
-        let (split, per_row, rows_per_part) = match &node.product {
-            Product::Samples(t) => {
-                let config = graph.run.sample_at(*t).ok()?;
-                (Split::Train, config.samples_per_prompt, config.rows_per_part)
-            }
-            Product::BenchSamples(..) => (Split::Test, 1, graph.run.sample.rows_per_part),
-            _ => return None,
-        };
-        let rows = graph.demonstrations(split).ok()?.manifest.rows() * u64::from(per_row);
-        Some(rows.div_ceil(rows_per_part as u64))
-    });
+    let parts = step.makes.iter().filter_map(|node| parts(graph, &node.product));
     parts.max().map_or(asked, |parts| asked.min(u32::try_from(parts.max(1)).unwrap_or(u32::MAX)))
+}
+
+/// Into how many parts answers are generated, at most: prompts that are too long
+/// are none of them. `None` for what is not generated, and before the import.
+pub(crate) fn parts(graph: &Graph<'_>, product: &Product) -> Option<u64> {
+    let (split, per_row, rows_per_part) = match product {
+        Product::Samples(t) => {
+            let config = graph.run.sample_at(*t).ok()?;
+            (Split::Train, config.samples_per_prompt, config.rows_per_part)
+        }
+        Product::BenchSamples(..) => (Split::Test, 1, graph.run.sample.rows_per_part),
+        _ => return None,
+    };
+    let rows = graph.demonstrations(split).ok()?.manifest.rows() * u64::from(per_row);
+    Some(rows.div_ceil(rows_per_part as u64))
 }
 
 /// What is recorded of the run's artifacts.

@@ -34,6 +34,7 @@ pub use eval::{
     BBH, EvalConfig, GROUPS, JudgeConfig, LEADERBOARD, MMLU, MT_BENCH, Profile, SPIN_PAPER, SoftmaxDtype, units_of,
 };
 pub use fit::{FitConfig, FitDtype, Keep, LoraSettings, Loss, NonFinite, ObjectiveKind, OptimizerKind, SchedulerKind};
+pub(crate) use parse::with_hint;
 pub use sample::{EngineKind, SampleConfig};
 
 /// A whole run.

@@ -92,7 +92,7 @@ fn explain(path: &Path, error: &toml::de::Error) -> StoreError {
 }
 
 /// Adds the nearest valid key to serde's message about an unknown one.
-fn with_hint(message: &str) -> String {
+pub(crate) fn with_hint(message: &str) -> String {
     let Some(rest) = message.split("unknown field `").nth(1).or_else(|| message.split("unknown variant `").nth(1))
     else {
         return message.to_owned();

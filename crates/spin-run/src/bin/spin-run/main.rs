@@ -3,14 +3,18 @@
 
 mod forecast;
 mod run;
+mod slurm;
+mod status;
+mod submit;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use serde_json::{Value, json};
 use spin_cli::{Exit, out, printable};
+use spin_run::cluster::{ClusterError, others};
 use spin_run::graph::Graph;
-use spin_run::plan::{Options, Plan, State, Step, Survey, shell_line};
+use spin_run::plan::{Options, Plan, Step, shell_line};
 use spin_run::run::RunFile;
 use spin_store::{Store, StoreError};
 
@@ -35,6 +39,9 @@ enum Command {
         /// The CPU's peak, for the times [default: measured by a short matrix product]
         #[arg(long, value_name = "GFLOP/s")]
         peak_gflops: Option<f64>,
+        /// The site's profile, for pbs [default: $SPIN_SITE, or one that asks for nothing]
+        #[arg(long, value_name = "FILE")]
+        site: Option<PathBuf>,
     },
     /// Do every step that is not done yet, in order; with --jobs side by side where none needs the other
     Run {
@@ -53,14 +60,12 @@ enum Command {
         #[arg(long, value_enum, default_value_t = SettingsFormat::Markdown)]
         format: SettingsFormat,
     },
-    /// Say of every artifact of a run whether it is done, stale (and what changed) or missing
-    Status {
-        #[command(flatten)]
-        what: What,
-        /// Output format
-        #[arg(long, value_enum, default_value_t = StatusFormat::Text)]
-        format: StatusFormat,
-    },
+    /// Say of every artifact of a run whether it is done, stale (and what changed) or missing, and what its jobs are doing
+    Status(status::Args),
+    /// Submit every step that is not done yet to Slurm, each after what it reads; what is in the queue already stays
+    Submit(submit::Args),
+    /// Take the jobs of a run out of Slurm's queue; what they have done is kept
+    Cancel(spin_cli::RunArgs),
 }
 
 #[derive(clap::Args)]
@@ -83,6 +88,10 @@ enum PlanFormat {
     Shell,
     /// Everything, for schedulers
     Json,
+    /// A makefile: shares side by side with make -j
+    Make,
+    /// A shell script that submits everything to PBS; --site says what to ask for
+    Pbs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,24 +102,9 @@ enum SettingsFormat {
     Schema,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StatusFormat {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-}
-
 impl What {
     fn load(&self) -> anyhow::Result<(RunFile, Store)> {
-        let run = RunFile::load(&self.run.run, &self.run.set)?;
-        // Looks create nothing: there may be no store yet.
-        let dir = run.store_dir();
-        let store = match Store::open_existing(&dir) {
-            Err(StoreError::Missing { .. }) => Store::handle(&dir),
-            store => store?,
-        };
-        Ok((run, store))
+        open(&self.run)
     }
 
     fn options(&self) -> Options {
@@ -119,13 +113,26 @@ impl What {
     }
 }
 
+/// A run file and its store. Looks create nothing: there may be no store yet.
+fn open(args: &spin_cli::RunArgs) -> anyhow::Result<(RunFile, Store)> {
+    let run = RunFile::load(&args.run, &args.set)?;
+    let dir = run.store_dir();
+    let store = match Store::open_existing(&dir) {
+        Err(StoreError::Missing { .. }) => Store::handle(&dir),
+        store => store?,
+    };
+    Ok((run, store))
+}
+
 fn main() -> ExitCode {
     let cli = spin_cli::parse::<Cli>();
-    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError), || match cli.command {
-        Command::Plan { what, format, peak_gflops } => plan(&what, format, peak_gflops),
+    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError, ClusterError), || match cli.command {
+        Command::Plan { what, format, peak_gflops, site } => plan(&what, format, peak_gflops, site.as_deref()),
         Command::Run { what, jobs, keep_going } => run::run(&what, usize::from(jobs), keep_going),
         Command::Settings { format } => settings(format),
-        Command::Status { what, format } => status(&what, format),
+        Command::Status(args) => status::status(&args),
+        Command::Submit(args) => submit::submit(&args),
+        Command::Cancel(args) => submit::cancel(&args),
     })
 }
 
@@ -137,9 +144,10 @@ fn settings(format: SettingsFormat) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn plan(what: &What, format: PlanFormat, peak_gflops: Option<f64>) -> anyhow::Result<Exit> {
+fn plan(what: &What, format: PlanFormat, peak_gflops: Option<f64>, site: Option<&Path>) -> anyhow::Result<Exit> {
     let (run, store) = what.load()?;
-    let measured = || (format != PlanFormat::Shell && what.device == "cpu").then(forecast::peak).flatten();
+    let has_times = matches!(format, PlanFormat::Text | PlanFormat::Json);
+    let measured = || (has_times && what.device == "cpu").then(forecast::peak).flatten();
     let options = Options { peak_gflops: peak_gflops.or_else(measured), ..what.options() };
     let plan = Plan::new(&Graph::new(&run, &store), &options)?;
     match format {
@@ -152,6 +160,11 @@ fn plan(what: &What, format: PlanFormat, peak_gflops: Option<f64>) -> anyhow::Re
             }
         }
         PlanFormat::Shell => out(&plan.to_shell()),
+        PlanFormat::Make => out(&others::makefile(&plan)),
+        PlanFormat::Pbs => {
+            let site = slurm::site(site)?;
+            out(&others::pbs(&plan, &site, &slurm::places(&run, site.programs.as_deref())?));
+        }
         PlanFormat::Json => out(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?)),
     }
     Ok(Exit::Done)
@@ -193,46 +206,4 @@ pub(crate) fn size(bytes: u64) -> String {
         0..0x4000_0000 => format!("{} MiB", bytes.div_ceil(1 << 20)),
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
     }
-}
-
-fn status(what: &What, format: StatusFormat) -> anyhow::Result<Exit> {
-    let (run, store) = what.load()?;
-    let graph = Graph::new(&run, &store);
-    let plan = Plan::new(&graph, &what.options())?;
-    let survey = Survey::new(&graph, &plan);
-    let nodes = || plan.steps.iter().flat_map(|step| step.makes.iter().map(move |node| (step, node)));
-    if format == StatusFormat::Json {
-        let artifacts = nodes().map(|(step, node)| {
-            let mut value = survey.state(&node.product).to_json();
-            value["artifact"] = json!(node.name);
-            value["step"] = json!(step.name);
-            value
-        });
-        let value = json!({"run": run.run, "artifacts": artifacts.collect::<Value>()});
-        out(&format!("{}\n", serde_json::to_string_pretty(&value)?));
-        return Ok(Exit::Done);
-    }
-    let width = nodes().map(|(_, node)| node.name.len() + 4).max().unwrap_or(0);
-    let mut counts = [0_usize; 3];
-    for (_, node) in nodes() {
-        let state = survey.state(&node.product);
-        counts[match state {
-            State::Done { .. } => 0,
-            State::Stale { .. } => 1,
-            State::Missing | State::Unknown { .. } => 2,
-        }] += 1;
-        let name = match state {
-            State::Done { reference } | State::Stale { reference, .. } => reference,
-            _ => &node.name,
-        };
-        let line = format!("{:8}{name:width$}  {}", state.word(), state.why().join("; "));
-        out(&format!("{}\n", printable(line.trim_end())));
-    }
-    let [done, stale, missing] = counts;
-    let rest = match stale + missing {
-        0 => String::new(),
-        _ => format!("; `spin-run run {}` makes the rest", shell_line(&[what.run.run.display().to_string()])),
-    };
-    out(&format!("{done} done, {stale} stale, {missing} missing{rest}\n"));
-    Ok(Exit::Done)
 }
