@@ -76,7 +76,7 @@ fmt:
 # Check format and lints, which CI does first
 check:
     cargo fmt --check
-    cargo clippy --release --workspace --all-targets -- -D warnings
+    mapfile -t features < <(tests/features.sh); cargo clippy --release --workspace --all-targets "${features[@]}" -- -D warnings
 
 # Write docs/settings.md and its JSON Schema anew from the structs that read run files
 settings: build

@@ -5,21 +5,29 @@
 #   tests/run.sh [NAME]        all tests, or those whose names contain NAME
 #
 # Real models and benchmark files, which some tests need, are looked for in the directory
-# $SPIN_TEST_DATA (../shared unless set), a browser for the report as `chromedriver`, Slurm as its daemons.
+# $SPIN_TEST_DATA (../shared unless set), a browser for the report as `chromedriver`, Slurm as its daemons,
+# MPI as tests/features.sh says. Where MPI is there everything is built with it: one set of features, one build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SPIN_TEST_DATA=$(realpath -m "${SPIN_TEST_DATA:-../shared}")
 export SPIN_TEST_DATA
 log=$(mktemp)
+mapfile -t features < <(tests/features.sh)
 
 # Where Slurm's daemons are, which need nobody's rights.
 export PATH=$PATH:/usr/sbin
 
 # Tests of what a machine may lack: the file's name, and the commands they need.
-declare -A needs=([headless]=chromedriver [slurm]="munged slurmctld slurmd sbatch")
+declare -A needs=([headless]=chromedriver [mpi]="mpicc mpirun libclang" [slurm]="munged slurmctld slurmd sbatch")
+needs[mpi_slurm]="${needs[mpi]} ${needs[slurm]}"
 
 has() {
-    for program in ${needs[$1]}; do command -v "$program" > /dev/null || return 1; done
+    for program in ${needs[$1]}; do
+        case $program in
+            libclang) [ ${#features[@]} != 0 ] || return 1 ;;
+            *) command -v "$program" > /dev/null || return 1 ;;
+        esac
+    done
 }
 
 report() {
@@ -48,10 +56,10 @@ trap report EXIT
 more=()
 if [ -d "$SPIN_TEST_DATA" ]; then more+=(--include-ignored); fi
 for module in "${!needs[@]}"; do has "$module" || more+=(--skip "$module::"); done
-cargo build --release --workspace
-cargo test --release --workspace -- ${1:+"$1"} "${more[@]}" 2>&1 | tee "$log"
+cargo build --release --workspace "${features[@]}"
+cargo test --release --workspace "${features[@]}" -- ${1:+"$1"} "${more[@]}" 2>&1 | tee "$log"
 if [ ! -d "$SPIN_TEST_DATA" ] && [ $# = 0 ]; then
     for module in "${!needs[@]}"; do
-        if has "$module"; then cargo test --release --workspace --test stages "$module::" -- --ignored; fi
+        if has "$module"; then cargo test --release --workspace "${features[@]}" --test stages "$module::" -- --ignored; fi
     done
 fi

@@ -24,6 +24,7 @@
 //! - `imports`: what is a model, sources that move, many imports at once, looks
 //! - `journal`: what is deleted, forged or put there, the run file in every manifest, stages done again
 //! - `journeys`: bundles and what others read
+//! - `mpi`: processes that train together, by the real mpirun; `mpi_slurm`: by a real srun
 //! - `mutations`: inputs that nobody wrote
 //! - `old_store`: a store of an earlier release is read and extended
 //! - `slurm`: runs on a real Slurm, by `cluster`
@@ -51,6 +52,8 @@ mod leaderboard;
 mod logs;
 mod loop_runs;
 mod models;
+mod mpi;
+mod mpi_slurm;
 mod mutations;
 mod old_store;
 mod preferences;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::project::Project;
+use crate::project::{Project, both};
 
 /// A project whose model plays as it is, with a chat template of its own.
 fn imported(template: &str) -> Project {
@@ -89,4 +89,16 @@ fn templates_without_end_are_refused_in_time_and_memory() {
         project.fails("spin-fit --sft --set template.chat=hostile.jinja", 3, &[words]);
         assert!(start.elapsed() < Duration::from_secs(30), "{words}");
     }
+}
+
+/// Whatever it was built with, it does not train beside others as if alone.
+#[test]
+fn processes_that_do_not_meet_do_not_train() {
+    let project = Project::new();
+    project.run("spin-store import run.toml");
+    let output = project.command("spin-fit --sft").env("PMI_SIZE", "2").output().expect("it starts");
+    let text = both(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("would train alone"), "{text}");
+    project.run("spin-fit --sft");
 }

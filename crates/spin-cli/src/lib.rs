@@ -8,6 +8,7 @@
 mod caught;
 mod causes;
 mod children;
+mod launched;
 mod log;
 mod manual;
 mod process;
@@ -28,6 +29,7 @@ use serde_json::{Map, Value, json};
 
 pub use caught::caught;
 pub use children::{program, stop_child, stop_with_parent};
+pub use launched::{Launched, launched};
 pub use log::{LogArgs, LogFormat, log_as_this, log_format, pass_on, say};
 pub use manual::parse;
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
@@ -53,7 +55,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    fn code(self) -> u8 {
+    /// The code.
+    pub fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
             Exit::Failed => 1,
@@ -112,6 +115,17 @@ pub fn run(
     is_bad_input: fn(&(dyn Error + 'static)) -> bool,
     body: impl FnOnce() -> anyhow::Result<Exit>,
 ) -> ExitCode {
+    run_then(log, is_bad_input, body, |_| {})
+}
+
+/// As [`run`], with something that is to be done last, after the last word: it
+/// is told how the program ends.
+pub fn run_then(
+    log: LogArgs,
+    is_bad_input: fn(&(dyn Error + 'static)) -> bool,
+    body: impl FnOnce() -> anyhow::Result<Exit>,
+    last: impl FnOnce(Exit),
+) -> ExitCode {
     started();
     log.start();
     keep_freed_memory();
@@ -130,6 +144,7 @@ pub fn run(
             exit_of(&error, is_bad_input)
         }
     };
+    last(exit);
     ExitCode::from(exit.code())
 }
 
@@ -232,6 +247,9 @@ pub fn environment() -> Map<String, Value> {
     map.insert("processor".into(), json!(processor()));
     map.insert("target".into(), json!(format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)));
     map.insert("threads".into(), json!(std::thread::available_parallelism().map_or(1, usize::from)));
+    if let Some(launched) = launched() {
+        map.insert("processes".into(), json!(launched.world));
+    }
     if let Some(host) = process::host() {
         map.insert("host".into(), json!(host));
     }

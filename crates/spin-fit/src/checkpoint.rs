@@ -103,14 +103,14 @@ fn seal(record: &Record, mut tensors: Vec<String>) -> String {
 }
 
 /// A tensor's name, type, shape, and the digest of its numbers.
-fn fingerprint(name: &str, tensor: &impl View) -> String {
+pub(crate) fn fingerprint(name: &str, tensor: &impl View) -> String {
     format!("{name} {:?} {:?} {}", tensor.dtype(), tensor.shape(), digest::of_bytes(&tensor.data()))
 }
 
 const META: &str = "spin.checkpoint";
 
 /// A tensor on its way to disk; numbers in memory are not copied first.
-struct Entry<'a>(StateTensor<'a>);
+pub(crate) struct Entry<'a>(pub StateTensor<'a>);
 
 impl View for Entry<'_> {
     fn dtype(&self) -> Dtype {
@@ -166,9 +166,25 @@ pub fn save(
     log: &str,
 ) -> Result<()> {
     let tensors: Vec<_> = tensors.into_iter().map(|(name, tensor)| (name, Entry(tensor))).collect();
+    let prints = tensors.par_iter().map(|(name, entry)| fingerprint(name, entry)).collect();
+    write(path, tensors, prints, progress, settings, log)
+}
+
+/// The same of tensors that are asked for one by one, in whatever order, and
+/// whose fingerprints are known.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) fn write(
+    path: &Path,
+    tensors: Vec<(String, impl View)>,
+    prints: Vec<String>,
+    progress: &Progress,
+    settings: &Settings,
+    log: &str,
+) -> Result<()> {
     let mut record =
         Record { progress: progress.clone(), settings: settings.clone(), log: log.into(), digest: String::new() };
-    let prints = tensors.par_iter().map(|(name, entry)| fingerprint(name, entry)).collect();
     record.digest = seal(&record, prints);
     let text = serde_json::to_string(&record).expect("counters and settings are plain data");
     let metadata = HashMap::from([(META.to_owned(), text)]);
@@ -231,6 +247,19 @@ struct Place {
 /// [`FitError::Checkpoint`] when it is damaged or no checkpoint,
 /// [`FitError::OtherSettings`] when it is one of other settings.
 pub fn load(path: &Path, settings: &Settings) -> Result<Checkpoint> {
+    load_parts(path, settings, &|_, tensor| Ok(tensor))
+}
+
+/// As [`load`], keeping of each tensor what `part` gives of it, by its name:
+/// all of it is checked, one tensor after the other.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_parts(
+    path: &Path,
+    settings: &Settings,
+    part: &dyn Fn(&str, Tensor) -> Result<Tensor>,
+) -> Result<Checkpoint> {
     let bad = |problem: String| FitError::Checkpoint { path: path.display().to_string(), problem };
     let damaged = |e: &dyn std::fmt::Display| bad(format!("is damaged ({e})"));
     let read = |source: std::io::Error| match source.kind() {
@@ -264,7 +293,8 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Checkpoint> {
         file.read_exact(&mut bytes).map_err(read)?;
         let view = TensorView::new(place.dtype, place.shape, &bytes).map_err(|e| damaged(&e))?;
         prints.push(fingerprint(&name, &view));
-        tensors.insert(name, view.load(&Device::Cpu)?);
+        let kept = part(&name, view.load(&Device::Cpu)?)?;
+        tensors.insert(name, kept);
     }
     if 8 + size + at != length {
         return Err(damaged(&"there is more in it than it says"));

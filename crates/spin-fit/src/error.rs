@@ -8,6 +8,17 @@ use crate::optim::OptimError;
 /// Shorthand for results of this crate.
 pub type Result<T, E = FitError> = std::result::Result<T, E>;
 
+/// How a process ends that cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Something failed.
+    Failed,
+    /// The input is to blame.
+    BadInput,
+    /// Another process is at it: run it again.
+    Again,
+}
+
 /// What can go wrong while training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,6 +96,43 @@ pub enum FitError {
     Exists {
         /// The directory.
         path: String,
+    },
+    /// Another process of those that train together cannot go on.
+    #[error("process {rank} of those that train together: {message}")]
+    Peer {
+        /// Which of them, from 0.
+        rank: usize,
+        /// How it ends.
+        verdict: Verdict,
+        /// What it says.
+        message: String,
+    },
+    /// Shares that cannot be dealt out evenly.
+    #[error(
+        "fit.shards = {shards} cannot be dealt to {world} processes; start {fitting} of them, or set fit.shards to a \
+         multiple of {world}: it is one of the settings that decide what is made"
+    )]
+    Shares {
+        /// Shares of an update.
+        shards: usize,
+        /// Processes.
+        world: usize,
+        /// Numbers of processes that would do.
+        fitting: String,
+    },
+    /// Processes that were to train together cannot reach each other.
+    #[error("MPI: {problem}")]
+    Transport {
+        /// Why not.
+        problem: String,
+    },
+    /// What another process made is not seen here.
+    #[error("{what} was made by another process and is not in the store of this one; is {store} the same directory?")]
+    NotSeen {
+        /// What it is.
+        what: String,
+        /// Where the store is.
+        store: String,
     },
     /// The device to train on is not there.
     #[error("{device} cannot be used: {problem}")]
@@ -170,11 +218,15 @@ impl FitError {
             FitError::Store(error) => error.is_bad_input(),
             FitError::Model(error) => error.is_bad_input(),
             FitError::Text(error) => error.is_bad_input(),
+            FitError::Peer { verdict, .. } => *verdict == Verdict::BadInput,
             FitError::Row { .. }
             | FitError::NoRows { .. }
             | FitError::OtherReference { .. }
             | FitError::OtherAdapter { .. }
             | FitError::Exists { .. }
+            | FitError::Shares { .. }
+            | FitError::Transport { .. }
+            | FitError::NotSeen { .. }
             | FitError::Device { .. }
             | FitError::StartNotFinite { .. }
             | FitError::Checkpoint { .. }

@@ -1,16 +1,22 @@
 //! One update: gradients over its rows in forward passes that fit, clipping,
 //! the optimiser's step. No files, no schedule, no order of rows.
 
-use spin_model::{Batch, CausalLm, Gradients};
+use std::rc::Rc;
+
+use candle_core::Var;
+use spin_model::{Batch, CausalLm, Gradients, clip_factor};
 use spin_noise::mix;
 use spin_run::run::{FitConfig, OptimizerKind};
 
 use crate::batches::Limit;
+use crate::collective::parts::Parts;
+use crate::collective::{Collective, Solo};
 use crate::data::Example;
 use crate::error::{FitError, Result};
 use crate::objective::{self, Objective, PairLogps, PairMetrics};
 use crate::optim::{self, AdamW, Optimizer, RmsProp, Rule};
 use crate::reference;
+use crate::shares::{Counts, Shares};
 
 /// A model with what changes it.
 #[derive(Debug)]
@@ -23,6 +29,7 @@ pub struct Learner {
     limit: Limit,
     max_grad_norm: f64,
     gradients: Gradients,
+    shares: Shares,
     /// Decides what adapters drop, with the update and the forward pass.
     seed: u64,
 }
@@ -68,15 +75,43 @@ impl Learner {
     /// # Errors
     /// When the device cannot hold gradients and state.
     pub fn new(model: CausalLm, config: &FitConfig, seed: u64) -> Result<Self> {
+        Learner::among(model, config, seed, Rc::new(Solo))
+    }
+
+    /// The same, as one of the processes of `world`: each has the whole model
+    /// and the gradient of a share, and a part of the optimiser's state. All
+    /// of them make every call together.
+    ///
+    /// # Errors
+    /// As [`Learner::new`], and when the shares of an update cannot be dealt to
+    /// so many.
+    pub fn among(model: CausalLm, config: &FitConfig, seed: u64, world: Rc<dyn Collective>) -> Result<Self> {
+        let rank = world.rank();
+        let shares = Shares::new(config.shards, world, model.trainable())?;
+        let part = |number: usize, var: &Var| match shares.parts() {
+            Some(parts) => parts.of(rank, number),
+            None => 0..var.elem_count(),
+        };
         Ok(Learner {
-            optimizer: Optimizer::new(rule(config), model.trainable(), optim::decays)?,
+            optimizer: Optimizer::of_part(rule(config), model.trainable(), optim::decays, part)?,
             gradients: Gradients::zeros(model.trainable())?,
             objective: Objective::new(config),
             limit: Limit::of(config),
             max_grad_norm: config.max_grad_norm,
+            shares,
             seed,
             model,
         })
+    }
+
+    /// The processes that train together.
+    pub fn world(&self) -> &dyn Collective {
+        self.shares.world()
+    }
+
+    /// Which of them looks after which numbers; `None` for one alone.
+    pub fn parts(&self) -> Option<&Parts> {
+        self.shares.parts()
     }
 
     /// One optimiser step over all of `rows` with learning rate `lr`. However
@@ -101,66 +136,129 @@ impl Learner {
         lr: f64,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<UpdateOutcome>> {
+        let rows = self.checked(rows)?;
+        if !self.shares.is_one() {
+            return self.update_in_shares(&rows, lr, go_on);
+        }
+        self.gradients.clear()?;
+        let key = u64::from(self.optimizer.steps()) << 32;
+        let Some(counts) = self.accumulate(&rows, &Whole::of(&rows), |pass| key | pass, go_on)? else {
+            return Ok(None);
+        };
+        // Once is enough: which tensors get gradients does not change.
+        if counts.sloped && self.optimizer.steps() == 0 {
+            self.gradients.check_complete()?;
+        }
+        let grad_norm = self.gradients.clip_global_norm(self.largest_norm())?;
+        self.finish(&rows, counts, grad_norm, lr).map(Some)
+    }
+
+    /// The same share by share, each share's gradient by itself. What adapters
+    /// drop follows from update, share and forward pass, never from who
+    /// computes it.
+    fn update_in_shares(
+        &mut self,
+        rows: &[&Example],
+        lr: f64,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<UpdateOutcome>> {
+        let (whole, step) = (Whole::of(rows), u64::from(self.optimizer.steps()));
+        let mut counts = Counts::default();
+        for (round, (share, own)) in self.shares.own(rows.len()).into_iter().enumerate() {
+            self.gradients.clear()?;
+            let key = mix(step << 32 | share as u64);
+            let computed = self.accumulate(&rows[own], &whole, |pass| key ^ pass, go_on)?;
+            match self.shares.add(computed, &mut self.gradients, round, step == 0)? {
+                Some(so_far) => counts = so_far,
+                None => return Ok(None),
+            }
+        }
+        let limit = self.largest_norm();
+        let grad_norm = match self.shares.among() {
+            None => self.gradients.clip_global_norm(limit)?,
+            Some(among) => {
+                let norm = among.norm(&mut self.gradients)?;
+                if let Some(factor) = clip_factor(norm, limit) {
+                    among.scale(&mut self.gradients, factor);
+                }
+                norm
+            }
+        };
+        self.finish(rows, counts, grad_norm, lr).map(Some)
+    }
+
+    /// Adds the gradient of `rows`, which are some of the rows of an update, to
+    /// what is there; `None` if `go_on` did not hold. `key` gives a number to
+    /// each forward pass.
+    fn accumulate(
+        &mut self,
+        rows: &[&Example],
+        whole: &Whole,
+        key: impl Fn(u64) -> u64,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Counts>> {
         let objective = self.objective;
-        let rows = &self.checked(rows)?;
         let smoothing = match objective {
             Objective::Sft { label_smoothing } => label_smoothing,
             Objective::Pairs(_) => 0.0,
         };
-        let share = 1.0 / rows.len().max(1) as f64;
-        let response_tokens: usize = rows.iter().map(|e| e.real_ids.len()).sum();
-        let mut metrics = PairMetrics::default();
-        let (mut loss, mut sloped) = (0.0, false);
-        self.gradients.clear()?;
+        let mut counts = Counts::default();
         for (pass, cut) in self.limit.cut(rows).into_iter().enumerate() {
             if !go_on() {
                 return Ok(None);
             }
             let batch = Batch::grouped(cut.iter().map(|&row| (rows[row].prompt_ids.as_slice(), rows[row].answers())))?
-                .with_dropout_seed(mix(mix(self.seed) ^ (u64::from(self.optimizer.steps()) << 32 | pass as u64)));
+                .with_dropout_seed(mix(mix(self.seed) ^ key(pass as u64)));
             let mut slopes = |group: usize, logps: &[f64]| {
                 let slopes = match (objective, pair_logps(rows[cut[group]], logps)) {
                     (Objective::Pairs(objective), Some(pair)) => {
                         let term = objective.term(&pair);
-                        metrics.add(&pair, &term);
+                        counts.metrics.add(&pair, &term);
                         [term.by_real, term.by_generated, term.by_initial][..logps.len()]
                             .iter()
-                            .map(|slope| slope * share)
+                            .map(|slope| slope * whole.share)
                             .collect()
                     }
                     _ => {
-                        let term = objective::nll(logps[0], response_tokens);
-                        loss += term.value;
+                        let term = objective::nll(logps[0], whole.response_tokens);
+                        counts.loss += term.value;
                         vec![term.slope]
                     }
                 };
-                sloped |= slopes.iter().any(|slope| *slope != 0.0);
+                counts.sloped |= slopes.iter().any(|slope| *slope != 0.0);
                 slopes
             };
             self.model.accumulate_gradients(&batch, smoothing, &mut slopes, &mut self.gradients)?;
         }
-        let pairs = matches!(objective, Objective::Pairs(_)).then_some(metrics);
+        Ok(Some(counts))
+    }
+
+    /// A limit of 0 means none; the norm is wanted all the same.
+    fn largest_norm(&self) -> f64 {
+        if self.max_grad_norm > 0.0 { self.max_grad_norm } else { f64::MAX }
+    }
+
+    /// The step, once the gradient is clipped.
+    fn finish(&mut self, rows: &[&Example], counts: Counts, grad_norm: f64, lr: f64) -> Result<UpdateOutcome> {
+        let pairs = matches!(self.objective, Objective::Pairs(_)).then_some(counts.metrics);
         let mut outcome = UpdateOutcome {
-            loss: pairs.as_ref().map_or(loss, PairMetrics::loss),
+            loss: pairs.as_ref().map_or(counts.loss, PairMetrics::loss),
+            grad_norm,
             pairs,
             tokens: rows.iter().map(|e| e.tokens()).sum(),
-            ..UpdateOutcome::default()
+            not_finite: None,
         };
-        // Once is enough: which tensors get gradients does not change.
-        if sloped && self.optimizer.steps() == 0 {
-            self.gradients.check_complete()?;
-        }
-        // A limit of 0 means none; the norm is wanted all the same.
-        let limit = if self.max_grad_norm > 0.0 { self.max_grad_norm } else { f64::MAX };
-        outcome.grad_norm = self.gradients.clip_global_norm(limit)?;
         if !outcome.loss.is_finite() {
             outcome.not_finite = Some("loss");
         } else if !outcome.grad_norm.is_finite() {
             outcome.not_finite = Some("norm of the gradient");
         } else {
             self.optimizer.step(&self.gradients, lr)?;
+            if let Some(among) = self.shares.among() {
+                among.spread(self.model.trainable())?;
+            }
         }
-        Ok(Some(outcome))
+        Ok(outcome)
     }
 
     /// The name of a tensor that holds NaN or an infinity, trained or not.
@@ -174,7 +272,8 @@ impl Learner {
         })
     }
 
-    /// The gradients of the last update, clipped.
+    /// The gradients of the last update, clipped; of several processes this
+    /// one's part.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }
@@ -187,7 +286,7 @@ impl Learner {
         let rows = self.checked(rows)?;
         let groups: Vec<reference::Group<'_>> =
             rows.iter().map(|e| (e.prompt_ids.as_slice(), e.answers().collect())).collect();
-        let logps = reference::logps(&self.model, &groups, self.limit)?;
+        let logps = reference::logps_among(&self.model, &groups, self.limit, self.world())?;
         let Objective::Pairs(objective) = self.objective else {
             let tokens: usize = rows.iter().map(|e| e.real_ids.len()).sum();
             let loss = logps.iter().map(|logps| objective::nll(logps[0], tokens).value).sum();
@@ -216,6 +315,19 @@ impl Learner {
                 remedy: "spin and dpo train on pairs, sft on demonstrations".into(),
             }),
         }
+    }
+}
+
+/// What a row's slope takes from the other rows of its update.
+struct Whole {
+    /// Of a pair.
+    share: f64,
+    response_tokens: usize,
+}
+
+impl Whole {
+    fn of(rows: &[&Example]) -> Whole {
+        Whole { share: 1.0 / rows.len().max(1) as f64, response_tokens: rows.iter().map(|e| e.real_ids.len()).sum() }
     }
 }
 

@@ -16,6 +16,7 @@
 
 pub mod batches;
 pub mod checkpoint;
+pub mod collective;
 pub mod data;
 pub mod error;
 pub mod learner;
@@ -27,6 +28,7 @@ mod publish;
 pub mod reference;
 mod rows;
 pub mod schedule;
+mod shares;
 pub mod stage;
 pub mod start;
 pub mod tabular;
@@ -34,6 +36,7 @@ pub mod tabular;
 mod tabular_tests;
 #[cfg(test)]
 mod testing;
+mod together;
 pub mod trainer;
 pub mod watch;
 

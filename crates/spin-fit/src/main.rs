@@ -1,23 +1,30 @@
 //! `spin-fit`: train the main player, θ0, or a baseline.
 
+mod processes;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
 use clap::{Parser, Subcommand, ValueEnum};
 use spin_cli::{Exit, Progress, say, stop_flag};
 use spin_fit::TrainingWatch;
-use spin_fit::error::FitError;
+use spin_fit::collective::{Collective, Failure, conclude};
+use spin_fit::error::{FitError, Verdict};
 use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::metrics::flops::measure_peak;
 use spin_fit::stage::{self, Options};
 use spin_fit::start::device;
+use spin_fit::watch::Unwatched;
 use spin_run::facts::{Facts as _, TrainingFacts};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
 use spin_store::{Context, Left, Outcome, Store, StoreError};
+
+use processes::Processes;
 
 #[derive(Parser)]
 #[command(
@@ -68,6 +75,8 @@ fn after_help() -> String {
          answers.\n\
          Others: max_tokens_per_batch, dtype, recompute_every, on_nonfinite, eval_every, eval_rows, patience, \
          stop_margin, keep, the table lora; an unknown key is answered with the nearest one.\n\n\
+         With [fit] shards = S, so many processes or a divisor of it train together where mpirun or srun starts them \
+         (built with --features spin-fit/mpi; docs/training.md).\n\n\
          A training can be watched while it runs: tensorboard --logdir STORE/.work; a finished one lies under \
          STORE/metrics.\n\n{}",
         spin_cli::EXIT_CODES
@@ -165,11 +174,13 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let cli = spin_cli::parse::<Cli>();
-    spin_cli::run(cli.log, spin_cli::bad_input!(FitError, StoreError), || match &cli.command {
+    let processes = Processes::default();
+    let body = || match &cli.command {
         Some(Command::Peak) => peak(),
         Some(Command::Merge(args)) => merged(args),
-        None => train(&cli),
-    })
+        None => train_together(&cli, &processes),
+    };
+    spin_cli::run_then(cli.log, spin_cli::bad_input!(FitError, StoreError), body, |exit| processes.part(exit))
 }
 
 fn peak() -> anyhow::Result<Exit> {
@@ -189,7 +200,48 @@ fn merged(Merge { base, adapter, out, dtype }: &Merge) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn train(cli: &Cli) -> anyhow::Result<Exit> {
+/// Trains as one of the processes that were started together, or alone.
+fn train_together(cli: &Cli, processes: &Processes) -> anyhow::Result<Exit> {
+    let world = processes.join()?;
+    let failure = |error: &anyhow::Error| match error.downcast_ref::<FitError>() {
+        Some(error) => Failure::of(error),
+        None => {
+            let bad =
+                error.chain().any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_bad_input));
+            Some(Failure {
+                verdict: if bad { Verdict::BadInput } else { Verdict::Failed },
+                message: format!("{error:#}"),
+            })
+        }
+    };
+    let result = conclude(&*world, train(cli, world.clone()), failure);
+    // All have concluded; what one of them fails with, that one says.
+    processes.concluded();
+    let error = match result {
+        Ok(exit) => return Ok(exit),
+        Err(error) => error,
+    };
+    match error.downcast_ref::<FitError>() {
+        Some(FitError::Peer { verdict, .. }) if !world.is_first() => Ok(exit_of(*verdict)),
+        // Not a failure: the work is being done.
+        Some(FitError::Store(StoreError::Locked { .. })) => {
+            say(&format!("{error:#}"));
+            Ok(Exit::Again)
+        }
+        _ if !world.is_first() => Err(error.context(format!("process {} of {}", world.rank(), world.world()))),
+        _ => Err(error),
+    }
+}
+
+fn exit_of(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Failed => Exit::Failed,
+        Verdict::BadInput => Exit::BadInput,
+        Verdict::Again => Exit::Again,
+    }
+}
+
+fn train(cli: &Cli, world: Rc<dyn Collective>) -> anyhow::Result<Exit> {
     let run = RunFile::load(cli.run.as_deref().context("give a run file")?, &cli.set)?;
     let store = Store::open(&run.store_dir())?;
     let graph = Graph::new(&run, &store);
@@ -201,7 +253,8 @@ fn train(cli: &Cli) -> anyhow::Result<Exit> {
         }
         (None, None) => ModelId::Iteration(0),
     };
-    let options = Options { device: device(&cli.device)?, peak_gflops: cli.peak_gflops };
+    let speaks = world.is_first();
+    let options = Options { world, device: device(&cli.device)?, peak_gflops: cli.peak_gflops };
     let stop = stop_flag()?;
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
     let holder = spin_cli::whoami();
@@ -212,18 +265,18 @@ fn train(cli: &Cli) -> anyhow::Result<Exit> {
         stop: &stop,
         ..Context::silent(&store)
     };
-    let outcome = stage::run(&graph, &id, &options, &context, &mut screen);
+    let watch: &mut dyn TrainingWatch = if speaks { &mut screen } else { &mut Unwatched };
+    let outcome = stage::run(&graph, &id, &options, &context, watch);
     if let Some(bar) = screen.bar.take() {
         bar.finish();
     }
     let outcome = match outcome {
-        // Not a failure: the work is being done.
-        Err(FitError::Store(error @ StoreError::Locked { .. })) => {
-            say(&format!("{}: {error}", screen.label));
-            return Ok(Exit::Again);
-        }
+        Err(error @ FitError::Store(StoreError::Locked { .. })) => return Err(error).context(screen.label),
         outcome => outcome?,
     };
+    if !speaks {
+        return Ok(if matches!(outcome, Outcome::Left(_)) { Exit::Again } else { Exit::Done });
+    }
     match outcome {
         Outcome::Found(artifact) => say(&format!("{} is already there", artifact.reference())),
         Outcome::Made(artifact) => {

@@ -2,6 +2,7 @@
 //! and stored, so that the opponent is never a second model in memory.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 use spin_model::{Batch, CausalLm};
@@ -11,6 +12,7 @@ use spin_store::work::Found;
 use spin_store::{Artifact, Ending, Left, Making, Staged, table};
 
 use crate::batches::Limit;
+use crate::collective::{Collective, Solo, bytes_of, talk, told, words_of};
 use crate::error::{FitError, Result};
 use crate::start::kind_of;
 use crate::watch::TrainingWatch;
@@ -26,33 +28,63 @@ pub type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
 /// # Errors
 /// When an answer does not fit the model.
 pub fn logps(model: &CausalLm, groups: &[Group<'_>], limit: Limit) -> Result<Vec<Vec<f64>>> {
-    Ok(logps_while(model, groups, limit, &mut |_| true)?.unwrap_or_default())
+    logps_among(model, groups, limit, &Solo)
 }
 
-/// As [`logps`], as long as `go_on` holds, which is asked before each forward
-/// pass and told the number of groups done; `None` if it did not.
+/// The same on each process of `world`, which share the work.
+///
+/// # Errors
+/// As [`logps`].
+pub fn logps_among(
+    model: &CausalLm,
+    groups: &[Group<'_>],
+    limit: Limit,
+    world: &dyn Collective,
+) -> Result<Vec<Vec<f64>>> {
+    Ok(logps_while(model, groups, limit, world, &mut |_| true)?.unwrap_or_default())
+}
+
+/// As [`logps`], as long as `go_on` holds on all processes, which is asked
+/// before each forward pass and told the number of groups done; `None` if it
+/// did not. How groups are cut does not depend on the number of processes, so
+/// neither do their numbers.
 fn logps_while(
     model: &CausalLm,
     groups: &[Group<'_>],
     limit: Limit,
+    world: &dyn Collective,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<Vec<f64>>>> {
-    let mut done = 0;
     let size = |(prompt, answers): &Group<'_>| {
         (answers.len(), prompt.len() + answers.iter().map(|a| a.len()).max().unwrap_or(0))
     };
-    let mut out = vec![Vec::new(); groups.len()];
-    for batch in limit.cut_sizes(&groups.iter().map(size).collect::<Vec<_>>()) {
-        if !go_on(done) {
-            return Ok(None);
+    let cuts = limit.cut_sizes(&groups.iter().map(size).collect::<Vec<_>>());
+    let owner = |number: usize| number % world.world();
+    let (mut done, mut own) = (0, Some(Vec::new()));
+    for (number, batch) in cuts.iter().enumerate() {
+        if owner(number) == world.rank()
+            && let Some(sums) = &mut own
+        {
+            if go_on(done) {
+                let chosen = batch.iter().map(|&g| (groups[g].0, groups[g].1.iter().copied()));
+                sums.extend(model.sum_logps(&Batch::grouped(chosen)?)?.into_iter().map(f64::to_bits));
+            } else {
+                own = None;
+            }
         }
         done += batch.len();
-        let chosen = batch.iter().map(|&g| (groups[g].0, groups[g].1.iter().copied()));
-        let sums = model.sum_logps(&Batch::grouped(chosen)?)?;
-        let mut rest = sums.as_slice();
+    }
+    // A word ahead of the sums: nobody has none.
+    let own = own.map(|sums| bytes_of(&[&[0], sums.as_slice()].concat())).unwrap_or_default();
+    let all = talk(world, Ok(&own))?;
+    if all.iter().any(Vec::is_empty) {
+        return Ok(None);
+    }
+    let mut sums: Vec<_> = all.iter().map(|bytes| words_of(bytes).skip(1).map(f64::from_bits)).collect();
+    let mut out = vec![Vec::new(); groups.len()];
+    for (number, batch) in cuts.into_iter().enumerate() {
         for group in batch {
-            let (own, others) = rest.split_at(groups[group].1.len());
-            (out[group], rest) = (own.to_vec(), others);
+            out[group] = sums[owner(number)].by_ref().take(groups[group].1.len()).collect();
         }
     }
     Ok(Some(out))
@@ -109,6 +141,7 @@ pub fn step(
     model: &CausalLm,
     pairs: &[Pair],
     limit: Limit,
+    world: &dyn Collective,
     watch: &mut dyn TrainingWatch,
 ) -> Result<Ending> {
     let work = &making.work;
@@ -122,19 +155,18 @@ pub fn step(
                 if let Found::Unusable(why) = unusable {
                     watch.note(&format!("{} is computed again: {why}", work.path(&name).display()));
                 }
+                told(world, &bytes_of(&[i as u64]))?;
                 let mut go_on = |done: usize| {
                     watch.reference((i * PAIRS_PER_PART + done) as u64, pairs.len() as u64);
                     !making.is_stopped()
                 };
-                let Some(rows) = rows_of(model, chunk, limit, &mut go_on)? else {
-                    let place = "during the reference pass; the parts that are done are kept";
-                    return Ok(Ending::Leave(Left::Stopped(place.into())));
-                };
+                let Some(rows) = rows_of(model, chunk, limit, world, &mut go_on)? else { return Ok(stopped()) };
                 work.write_part(&name, i, &rows, &Value::Null)?;
             }
         }
         names.push(name);
     }
+    told(world, &bytes_of(&[END]))?;
     let staged = making.staging()?;
     for name in names {
         match work.copy_part(&name, &staged.path().join(&name))? {
@@ -146,6 +178,37 @@ pub fn step(
     let mut facts = Map::new();
     facts.insert("pairs".into(), json!(pairs.len()));
     Ok(Ending::Publish(Staged::new(staged, facts)))
+}
+
+/// No part is missing any more.
+const END: u64 = u64::MAX;
+
+fn stopped() -> Ending {
+    Ending::Leave(Left::Stopped("during the reference pass; the parts that are done are kept".into()))
+}
+
+/// Computes a process's share of the parts that the first one names in [`step`];
+/// how it ended, if by a stop.
+///
+/// # Errors
+/// When an answer does not fit the model, or another process fails.
+pub fn help(
+    model: &CausalLm,
+    pairs: &[Pair],
+    limit: Limit,
+    world: &dyn Collective,
+    stop: &AtomicBool,
+) -> Result<Option<Ending>> {
+    loop {
+        let part = words_of(&told(world, &[])?).next().unwrap_or(END);
+        if part == END {
+            return Ok(None);
+        }
+        let chunk = pairs.chunks(PAIRS_PER_PART).nth(part as usize).unwrap_or_default();
+        if rows_of(model, chunk, limit, world, &mut |_| !stop.load(Ordering::Relaxed))?.is_none() {
+            return Ok(Some(stopped()));
+        }
+    }
 }
 
 fn same_rows(pairs: &[Pair], rows: &[ReferenceRow]) -> bool {
@@ -160,6 +223,7 @@ fn rows_of(
     model: &CausalLm,
     pairs: &[Pair],
     limit: Limit,
+    world: &dyn Collective,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<ReferenceRow>>> {
     let mut group_of_row: HashMap<&str, usize> = HashMap::new();
@@ -173,7 +237,7 @@ fn rows_of(
         groups[group].1.push(&pair.generated_ids);
         places.push((group, groups[group].1.len() - 1));
     }
-    let Some(logps) = logps_while(model, &groups, limit, go_on)? else { return Ok(None) };
+    let Some(logps) = logps_while(model, &groups, limit, world, go_on)? else { return Ok(None) };
     let row = |(pair, (group, place)): (&Pair, (usize, usize))| ReferenceRow {
         row_id: pair.row_id.clone(),
         iteration: pair.iteration,

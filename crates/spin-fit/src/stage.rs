@@ -1,5 +1,7 @@
 //! The stage: what is trained on what, and what is published.
 
+use std::rc::Rc;
+
 use candle_core::Device;
 use serde_json::{Map, Value, json};
 use spin_model::CausalLm;
@@ -9,23 +11,29 @@ use spin_store::{Artifact, Context, Ending, Left, Making, Outcome, Recipe, Verif
 
 use crate::batches::Limit;
 use crate::checkpoint::Settings;
+use crate::collective::Collective;
 use crate::data;
 use crate::error::Result;
 use crate::metrics::{events, flops};
 use crate::publish;
 use crate::reference;
 use crate::rows::{Rows, demonstrations, read_pairs, split, without_reference};
+use crate::shares;
 use crate::start::{adapted, check_adapter, kind_of, load};
+use crate::together;
 use crate::trainer::{End, Files, Job, Trainer};
 use crate::watch::TrainingWatch;
 
 /// What is not of the training itself.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The processes that train together.
+    pub world: Rc<dyn Collective>,
     /// Where the model is computed; devices round differently.
     pub device: Device,
-    /// The machine's peak in 10⁹ floating-point operations per second, for
-    /// the model FLOP utilisation; measured when not given.
+    /// The peak in 10⁹ floating-point operations per second of all that
+    /// computes, for the model FLOP utilisation; measured when not given, on
+    /// the first process for all.
     pub peak_gflops: Option<f64>,
 }
 
@@ -46,6 +54,8 @@ pub fn run(
     watch: &mut dyn TrainingWatch,
 ) -> Result<Outcome> {
     let config = graph.fit_of(id)?;
+    let world = &*options.world;
+    shares::check(config.shards, world.world())?;
     // An adapter to start from is there.
     graph.training_params(id)?;
     let start = graph.artifact(&graph.start_of(id)?)?;
@@ -57,13 +67,14 @@ pub fn run(
     // The reference comes first: the model's recipe names it.
     if let Some((_, of)) = training.pairs.as_ref().filter(|_| training.config.has_reference()) {
         let recipe = graph.recipe(&Product::Reference(of.clone()))?;
-        let outcome = context.make_or_leave(&recipe, |making| training.reference(making, watch))?;
+        let outcome =
+            together::make_or_leave(world, context, &recipe, |making| training.reference(making, context, watch))?;
         if let Outcome::Left(left) = outcome {
             return Ok(Outcome::Left(left));
         }
     }
     let recipe = graph.recipe(&Product::Model(id.clone()))?;
-    context.make_or_leave(&recipe, |making| training.train(making, watch))
+    together::make_or_leave(world, context, &recipe, |making| training.train(making, &recipe, context, watch))
 }
 
 /// A model to train, with what that takes.
@@ -105,29 +116,46 @@ impl Training<'_, '_> {
         Ok(Loaded { rows, facts, model, start: start.clone() })
     }
 
-    /// The opponent's log-probabilities of the pairs.
-    fn reference(&mut self, making: &Making<'_>, watch: &mut dyn TrainingWatch) -> Result<Ending> {
+    /// The opponent's log-probabilities of the pairs; a process without a
+    /// making helps the one that has it.
+    fn reference(
+        &mut self,
+        making: Option<&Making<'_>>,
+        context: &Context<'_>,
+        watch: &mut dyn TrainingWatch,
+    ) -> Result<Option<Ending>> {
         let loaded = self.load()?;
         // What the adapter's settings ask for is there, too.
         adapted(&loaded.model, &self.config, self.graph, &self.start, 0)?;
         let Rows::Pairs(rows, _) = &loaded.rows else { unreachable!("a reference is of pairs") };
         watch.note(&format!("reference log-probabilities of {} pairs under {}", rows.len(), self.start.reference()));
-        let step = reference::step(making, &loaded.model, rows, Limit::of(&self.config), watch)?;
+        let (limit, world) = (Limit::of(&self.config), &*self.options.world);
+        let ending = match making {
+            Some(making) => Some(reference::step(making, &loaded.model, rows, limit, world, watch)?),
+            None => reference::help(&loaded.model, rows, limit, world, context.stop)?,
+        };
         self.loaded = Some(loaded);
-        Ok(step)
+        Ok(ending)
     }
 
-    fn train(&mut self, making: &Making<'_>, watch: &mut dyn TrainingWatch) -> Result<Ending> {
+    fn train(
+        &mut self,
+        making: Option<&Making<'_>>,
+        recipe: &Recipe,
+        context: &Context<'_>,
+        watch: &mut dyn TrainingWatch,
+    ) -> Result<Option<Ending>> {
         let Loaded { rows, mut facts, model, start } = self.load()?;
         let (config, graph, start) = (&self.config, self.graph, &start);
-        let (recipe, work) = (making.recipe, &making.work);
+        // The others read there, and the first has made it.
+        let work = context.store.work(&recipe.identity())?;
         let examples = match (rows, &self.pairs) {
             (Rows::Pairs(rows, _), Some(_)) if !config.has_reference() => {
                 without_reference(graph, self.id, start, rows, &mut facts)?
             }
             (Rows::Pairs(rows, table), Some((artifact, of))) => {
-                let device = making.context.device;
-                let reference = reference::read(&graph.reference_of(of)?, start, artifact, config.dtype, device)?;
+                let reference = graph.reference_of(of)?;
+                let reference = reference::read(&reference, start, artifact, config.dtype, context.device)?;
                 let mut examples = data::of_pairs(rows, &reference, &table)?;
                 if config.objective == ObjectiveKind::Sft {
                     examples.iter_mut().for_each(|e| e.opponent = None);
@@ -156,7 +184,11 @@ impl Training<'_, '_> {
         // A device without room for the measurement leaves the column empty.
         let peak = match self.options.peak_gflops {
             Some(gflops) => Some(gflops * 1e9),
-            None => flops::measure_peak(model.device(), model.dtype()).ok(),
+            None if making.is_none() => None,
+            None => {
+                let peak = flops::measure_peak(model.device(), model.dtype()).ok();
+                peak.map(|peak| peak * self.options.world.world() as f64)
+            }
         };
         let job = Job {
             config,
@@ -165,18 +197,22 @@ impl Training<'_, '_> {
             seed: graph.run.seed,
             updates: recipe.params["updates"].as_u64().unwrap_or(0) as usize,
         };
-        let settings = settings_of(recipe, making.context.device);
-        let mut trainer = Trainer::new(model, job)?.with_peak_flops(peak).with_files(files, settings)?;
-        let stopped = |place: String| Ok(Ending::Leave(Left::Stopped(place)));
-        match trainer.run(making.context.stop, watch)? {
+        let settings = settings_of(recipe, context.device);
+        let mut trainer = Trainer::among(model, job, self.options.world.clone())?
+            .with_peak_flops(peak)
+            .with_files(files, settings)?;
+        let stopped = |place: String| Ok(Some(Ending::Leave(Left::Stopped(place))));
+        match trainer.run(context.stop, watch)? {
             End::Stopped(0) => stopped("before the end of the first update".into()),
             End::Stopped(update) => stopped(format!("after update {update}, checkpointed")),
             End::Finished(summary) => {
+                let Some(making) = making else { return Ok(None) };
                 publish::add_facts(&mut facts, &summary, examples.len());
                 // Before the model: with the model there, nothing would be made
                 // any more.
                 publish::metrics(making, &summary.log, &facts)?;
-                publish::model(making, trainer.model(), start, &summary.log, facts).map(Ending::Publish)
+                publish::model(making, trainer.model(), start, &summary.log, facts)
+                    .map(|staged| Some(Ending::Publish(staged)))
             }
         }
     }

@@ -10,10 +10,19 @@ pub const VOCAB: u32 = 40;
 
 /// A Llama of a few thousand weights.
 pub fn model() -> CausalLm {
+    of_vocab(VOCAB as usize)
+}
+
+/// The same with a larger vocabulary: two of its tensors are of several chunks.
+pub fn wide() -> CausalLm {
+    of_vocab(2200)
+}
+
+fn of_vocab(vocab: usize) -> CausalLm {
     let json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 28,
+        "vocab_size": vocab, "hidden_size": 16, "intermediate_size": 28,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": false, "initializer_range": 0.2, "eos_token_id": 2,

@@ -7,9 +7,27 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Numbers that one parallel task works on. A constant, so that sums are split
-/// alike, and round alike, whatever the number of threads.
-const CHUNK: usize = 1 << 14;
+/// Numbers that one parallel task works on, and the unit that a tensor is dealt
+/// out in among processes. A constant, so that sums are split alike, and round
+/// alike, whatever the number of either.
+pub const CHUNK: usize = 1 << 14;
+
+/// The sum of squares of each chunk of a tensor's numbers, in order. A part that
+/// begins at a chunk gives what it adds to those of the whole.
+pub fn squares(values: &[f32]) -> Vec<f64> {
+    // Collected before summing: the order of additions must not depend on the
+    // threads.
+    let square = |chunk: &[f32]| chunk.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+    values.par_chunks(CHUNK).map(square).collect()
+}
+
+/// What the gradients are multiplied with so that their norm is at most
+/// `max_norm`, as `torch.nn.utils.clip_grad_norm_`; `None` where they are left
+/// alone.
+pub fn clip_factor(norm: f64, max_norm: f64) -> Option<f64> {
+    let factor = max_norm / (norm + 1e-6);
+    (norm.is_finite() && factor < 1.0).then_some(factor)
+}
 
 /// A sum of gradients for each trainable tensor, by name.
 ///
@@ -115,6 +133,41 @@ impl Gradients {
         Ok(())
     }
 
+    /// Adds other gradients of the same tensors, number by number.
+    ///
+    /// # Errors
+    ///
+    /// If they are of other tensors, and as [`Gradients::clear`].
+    pub fn add_all(&mut self, other: &Gradients) -> Result<()> {
+        for (name, more) in &other.sums {
+            let sum = self.sum_mut(name)?;
+            sum.received |= more.received;
+            match (&mut sum.values, &more.values) {
+                (GradientValues::Host(sums), GradientValues::Host(grads)) if sums.len() == grads.len() => {
+                    let pairs = sums.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
+                    pairs.for_each(|(sums, grads)| sums.iter_mut().zip(grads).for_each(|(sum, grad)| *sum += grad));
+                }
+                (GradientValues::Device(sum), GradientValues::Device(grad)) => *sum = (&*sum + grad)?,
+                _ => return Err(Error::Gradient { tensor: name.clone(), message: "is another tensor's".to_owned() }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum of a tensor's gradients where it is in memory, to be changed in
+    /// place; whether any was received stays as it is.
+    pub fn values_mut(&mut self, name: &str) -> Option<&mut [f32]> {
+        match &mut self.sums.get_mut(name)?.values {
+            GradientValues::Host(values) => Some(values),
+            GradientValues::Device(_) => None,
+        }
+    }
+
+    /// The trained tensors that received no gradient since the last clearing.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        self.sums.iter().filter(|(_, sum)| !sum.received).map(|(name, _)| name.as_str())
+    }
+
     /// The trained tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sums.keys().map(String::as_str)
@@ -151,12 +204,7 @@ impl Gradients {
     /// If one did not, which is a defect of the forward pass: candle drops
     /// gradients silently.
     pub fn check_complete(&self) -> Result<()> {
-        match self.sums.iter().find(|(_, sum)| !sum.received) {
-            None => Ok(()),
-            Some((name, _)) => {
-                Err(Error::Gradient { tensor: name.clone(), message: "no gradient reached it".to_owned() })
-            }
-        }
+        self.missing().next().map_or(Ok(()), |name| Err(never_reached(name)))
     }
 
     /// Multiplies all gradients.
@@ -185,12 +233,7 @@ impl Gradients {
         let mut total = 0.0;
         for sum in self.sums.values() {
             total += match &sum.values {
-                GradientValues::Host(values) => {
-                    let square = |chunk: &[f32]| chunk.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
-                    // Collected before summing: the order of additions must
-                    // not depend on the threads.
-                    values.par_chunks(CHUNK).map(square).collect::<Vec<_>>().iter().sum()
-                }
+                GradientValues::Host(values) => squares(values).iter().sum::<f64>(),
                 GradientValues::Device(tensor) => f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?),
             };
         }
@@ -208,12 +251,16 @@ impl Gradients {
     /// As [`Gradients::clear`].
     pub fn clip_global_norm(&mut self, max_norm: f64) -> Result<f64> {
         let norm = self.global_norm()?;
-        let factor = max_norm / (norm + 1e-6);
-        if norm.is_finite() && factor < 1.0 {
+        if let Some(factor) = clip_factor(norm, max_norm) {
             self.scale(factor)?;
         }
         Ok(norm)
     }
+}
+
+/// A trained tensor that no gradient reached.
+pub fn never_reached(name: &str) -> Error {
+    Error::Gradient { tensor: name.to_owned(), message: "no gradient reached it".to_owned() }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub use config::{
 };
 pub use error::{Error, Result};
 pub use generate::{Generator, Sequence, StepInput};
-pub use gradients::{GradientValues, Gradients};
+pub use gradients::{CHUNK, GradientValues, Gradients, clip_factor, never_reached, squares};
 pub use logits::{largest_logit, softmax_weights};
 pub use lora::{LoraConfig, LoraPatterns};
 pub use model::CausalLm;

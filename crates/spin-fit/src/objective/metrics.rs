@@ -27,6 +27,32 @@ impl PairMetrics {
         self.wins += usize::from(pair.real_gain() > pair.generated_gain());
     }
 
+    /// Adds the sums over other pairs.
+    pub fn add_all(&mut self, more: &PairMetrics) {
+        self.pairs += more.pairs;
+        self.loss += more.loss;
+        self.real += more.real;
+        self.generated += more.generated;
+        self.real_gain += more.real_gain;
+        self.generated_gain += more.generated_gain;
+        self.wins += more.wins;
+    }
+
+    /// All of it, to be sent to another process.
+    pub(crate) fn to_words(self) -> [u64; 7] {
+        let PairMetrics { pairs, loss, real, generated, real_gain, generated_gain, wins } = self;
+        let [loss, real, generated, real_gain, generated_gain] =
+            [loss, real, generated, real_gain, generated_gain].map(f64::to_bits);
+        [pairs as u64, loss, real, generated, real_gain, generated_gain, wins as u64]
+    }
+
+    /// What [`PairMetrics::to_words`] gave.
+    pub(crate) fn of_words([pairs, loss, real, generated, real_gain, generated_gain, wins]: [u64; 7]) -> PairMetrics {
+        let [loss, real, generated, real_gain, generated_gain] =
+            [loss, real, generated, real_gain, generated_gain].map(f64::from_bits);
+        PairMetrics { pairs: pairs as usize, loss, real, generated, real_gain, generated_gain, wins: wins as usize }
+    }
+
     fn mean(&self, sum: f64) -> f64 {
         sum / self.pairs.max(1) as f64
     }

@@ -12,11 +12,13 @@ mod rule;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use spin_model::{GradientValues, Gradients};
 
 use host::{HostState, HostUpdate};
+pub(crate) use host::{bytes_per_number, read_numbers, write_numbers};
 pub use rule::{AdamW, RmsProp, Rule};
 
 /// What can go wrong in an optimiser.
@@ -47,6 +49,11 @@ pub fn decays(_name: &str, var: &Var) -> bool {
     var.dims().len() > 1
 }
 
+/// Whether weights are updated in memory, where a part of a tensor can be.
+pub fn in_memory(var: &Var) -> bool {
+    HostState::serves(var)
+}
+
 /// A rule with its state, and its settings, for each of a set of trainable
 /// tensors.
 #[derive(Debug)]
@@ -60,6 +67,8 @@ struct Slot {
     name: String,
     var: Var,
     rule: Rule,
+    /// The numbers of the tensor that are updated here, and whose state is.
+    part: Range<usize>,
     state: State,
 }
 
@@ -74,12 +83,13 @@ enum State {
 
 impl State {
     /// Zeros for the rule, and the weights as they are for a master.
-    fn zeros(var: &Var, buffers: usize) -> CandleResult<Self> {
+    fn zeros(var: &Var, part: &Range<usize>, buffers: usize) -> CandleResult<Self> {
         let master = var.dtype() != DType::F32;
         if HostState::serves(var) {
-            let mut buffers = vec![vec![0.0; var.elem_count()]; buffers];
+            let mut buffers = vec![vec![0.0; part.len()]; buffers];
             if master {
-                buffers.push(var.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?);
+                let part = var.flatten_all()?.narrow(0, part.start, part.len())?;
+                buffers.push(part.to_dtype(DType::F32)?.to_vec1()?);
             }
             return Ok(State::Host(HostState { buffers }));
         }
@@ -95,7 +105,8 @@ impl State {
 /// A tensor of the state, borrowed where it lies in memory.
 #[derive(Debug)]
 pub enum StateTensor<'a> {
-    /// Row-major numbers in memory.
+    /// Row-major numbers in memory, and the shape of the tensor: fewer than it
+    /// has where others are elsewhere ([`Optimizer::of_part`]).
     Host(&'a [f32], Vec<usize>),
     /// A tensor on any device.
     Tensor(Tensor),
@@ -116,6 +127,15 @@ impl Slot {
         names
     }
 
+    fn is_partial(&self) -> bool {
+        self.part.len() < self.var.elem_count()
+    }
+
+    /// The shape of its buffers.
+    fn dims(&self) -> Vec<usize> {
+        if self.is_partial() { vec![self.part.len()] } else { self.var.dims().to_vec() }
+    }
+
     fn set_buffers(&mut self, buffers: Vec<Tensor>) -> CandleResult<()> {
         self.state = if HostState::serves(&self.var) {
             let to_host = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
@@ -130,11 +150,11 @@ impl Slot {
     fn step(&mut self, step: u32, lr: f64, grad: &GradientValues) -> CandleResult<()> {
         match (&mut self.state, grad) {
             (State::Host(state), GradientValues::Host(grads)) => {
-                self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, grads, state))
+                self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, grads, self.part.clone(), state))
             }
             (State::Host(state), GradientValues::Device(grad)) => {
                 let grads = grad.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, &grads, state))
+                self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, &grads, self.part.clone(), state))
             }
             (State::Device(buffers), grad) => {
                 let grad = match grad {
@@ -162,13 +182,55 @@ impl Optimizer {
     ///
     /// If the device cannot hold the state.
     pub fn new(rule: Rule, params: &BTreeMap<String, Var>, decays: impl Fn(&str, &Var) -> bool) -> Result<Self> {
+        Self::of_part(rule, params, decays, |_, var| 0..var.elem_count())
+    }
+
+    /// The same for a part of each tensor, by its number among `params`: state
+    /// is kept of it alone, and a step changes nothing else. Parts of a tensor
+    /// are for those [`in_memory`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Optimizer::new`].
+    pub fn of_part(
+        rule: Rule,
+        params: &BTreeMap<String, Var>,
+        decays: impl Fn(&str, &Var) -> bool,
+        part: impl Fn(usize, &Var) -> Range<usize>,
+    ) -> Result<Self> {
         let mut slots = Vec::with_capacity(params.len());
-        for (name, var) in params {
+        for (number, (name, var)) in params.iter().enumerate() {
             let rule = if decays(name, var) { rule } else { rule.without_decay() };
-            let state = State::zeros(var, rule.buffer_names().len())?;
-            slots.push(Slot { name: name.clone(), var: var.clone(), rule, state });
+            let part = part(number, var);
+            let state = State::zeros(var, &part, rule.buffer_names().len())?;
+            slots.push(Slot { name: name.clone(), var: var.clone(), rule, part, state });
         }
         Ok(Self { step: 0, slots })
+    }
+
+    /// For each tensor of [`Optimizer::state`] which of the weights it is of,
+    /// by its number; `None` for the number of steps.
+    pub(crate) fn weights_of_state(&self) -> Vec<Option<usize>> {
+        let of_slot = |(number, slot): (usize, &Slot)| vec![Some(number); slot.buffer_names().len()];
+        std::iter::once(None).chain(self.slots.iter().enumerate().flat_map(of_slot)).collect()
+    }
+
+    /// Cuts a tensor of a whole state down to the part that is kept here.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor operation fails.
+    pub(crate) fn own_part(&self, name: &str, whole: Tensor) -> Result<Tensor> {
+        let weight = name.rsplit_once('.').map_or(name, |(weight, _)| weight);
+        match self.slots.iter().find(|slot| slot.name == weight) {
+            // Another shape is found wanting when it is loaded.
+            Some(slot) if slot.is_partial() && whole.dims() == slot.var.dims() => {
+                let part = whole.flatten_all()?.narrow(0, slot.part.start, slot.part.len())?;
+                // Copied, so that the whole goes.
+                Ok(part.force_contiguous()?)
+            }
+            _ => Ok(whole),
+        }
     }
 
     /// Steps made so far.
@@ -228,7 +290,8 @@ impl Optimizer {
         self.state()?.into_iter().map(|(name, tensor)| Ok((name, copy(tensor)?))).collect()
     }
 
-    /// Restores what [`Optimizer::state`] gave.
+    /// Restores what [`Optimizer::state`] gave; of a part, what
+    /// [`Optimizer::own_part`] left of it.
     ///
     /// # Errors
     ///
@@ -246,7 +309,7 @@ impl Optimizer {
             for buffer in slot.buffer_names() {
                 expected += 1;
                 let name = format!("{}.{buffer}", slot.name);
-                let (found, wanted) = (get(&name)?.dims(), slot.var.dims());
+                let (found, wanted) = (get(&name)?.dims(), slot.dims());
                 if found != wanted {
                     return Err(bad(&name, format!("has shape {found:?} where the weight has {wanted:?}")));
                 }

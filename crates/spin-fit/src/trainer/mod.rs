@@ -1,28 +1,32 @@
 //! The training loop: which rows and which learning rate, held-out
 //! evaluation, when to stop, checkpoints, resumption.
 
+mod held_out;
 mod job;
 mod pace;
 mod resume;
+mod saving;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together_tests;
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::Tensor;
 use spin_model::CausalLm;
 use spin_run::run::{Keep, NonFinite};
-use spin_store::{digest, fsutil};
 
-use crate::checkpoint::{self, Progress, Settings};
+use crate::checkpoint::{Progress, Settings};
+use crate::collective::{Collective, Solo, bytes_of, told, words_of};
 use crate::data::{Epochs, Example};
 use crate::error::{FitError, Result};
 use crate::learner::{Learner, UpdateOutcome};
 use crate::metrics::events::EventFile;
 use crate::metrics::flops::ModelFlops;
-use crate::metrics::{LogLine, RealWatch, Timing, UpdateLog, WINDOW, json_lines};
-use crate::optim::StateTensor;
+use crate::metrics::{LogLine, RealWatch, Timing, UpdateLog, WINDOW};
 use crate::schedule::Schedule;
 use crate::watch::TrainingWatch;
 
@@ -61,11 +65,20 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When the device cannot hold gradients and optimiser state.
     pub fn new(model: CausalLm, job: Job<'a>) -> Result<Self> {
+        Trainer::among(model, job, Rc::new(Solo))
+    }
+
+    /// The same as one of the processes of `world`, which all make every call
+    /// together. What is written is written by the first.
+    ///
+    /// # Errors
+    /// As [`Learner::among`].
+    pub fn among(model: CausalLm, job: Job<'a>, world: Rc<dyn Collective>) -> Result<Self> {
         let epochs = Epochs::new(job.examples.len(), job.config.batch_size, job.seed);
         let (schedule, last) = job.schedule(&epochs);
         Ok(Trainer {
             flops: ModelFlops::new(&model),
-            learner: Learner::new(model, job.config, job.seed)?,
+            learner: Learner::among(model, job.config, job.seed, world)?,
             job,
             epochs,
             schedule,
@@ -91,7 +104,32 @@ impl<'a> Trainer<'a> {
     /// A checkpoint of other settings; a full disk.
     pub fn with_files(mut self, files: Files, settings: Settings) -> Result<Self> {
         self.settings = settings;
-        match resume::read(&files, &self.settings, self.job.config.keep == Keep::Best) {
+        let is_first = self.learner.world().is_first();
+        if is_first {
+            let update = self.resume(&files)?;
+            told(self.learner.world(), &bytes_of(&[update as u64]))?;
+            self.events = Some(EventFile::open(&files.events, update, seconds_since_1970())?);
+        } else {
+            // It is whole, and of this training: the first process has seen it.
+            let expected = words_of(&told(self.learner.world(), &[])?).next().unwrap_or_default() as usize;
+            if expected > 0 && self.resume(&files)? != expected {
+                let (path, update) = (files.checkpoint.display().to_string(), self.progress.update);
+                let problem = format!("is of update {update} here and of update {expected} for the first process");
+                return Err(FitError::Checkpoint { path, problem });
+            }
+        }
+        self.files = Some(files);
+        Ok(self)
+    }
+
+    /// Takes up what is found; the number of updates in it.
+    fn resume(&mut self, files: &Files) -> Result<usize> {
+        let part = |name: &str, tensor: Tensor| match name.strip_prefix(OPTIMIZER) {
+            Some(name) => Ok(self.learner.optimizer.own_part(name, tensor)?),
+            None => Ok(tensor),
+        };
+        let is_first = self.learner.world().is_first();
+        match resume::read(files, &self.settings, is_first && self.job.config.keep == Keep::Best, &part) {
             Ok(None) => {}
             Ok(Some((mut checkpoint, log))) => {
                 self.set_weights(checkpoint.take(WEIGHTS))?;
@@ -103,9 +141,9 @@ impl<'a> Trainer<'a> {
                     line.update.real_gain.and_then(|gain| self.real.fall(gain));
                 }
             }
-            Err(FitError::Checkpoint { path, problem }) => {
+            Err(FitError::Checkpoint { path, problem }) if is_first => {
                 let aside: Vec<String> =
-                    resume::set_aside(&files)?.iter().map(|path| path.display().to_string()).collect();
+                    resume::set_aside(files)?.iter().map(|path| path.display().to_string()).collect();
                 self.notes.push(format!(
                     "{path} {problem}: training starts from the beginning; what was found is kept as {}",
                     aside.join(", ")
@@ -113,9 +151,7 @@ impl<'a> Trainer<'a> {
             }
             Err(other) => return Err(other),
         }
-        self.events = Some(EventFile::open(&files.events, self.progress.update, seconds_since_1970())?);
-        self.files = Some(files);
-        Ok(self)
+        Ok(self.progress.update)
     }
 
     /// Tells the time that checkpoints are due by.
@@ -156,15 +192,15 @@ impl<'a> Trainer<'a> {
             watch.update(&last, self.last);
         }
         while self.progress.update < self.last && self.early_stop().is_none() {
-            let mut go_on = || !stop.load(Ordering::Relaxed);
-            if !go_on() || !self.step_while(&mut go_on, watch)? {
+            // All processes leave an update out, or none: see `Shares::add`.
+            if !self.step_while(&mut || !stop.load(Ordering::Relaxed), watch)? {
                 // Before the first update there is nothing to keep.
                 if self.saved < self.progress.update {
                     self.save()?;
                 }
                 return Ok(End::Stopped(self.progress.update));
             }
-            if self.pace.due(self.progress.update) {
+            if self.is_due()? {
                 self.save()?;
             }
         }
@@ -183,6 +219,13 @@ impl<'a> Trainer<'a> {
             best_eval_loss: self.progress.best_loss,
             log: self.log.clone(),
         }))
+    }
+
+    /// Whether a checkpoint is due, by the first process's clock.
+    fn is_due(&self) -> Result<bool> {
+        let due = self.pace.due(self.progress.update);
+        let world = self.learner.world();
+        if world.is_alone() { Ok(due) } else { Ok(told(world, &[u8::from(due)])? == [1]) }
     }
 
     /// Makes the next update, with the evaluation that is due after it.
@@ -275,6 +318,11 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// The one place where trained tensors are replaced.
+    fn set_weights(&self, tensors: std::collections::BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(self.learner.model.set_trainable(&tensors)?)
+    }
+
     /// What an error says about the work so far.
     fn kept(&self) -> String {
         match &self.files {
@@ -306,99 +354,6 @@ impl<'a> Trainer<'a> {
             real_gain: pairs.filter(|_| self.job.config.has_reference()).map(|p| p.real_gain()),
             ..UpdateLog::default()
         }
-    }
-
-    /// Evaluates on the held-out rows; keeps the weights when their loss is
-    /// the lowest.
-    fn evaluate(&mut self, update: &mut UpdateLog) -> Result<()> {
-        let config = self.job.config;
-        let held_out: Vec<&Example> = self.job.held_out.iter().collect();
-        let seen = self.learner.evaluate(&held_out)?;
-        // JSON has no NaN.
-        update.eval_loss = Some(seen.loss).filter(|loss| loss.is_finite());
-        update.eval_margin = seen.margin.filter(|margin| margin.is_finite());
-        update.eval_accuracy = seen.accuracy;
-        let progress = &mut self.progress;
-        progress.margin_reached |= config.stop_margin > 0.0 && seen.margin.is_some_and(|m| m >= config.stop_margin);
-        if seen.loss.is_finite() && progress.best_loss.is_none_or(|best| seen.loss < best) {
-            progress.best_loss = Some(seen.loss);
-            progress.best_update = progress.update;
-            progress.evaluations_since_best = 0;
-            if let Some(files) = &self.files
-                && config.keep == Keep::Best
-            {
-                checkpoint::save(&files.best, self.weights(""), &self.progress, &self.settings, "")?;
-            }
-        } else {
-            progress.evaluations_since_best += 1;
-        }
-        Ok(())
-    }
-
-    fn early_stop(&self) -> Option<EarlyStop> {
-        let patience = self.job.config.patience;
-        if self.progress.margin_reached {
-            Some(EarlyStop::Margin)
-        } else if patience > 0 && self.progress.evaluations_since_best >= patience {
-            Some(EarlyStop::Patience)
-        } else {
-            None
-        }
-    }
-
-    /// Goes back to the best weights where they are wanted and on disk; the
-    /// update that the model is of.
-    fn keep(&mut self) -> Result<usize> {
-        let best = self.progress.best_update;
-        let earlier = self.progress.best_loss.is_some() && best < self.progress.update;
-        match &self.files {
-            Some(files) if earlier && self.job.config.keep == Keep::Best => {
-                let mut found = checkpoint::load(&files.best, &self.settings)?;
-                if found.progress.update != best {
-                    let problem = format!("has the weights of update {}, not of {best}", found.progress.update);
-                    return Err(FitError::Checkpoint { path: files.best.display().to_string(), problem });
-                }
-                self.set_weights(found.take(""))?;
-                Ok(best)
-            }
-            _ => Ok(self.progress.update),
-        }
-    }
-
-    /// The trained tensors, their names after a prefix.
-    fn weights(&self, prefix: &str) -> Vec<(String, StateTensor<'static>)> {
-        let tensor = |(name, var): (&String, &candle_core::Var)| {
-            (format!("{prefix}{name}"), StateTensor::Tensor(var.as_detached_tensor()))
-        };
-        self.learner.model.trainable().iter().map(tensor).collect()
-    }
-
-    /// The one place where trained tensors are replaced.
-    fn set_weights(&self, tensors: std::collections::BTreeMap<String, Tensor>) -> Result<()> {
-        Ok(self.learner.model.set_trainable(&tensors)?)
-    }
-
-    /// Replaces the checkpoint. The log first: it may run ahead of the
-    /// checkpoint, and is then cut.
-    ///
-    /// # Errors
-    /// When it cannot be written, or a weight is not finite; the old one is then
-    /// untouched.
-    pub fn save(&mut self) -> Result<()> {
-        let Some(files) = &self.files else { return Ok(()) };
-        if let Some(tensor) = self.learner.model.not_finite()? {
-            return Err(FitError::WeightNotFinite { tensor, update: self.progress.update, kept: self.kept() });
-        }
-        let log = json_lines(&self.log);
-        fsutil::write_atomic(&files.log, log.as_bytes())?;
-        let mut tensors = self.weights(WEIGHTS);
-        let state = self.learner.optimizer.state()?;
-        tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
-        let log = digest::of_bytes(log.as_bytes());
-        checkpoint::save(&files.checkpoint, tensors, &self.progress, &self.settings, &log)?;
-        self.saved = self.progress.update;
-        self.pace.saved();
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Tensor;
 use spin_store::{StoreError, digest};
 
 use super::Files;
@@ -12,17 +13,23 @@ use crate::metrics::LogLine;
 
 /// A checkpoint with the log up to it; `None` where training has to start.
 ///
-/// `keeps_best` says whether the best weights so far are on disk beside it.
+/// `keeps_best` says whether the best weights so far are on disk beside it,
+/// `part` what of a tensor is kept in memory.
 ///
 /// # Errors
 /// [`FitError::Checkpoint`] when any of the files is damaged or does not
 /// belong to the checkpoint, [`FitError::OtherSettings`] when it is of another
 /// training.
-pub(super) fn read(files: &Files, settings: &Settings, keeps_best: bool) -> Result<Option<(Checkpoint, Vec<LogLine>)>> {
+pub(super) fn read(
+    files: &Files,
+    settings: &Settings,
+    keeps_best: bool,
+    part: &dyn Fn(&str, Tensor) -> Result<Tensor>,
+) -> Result<Option<(Checkpoint, Vec<LogLine>)>> {
     if !files.checkpoint.exists() {
         return Ok(None);
     }
-    let checkpoint = checkpoint::load(&files.checkpoint, settings)?;
+    let checkpoint = checkpoint::load_parts(&files.checkpoint, settings, part)?;
     let log = read_log(&files.log, checkpoint.progress.update, &checkpoint.log)?;
     if keeps_best && checkpoint.progress.best_loss.is_some() {
         let (best, now) = (checkpoint.progress.best_update, checkpoint.progress.update);

@@ -141,7 +141,8 @@ fn disk(graph: &Graph<'_>, step: &Step, weights: u64) -> Option<u64> {
 }
 
 /// Weights, and where all are trained gradients, the optimizer's state and, for
-/// weights of two bytes, masters: all in f32.
+/// weights of two bytes, masters: all in f32. One process that computes several
+/// shares has the sum so far beside a share's gradients.
 fn training(fit: &FitConfig, weights: u64) -> u64 {
     let own = match fit.dtype {
         FitDtype::F32 => 4,
@@ -151,10 +152,11 @@ fn training(fit: &FitConfig, weights: u64) -> u64 {
         OptimizerKind::Adamw => 8,
         OptimizerKind::Rmsprop => 4,
     };
+    let gradients = if fit.shards > 1 { 8 } else { 4 };
     match (&fit.lora, own) {
         (Some(_), own) => weights * own,
-        (None, 4) => weights * (4 + 4 + state),
-        (None, own) => weights * (own + 4 + 4 + state),
+        (None, 4) => weights * (4 + gradients + state),
+        (None, own) => weights * (own + 4 + gradients + state),
     }
 }
 
@@ -238,6 +240,7 @@ mod tests {
         assert_eq!(training(&fit, 10), 160);
         fit.optimizer = OptimizerKind::Rmsprop;
         assert_eq!(training(&fit, 10), 120);
+        assert_eq!(training(&FitConfig { shards: 2, ..fit.clone() }, 10), 160);
         fit.dtype = FitDtype::Bf16;
         assert_eq!(training(&fit, 10), 140);
         fit.lora = Some(serde_json::from_value(json!({"r": 4})).expect("a table"));

@@ -208,6 +208,14 @@ pub struct FitConfig {
     /// padded to the longest, stay below. A row above it goes alone. 0 to go
     /// by `micro_batch_size`.
     pub max_tokens_per_batch: usize,
+    /// Shares that the rows of an update are cut into; each share's gradient
+    /// is computed by itself, and their sum is taken in the order of the
+    /// shares. So many processes, or a divisor of it, can train together (see
+    /// docs/training.md); how many do changes no number, but how many shares
+    /// there are changes the rounding of sums. 1 for one sum over all rows.
+    #[serde(skip_serializing_if = "is_default_shards")]
+    #[schemars(extend("default" = FitConfig::default().shards))]
+    pub shards: usize,
     /// Type of the trained weights.
     pub dtype: FitDtype,
     /// Which blocks are computed again in the backward pass instead of kept:
@@ -251,6 +259,11 @@ fn is_default_mu(value: &f64) -> bool {
     *value == FitConfig::default().mu
 }
 
+// One share is what releases before shares had: their identities stay.
+fn is_default_shards(value: &usize) -> bool {
+    *value == FitConfig::default().shards
+}
+
 impl Default for FitConfig {
     fn default() -> Self {
         FitConfig {
@@ -275,6 +288,7 @@ impl Default for FitConfig {
             batch_size: 64,
             micro_batch_size: 64,
             max_tokens_per_batch: 0,
+            shards: 1,
             dtype: FitDtype::F32,
             recompute_every: 0,
             on_nonfinite: NonFinite::Stop,
@@ -345,6 +359,12 @@ impl FitConfig {
         }
         if self.batch_size == 0 || self.micro_batch_size == 0 || self.checkpoint_every == 0 {
             return Err("batch_size, micro_batch_size and checkpoint_every must be at least 1".into());
+        }
+        if !(1..=self.batch_size).contains(&self.shards) {
+            return Err(format!(
+                "shards = {} must be at least 1 and at most batch_size = {}, the rows that are cut into shares",
+                self.shards, self.batch_size
+            ));
         }
         if !(self.stop_epoch > 0.0 && self.stop_epoch <= self.schedule_epochs && self.schedule_epochs.is_finite()) {
             return Err(format!(
@@ -478,7 +498,17 @@ mod tests {
         assert!(problem(|c| c.eval_every = 1).contains("eval_rows"));
         assert!(problem(|c| c.betas[1] = 1.0).contains("betas[1] = 1"));
         assert!(problem(|c| c.learning_rate = f64::NAN).contains("learning_rate = NaN"));
+        assert!(problem(|c| c.shards = 0).contains("shards = 0 must be at least 1"));
+        assert!(problem(|c| (c.shards, c.batch_size) = (9, 8)).contains("at most batch_size = 8"));
         assert!(problem(|c| c.checkpoint_minutes = -1.0).contains("checkpoint_minutes = -1"));
+    }
+
+    #[test]
+    fn one_share_is_not_in_parameters_and_two_are() {
+        let params = |shards| serde_json::to_value(FitConfig { shards, ..FitConfig::default() }).unwrap();
+        assert_eq!(params(1).get("shards"), None);
+        assert_eq!(params(2)["shards"], 2);
+        assert_eq!(FitConfig { shards: 4, ..FitConfig::default() }.as_baseline().shards, 4);
     }
 
     #[test]
