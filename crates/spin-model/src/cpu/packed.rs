@@ -149,7 +149,8 @@ mod tests {
     /// A layer of SmolLM2-135M: `[576, 960]` is a task for 5 threads, or for 10.
     #[test]
     fn more_threads_get_more_panels_and_the_same_bits() {
-        for (inputs, outputs, few, many) in [(576, 960, 5, 10), (576, 3072, 16, 32), (100, 260, 2, 3), (100, 96, 1, 1)] {
+        for (inputs, outputs, few, many) in [(576, 960, 5, 10), (576, 3072, 16, 32), (100, 260, 2, 3), (100, 96, 1, 1)]
+        {
             let weight = standard_normal(1, "weight", outputs * inputs);
             let x = standard_normal(2, "x", 7 * inputs);
             let product = |threads: usize| {
