@@ -203,7 +203,7 @@ fn table(rows: &[(usize, usize, Scale)], updates: Option<f64>, machine: Machine,
             memory => if s.memory() <= memory { "yes" } else { "no" }.into(),
         };
         // What nothing is sent for takes no time.
-    let time = |seconds: f64| if seconds == 0.0 { "-".into() } else { spin_cli::duration(seconds) };
+        let time = |seconds: f64| if seconds == 0.0 { "-".into() } else { spin_cli::duration(seconds) };
         lines.push([
             world.to_string(),
             shards.to_string(),
