@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use spin_model::{Batch, CausalLm};
+use spin_run::run::Dtype;
 use spin_sample::answer::{Generated, Wanted};
 use spin_sample::choose::SamplingParams;
 use spin_sample::engine::{
@@ -30,11 +31,15 @@ fn mistral(dir: &Path, copies: usize) -> MistralEngine {
         memory: Memory::Bytes(0),
         gpu_memory_utilization: 0.9,
     };
-    MistralEngine::load(dir, spin_run::run::Dtype::F32, &options).unwrap()
+    MistralEngine::load(dir, Dtype::F32, &options).unwrap()
 }
 
 fn cached(dir: &Path, batch_size: usize) -> CachedEngine {
-    CachedEngine::load(dir, batch_size, Memory::Bytes(1 << 30)).unwrap()
+    cached_in(Dtype::F32, dir, batch_size)
+}
+
+fn cached_in(dtype: Dtype, dir: &Path, batch_size: usize) -> CachedEngine {
+    CachedEngine::load(dir, dtype, batch_size, Memory::Bytes(1 << 30)).unwrap()
 }
 
 fn wanted(row_id: &str, ids: &[u32], decoding: SamplingParams, max_new_tokens: usize) -> Wanted {
@@ -102,9 +107,10 @@ fn a_sample_does_not_depend_on_its_neighbours() {
     let dir = shared("models/stories260K");
     let rows = mixed(48);
     let reversed: Vec<Wanted> = rows.iter().rev().cloned().collect();
-    let engines: [[Box<dyn Engine>; 2]; 2] = [
+    let engines: [[Box<dyn Engine>; 2]; 3] = [
         [Box::new(mistral(&dir, 3)), Box::new(mistral(&dir, 1))],
         [Box::new(cached(&dir, 20)), Box::new(cached(&dir, 1))],
+        [Box::new(cached_in(Dtype::Bf16, &dir, 20)), Box::new(cached_in(Dtype::Bf16, &dir, 1))],
     ];
     for [together, other_way] in &engines {
         assert_eq!(together.replay(), Replay::Exact);
@@ -147,6 +153,29 @@ fn the_engines_check_each_other() {
     assert!(worst < 1e-3, "{worst}");
     let distinct: std::collections::BTreeSet<_> = ours.iter().map(|answer| &answer.ids).collect();
     assert!(distinct.len() > 60, "rows share their noise: {} of {}", distinct.len(), ours.len());
+}
+
+/// In bf16 generator and trainer round the same numbers, but not always to the same side.
+#[test]
+#[ignore = "needs SPIN_TEST_DATA"]
+fn the_generator_in_bf16_is_the_trainer_in_bf16_and_near_f32() {
+    let dir = shared("models/stories260K");
+    let load = |dtype| CausalLm::load(&dir, &candle_core::Device::Cpu, dtype).unwrap();
+    let (narrow, wide) = (load(candle_core::DType::BF16), load(candle_core::DType::F32));
+    let rows: Vec<Wanted> = mixed(120).into_iter().filter(|row| row.decoding == SamplingParams::PLAIN).collect();
+    let (mut own, mut other, mut count) = (0.0, 0.0, 0);
+    for (row, answer) in rows.iter().zip(run(&cached_in(Dtype::Bf16, &dir, 32), &rows)) {
+        let batch = Batch::new([(&*row.prompt_ids, answer.ids.as_slice())]).unwrap();
+        let of = |model: &CausalLm| model.response_token_logps(&batch).unwrap().remove(0);
+        for ((logp, narrow), wide) in answer.token_logps.iter().zip(of(&narrow)).zip(of(&wide)) {
+            own += f64::from((logp - narrow).abs());
+            other += f64::from((logp - wide).abs());
+            count += 1;
+        }
+    }
+    let (own, other) = (own / f64::from(count), other / f64::from(count));
+    eprintln!("bf16: {own:.1e} from the trainer in bf16, {other:.1e} from f32, over {count} tokens");
+    assert!(count > 500 && own < other && own < 5e-3 && other > 1e-4 && other < 3e-2, "{own} {other}");
 }
 
 /// Draws of one token against the softmax of the model's logits.

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::RwLockReadGuard;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor, Var};
+use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -15,7 +16,23 @@ pub(crate) struct Param {
     pub var: Var,
 }
 
-/// The numbers of a weight on the CPU.
+/// The numbers of a weight on the CPU as they are kept: products take weights of bf16
+/// as they are, so that they are never widened whole.
+pub(crate) enum Kept<'a> {
+    /// f32, or widened from f16.
+    F32(Values<'a>),
+    /// bf16, in place.
+    Bf16 { storage: RwLockReadGuard<'a, Storage>, start: usize, len: usize },
+}
+
+/// Numbers of one type or the other.
+#[derive(Clone, Copy)]
+pub(crate) enum Numbers<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// The numbers of a weight on the CPU as f32.
 pub(crate) enum Values<'a> {
     /// f32, in place.
     Borrowed { storage: RwLockReadGuard<'a, Storage>, start: usize, len: usize },
@@ -52,9 +69,46 @@ impl Param {
         }
     }
 
+    /// Its numbers as they are kept. They must be on the CPU.
+    pub fn kept(&self) -> Result<Kept<'_>> {
+        let (storage, layout) = self.var.as_tensor().storage_and_layout();
+        match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::BF16(_)), Some((start, end))) => {
+                Ok(Kept::Bf16 { storage, start, len: end - start })
+            }
+            _ => {
+                drop(storage);
+                Ok(Kept::F32(self.read()?))
+            }
+        }
+    }
+
     /// The tensor to compute with: tracked where a gradient is wanted.
     pub fn tensor(&self, tracked: bool) -> Tensor {
         if tracked { self.var.as_tensor().clone() } else { self.var.as_detached_tensor() }
+    }
+}
+
+impl Numbers<'_> {
+    /// Some of them, from one on, as f32.
+    pub fn read(self, from: usize, to: &mut [f32]) {
+        match self {
+            Self::F32(values) => to.copy_from_slice(&values[from..from + to.len()]),
+            Self::Bf16(values) => values[from..from + to.len()].convert_to_f32_slice(to),
+        }
+    }
+}
+
+impl Kept<'_> {
+    /// The numbers.
+    pub fn numbers(&self) -> Numbers<'_> {
+        match self {
+            Self::F32(values) => Numbers::F32(values),
+            Self::Bf16 { storage, start, len } => match &**storage {
+                Storage::Cpu(CpuStorage::BF16(values)) => Numbers::Bf16(&values[*start..start + len]),
+                _ => unreachable!("checked when it was borrowed"),
+            },
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use super::ROWS_PER_TASK;
 use super::activation;
 use super::attention::{Attention, SharedRows};
 use super::cached::{HeadCache, LayerCache, NewRows, Part, Scratch};
+use super::few_rows::FewRows;
 use super::math::{Write, add_scaled, tanh};
 use super::norm::Norm;
-use super::packed::Packed;
 use super::pass::gather;
 use crate::config::{LayerConfig, ModelConfig};
 use crate::rope::RopeTable;
@@ -21,10 +21,10 @@ pub(super) struct DecodeBlock {
     pub attention_post_norm: Option<Vec<f32>>,
     pub feed_forward_norm: Vec<f32>,
     pub feed_forward_post_norm: Option<Vec<f32>>,
-    pub qkv: Packed,
-    pub attention_output: Packed,
-    pub gate_up: Packed,
-    pub down: Packed,
+    pub qkv: FewRows,
+    pub attention_output: FewRows,
+    pub gate_up: FewRows,
+    pub down: FewRows,
 }
 
 fn norm(config: &ModelConfig, weight: &[f32]) -> Norm {
@@ -32,7 +32,7 @@ fn norm(config: &ModelConfig, weight: &[f32]) -> Norm {
 }
 
 /// Adds a projection of `input` to `stream`, through a norm if there is one.
-fn add(config: &ModelConfig, stream: &mut [f32], linear: &Packed, input: &[f32], post_norm: Option<&Vec<f32>>) {
+fn add(config: &ModelConfig, stream: &mut [f32], linear: &FewRows, input: &[f32], post_norm: Option<&Vec<f32>>) {
     let Some(weight) = post_norm else {
         linear.forward(input, stream, Write::Add);
         return;
@@ -115,7 +115,7 @@ impl DecodeBlock {
 pub(super) fn decode_logits(
     config: &ModelConfig,
     final_norm: &[f32],
-    output: &Packed,
+    output: &FewRows,
     x: &[f32],
     logits: &mut Vec<f32>,
 ) {

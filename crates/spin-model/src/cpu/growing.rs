@@ -2,9 +2,9 @@
 
 use super::cached::Part;
 use super::decode::{DecodeBlock, decode_logits};
-use super::packed::Packed;
+use super::few_rows::FewRows;
 use crate::config::ModelConfig;
-use crate::decoder::{Decoder, Linear};
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::params::Param;
 use crate::rope::RopeTable;
@@ -16,23 +16,8 @@ pub(crate) struct GrowingDecoder {
     embedding: Option<Param>,
     blocks: Vec<DecodeBlock>,
     norm: Vec<f32>,
-    output: Packed,
+    output: FewRows,
     rope: RopeTable,
-}
-
-/// The linear projections of the same rows, side by side.
-fn packed(linears: Vec<Linear>) -> Result<Packed> {
-    let outputs = linears.iter().map(|linear| linear.outputs).sum();
-    let mut packed = Packed::new(linears[0].inputs, outputs);
-    let mut first = 0;
-    for linear in linears {
-        packed.set(first, &linear.weight.read()?);
-        if let Some(bias) = &linear.bias {
-            packed.set_bias(first, &bias.read()?);
-        }
-        first += linear.outputs;
-    }
-    Ok(packed)
 }
 
 impl GrowingDecoder {
@@ -51,14 +36,13 @@ impl GrowingDecoder {
                 attention_post_norm: layer.attention_post_norm.as_ref().map(read).transpose()?,
                 feed_forward_norm: read(&layer.feed_forward_norm)?,
                 feed_forward_post_norm: layer.feed_forward_post_norm.as_ref().map(read).transpose()?,
-                qkv: packed(layer.qkv)?,
-                attention_output: packed(vec![layer.attention_output])?,
-                gate_up: packed(layer.gate_up)?,
-                down: packed(vec![layer.down])?,
+                qkv: FewRows::of(&layer.qkv)?,
+                attention_output: FewRows::of(&[layer.attention_output])?,
+                gate_up: FewRows::of(&layer.gate_up)?,
+                down: FewRows::of(&[layer.down])?,
             });
         }
-        let mut output = Packed::new(config.hidden_size, config.vocab_size);
-        output.set(0, &decoder.output.read()?);
+        let output = FewRows::of_table(&decoder.output, config.vocab_size, config.hidden_size)?;
         Ok(Self {
             rope: RopeTable::new(&config.rope, config.max_position_embeddings),
             norm: decoder.norm.read()?.to_vec(),
@@ -85,11 +69,11 @@ impl GrowingDecoder {
         let width = self.config.hidden_size;
         let scale = self.config.embedding_scale as f32;
         let mut x = vec![0.0; ids.len() * width];
-        let table = self.embedding.as_ref().map(Param::read).transpose()?;
+        let table = self.embedding.as_ref().map(Param::kept).transpose()?;
         for (row, id) in x.chunks_exact_mut(width).zip(ids) {
             let id = *id as usize;
             match &table {
-                Some(table) => row.copy_from_slice(&table[id * width..(id + 1) * width]),
+                Some(table) => table.numbers().read(id * width, row),
                 None => self.output.read_row(id, row),
             }
             row.iter_mut().for_each(|value| *value *= scale);

@@ -13,9 +13,11 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::math::{Matrix, MatrixMut, Write, exp, matmul, matmul_here, max, tanh, transpose};
+use super::rounded::{self, COLUMNS, Factor, Panels, ROWS, Tiles, by_weight};
 use crate::batch::{Chunk, RowPlan};
 use crate::decoder::Decoder;
 use crate::gradients::Gradients;
+use crate::params::Numbers;
 use crate::request::{Rounding, ScoreOptions, Target, TargetScore};
 
 /// Logits held at once: 64 MiB.
@@ -28,10 +30,14 @@ const CACHED_LOGITS: usize = 1 << 20;
 const PART: usize = 256;
 /// Rows it multiplies at once.
 const ROWS_PER_PRODUCT: usize = 128;
+/// The same in tiles of rounded rows: 126.
+const TILES_PER_PRODUCT: usize = 21;
 
 /// The output projection.
 pub(super) struct Head<'a> {
-    weight: &'a [f32],
+    weight: Numbers<'a>,
+    /// The weight laid out, if it is bf16.
+    panels: Option<Panels>,
     vocab: usize,
     width: usize,
     softcap: Option<f32>,
@@ -140,18 +146,18 @@ struct Part {
 }
 
 impl<'a> Head<'a> {
-    pub fn new(decoder: &Decoder, weight: &'a [f32], smoothing: f64) -> Self {
+    pub fn new(decoder: &Decoder, weight: Numbers<'a>, smoothing: f64) -> Self {
         let config = &decoder.config;
         Self::of(weight, config.vocab_size, config.hidden_size, config.final_softcap, smoothing)
     }
 
     /// `weight` is `[vocab, width]`.
-    pub fn of(weight: &'a [f32], vocab: usize, width: usize, softcap: Option<f64>, smoothing: f64) -> Self {
-        Self { weight, vocab, width, softcap: softcap.map(|cap| cap as f32), smoothing: smoothing as f32 }
-    }
-
-    fn weight(&self) -> Matrix<'a> {
-        Matrix::new(self.weight, self.vocab, self.width)
+    pub fn of(weight: Numbers<'a>, vocab: usize, width: usize, softcap: Option<f64>, smoothing: f64) -> Self {
+        let panels = match weight {
+            Numbers::F32(_) => None,
+            Numbers::Bf16(_) => Some(Panels::new(Factor::new(weight, vocab, width).transposed())),
+        };
+        Self { weight, panels, vocab, width, softcap: softcap.map(|cap| cap as f32), smoothing: smoothing as f32 }
     }
 
     /// Rows whose logits are held at once; constants for a vocabulary, so that
@@ -164,7 +170,11 @@ impl<'a> Head<'a> {
     pub fn logits(&self, hidden: &[f32], logits: &mut [f32]) {
         let rows = hidden.len() / self.width;
         let hidden = Matrix::new(hidden, rows, self.width);
-        matmul(MatrixMut::new(logits, rows, self.vocab), hidden, self.weight().transposed(), 1.0, Write::Over);
+        let out = MatrixMut::new(logits, rows, self.vocab);
+        match &self.panels {
+            Some(panels) => panels.multiply(out, hidden.into(), Write::Over),
+            None => by_weight(out, hidden, self.weight, [self.vocab, self.width], true, Write::Over),
+        }
         if let Some(cap) = self.softcap {
             logits.par_chunks_mut(self.vocab).for_each(|row| {
                 row.iter_mut().for_each(|logit| *logit = cap * tanh(*logit / cap));
@@ -220,11 +230,12 @@ impl<'a> Head<'a> {
             own_targets.push(own);
             rest = others;
         }
+        let tiles = self.panels.as_ref().map(|_| Tiles::new(Matrix::new(hidden, rows, self.width).into()));
         let parts: Vec<Part> = own_targets
             .par_iter()
             .enumerate()
             .with_max_len(1)
-            .map(|(part, own)| self.part(hidden, part * PART, own, targets, options))
+            .map(|(part, own)| self.part(hidden, tiles.as_ref(), part * PART, own, targets, options))
             .collect();
 
         // Which of its part's targets each is.
@@ -254,20 +265,40 @@ impl<'a> Head<'a> {
 
     /// Scores from the logits of [`PART`] tokens; `own` are the numbers of the
     /// targets among them, in the order of the rows.
-    fn part(&self, hidden: &[f32], first: usize, own: &[u32], targets: &[Target], options: &ScoreOptions) -> Part {
+    fn part(
+        &self,
+        hidden: &[f32],
+        tiles: Option<&Tiles>,
+        first: usize,
+        own: &[u32],
+        targets: &[Target],
+        options: &ScoreOptions,
+    ) -> Part {
         let tokens = first..(first + PART).min(self.vocab);
-        let mut weight = vec![0.0; tokens.len() * self.width];
-        let rows = &self.weight[tokens.start * self.width..tokens.end * self.width];
-        transpose(rows, self.width, &mut weight);
-        let weight = Matrix::new(&weight, self.width, tokens.len());
-        let mut logits = vec![0.0; ROWS_PER_PRODUCT * tokens.len()];
+        let weight = match self.weight {
+            Numbers::F32(weight) => {
+                let rows = &weight[tokens.start * self.width..tokens.end * self.width];
+                let mut weight = vec![0.0; rows.len()];
+                transpose(rows, self.width, &mut weight);
+                weight
+            }
+            Numbers::Bf16(_) => Vec::new(),
+        };
+        let at_once = if tiles.is_some() { TILES_PER_PRODUCT * ROWS } else { ROWS_PER_PRODUCT };
+        let mut logits = vec![0.0; at_once * tokens.len()];
         let mut found = Part { sums: Vec::new(), targets: Vec::with_capacity(own.len()) };
         let mut own = own.iter().map(|index| targets[*index as usize]).peekable();
-        for hidden in hidden.chunks(ROWS_PER_PRODUCT * self.width) {
+        for (number, hidden) in hidden.chunks(at_once * self.width).enumerate() {
             let count = hidden.len() / self.width;
             let logits = &mut logits[..count * tokens.len()];
-            let hidden = Matrix::new(hidden, count, self.width);
-            matmul_here(MatrixMut::new(logits, count, tokens.len()), hidden, weight, 1.0, Write::Over);
+            if let (Some(panels), Some(tiles)) = (&self.panels, tiles) {
+                let own = number * TILES_PER_PRODUCT..((number + 1) * TILES_PER_PRODUCT).min(tiles.count());
+                panels.multiply_here(logits, tiles, own, first / COLUMNS..tokens.end.div_ceil(COLUMNS));
+            } else {
+                let (hidden, weight) =
+                    (Matrix::new(hidden, count, self.width), Matrix::new(&weight, self.width, tokens.len()));
+                matmul_here(MatrixMut::new(logits, count, tokens.len()), hidden, weight, 1.0, Write::Over);
+            }
             if let Some(cap) = self.softcap {
                 logits.iter_mut().for_each(|logit| *logit = cap * tanh(*logit / cap));
             }
@@ -300,8 +331,12 @@ impl<'a> Head<'a> {
         let mut hidden_grad = vec![0.0; hidden.len()];
         let limit = self.rows_within(LOGITS);
         let mut logits = Vec::new();
+        // Laid out once for all chunks.
+        let back = self.panels.as_ref().map(|_| Panels::new(Factor::new(self.weight, self.vocab, self.width)));
         // Small groups go together while their logits stay in the caches.
-        for chunk in plan.chunks(self.rows_within(CACHED_LOGITS)) {
+        // Rounded factors are laid out for each chunk, which more rows pay for.
+        let held = if back.is_some() { LOGITS } else { CACHED_LOGITS };
+        for chunk in plan.chunks(self.rows_within(held)) {
             let targets = &plan.targets[chunk.rows.clone()];
             let part = chunk.rows.start * self.width..chunk.rows.end * self.width;
             let (hidden, hidden_grad) = (&hidden[part.clone()], &mut hidden_grad[part]);
@@ -310,7 +345,16 @@ impl<'a> Head<'a> {
                 self.logits(hidden, &mut logits);
                 let rows = self.row_sums(&logits, targets);
                 let slopes = self.slopes(plan, &chunk, &rows, slopes, &mut sums);
-                self.backward_rows(&mut logits, hidden, targets, &rows, &slopes, hidden_grad, &mut weight_grad);
+                self.backward_rows(
+                    &mut logits,
+                    hidden,
+                    targets,
+                    &rows,
+                    &slopes,
+                    hidden_grad,
+                    &mut weight_grad,
+                    back.as_ref(),
+                );
                 continue;
             }
             // One group has more logits than are held: they are computed twice.
@@ -324,7 +368,16 @@ impl<'a> Head<'a> {
                 logits.resize(targets.len() * self.vocab, 0.0);
                 self.logits(hidden, &mut logits);
                 let rows = self.row_sums(&logits, targets);
-                self.backward_rows(&mut logits, hidden, targets, &rows, slopes, hidden_grad, &mut weight_grad);
+                self.backward_rows(
+                    &mut logits,
+                    hidden,
+                    targets,
+                    &rows,
+                    slopes,
+                    hidden_grad,
+                    &mut weight_grad,
+                    back.as_ref(),
+                );
             }
         }
         (sums, hidden_grad)
@@ -354,6 +407,7 @@ impl<'a> Head<'a> {
         slopes: &[f32],
         hidden_grad: &mut [f32],
         weight_grad: &mut Option<&mut [f32]>,
+        back: Option<&Panels>,
     ) {
         let spread = self.smoothing / self.vocab as f32;
         logits.par_chunks_mut(self.vocab).zip(targets.par_iter().zip(rows).zip(slopes)).with_min_len(4).for_each(
@@ -377,18 +431,26 @@ impl<'a> Head<'a> {
         );
         let count = targets.len();
         let logit_grad = Matrix::new(logits, count, self.vocab);
-        matmul(MatrixMut::new(hidden_grad, count, self.width), logit_grad, self.weight(), 1.0, Write::Over);
+        let out = MatrixMut::new(hidden_grad, count, self.width);
+        match back {
+            Some(panels) => panels.multiply(out, logit_grad.into(), Write::Over),
+            None => by_weight(out, logit_grad, self.weight, [self.vocab, self.width], false, Write::Over),
+        }
         if let Some(sum) = weight_grad {
-            let hidden = Matrix::new(hidden, count, self.width);
-            matmul(MatrixMut::new(sum, self.vocab, self.width), logit_grad.transposed(), hidden, 1.0, Write::Add);
+            let (logit_grad, hidden) = (logit_grad.transposed(), Matrix::new(hidden, count, self.width));
+            let sum = MatrixMut::new(sum, self.vocab, self.width);
+            match self.weight {
+                Numbers::F32(_) => matmul(sum, logit_grad, hidden, 1.0, Write::Add),
+                Numbers::Bf16(_) => rounded::matmul(sum, logit_grad.into(), hidden.into(), Write::Add),
+            }
         }
     }
 }
 
 /// The logits after `hidden` `[rows, width]`.
 pub(super) fn logits(decoder: &Decoder, hidden: &[f32]) -> Result<Vec<f32>> {
-    let weight = decoder.output.read()?;
-    let head = Head::new(decoder, &weight, 0.0);
+    let weight = decoder.output.kept()?;
+    let head = Head::new(decoder, weight.numbers(), 0.0);
     let mut logits = vec![0.0; hidden.len() / head.width * head.vocab];
     head.logits(hidden, &mut logits);
     Ok(logits)
@@ -396,8 +458,8 @@ pub(super) fn logits(decoder: &Decoder, hidden: &[f32]) -> Result<Vec<f32>> {
 
 /// Log-probabilities of the plan's targets.
 pub(super) fn logps(decoder: &Decoder, hidden: &[f32], targets: &[u32], smoothing: f64) -> Result<Vec<f32>> {
-    let weight = decoder.output.read()?;
-    Ok(Head::new(decoder, &weight, smoothing).logps(hidden, targets))
+    let weight = decoder.output.kept()?;
+    Ok(Head::new(decoder, weight.numbers(), smoothing).logps(hidden, targets))
 }
 
 /// As [`Head::backward`], with the weight's gradient where it is wanted.
@@ -409,7 +471,7 @@ pub(super) fn backward(
     slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
     grads: &mut Gradients,
 ) -> Result<(Vec<f64>, Vec<f32>)> {
-    let weight = decoder.output.read()?;
-    let head = Head::new(decoder, &weight, smoothing);
+    let weight = decoder.output.kept()?;
+    let head = Head::new(decoder, weight.numbers(), smoothing);
     Ok(head.backward(hidden, plan, slopes, grads.host_mut(&decoder.output.name)))
 }

@@ -12,9 +12,11 @@ use rayon::prelude::*;
 
 use super::ROWS_PER_TASK;
 use super::math::{Matrix, MatrixMut, Write, add_scaled, matmul, product};
+use super::rounded::{self, by_weight};
 use crate::decoder::{Adapter, Linear};
 use crate::dropout::Mask;
 use crate::gradients::Gradients;
+use crate::params::Numbers;
 
 /// Rows of `inputs` numbers.
 #[derive(Clone, Copy)]
@@ -51,10 +53,9 @@ impl Linear {
         dropout: Option<u64>,
     ) -> Result<()> {
         {
-            let weight = self.weight.read()?;
-            let weight = Matrix::new(&weight, self.outputs, self.inputs);
+            let weight = self.weight.kept()?;
             let target = MatrixMut::columns(out, place.width, place.columns.clone());
-            matmul(target, x.matrix(), weight.transposed(), 1.0, write);
+            by_weight(target, x.matrix(), weight.numbers(), [self.outputs, self.inputs], true, write);
         }
         if let Some(bias) = &self.bias {
             let bias = bias.read()?;
@@ -93,7 +94,12 @@ impl Linear {
         let grad_rows = Matrix::columns(grad, place.width, place.columns.clone());
         if let Some(sum) = grads.host_mut(&self.weight.name) {
             let sum = MatrixMut::new(sum, self.outputs, self.inputs);
-            matmul(sum, grad_rows.transposed(), x.matrix(), 1.0, Write::Add);
+            let (grad_rows, x) = (grad_rows.transposed(), x.matrix());
+            // Weights of bf16 are multiplied so everywhere.
+            match self.weight.kept()?.numbers() {
+                Numbers::F32(_) => matmul(sum, grad_rows, x, 1.0, Write::Add),
+                Numbers::Bf16(_) => rounded::matmul(sum, grad_rows.into(), x.into(), Write::Add),
+            }
         }
         if let Some(bias) = &self.bias
             && let Some(sum) = grads.host_mut(&bias.name)
@@ -103,9 +109,9 @@ impl Linear {
         let x_grad = match x_grad {
             None => None,
             Some((x_grad, write)) => {
-                let weight = self.weight.read()?;
-                let weight = Matrix::new(&weight, self.outputs, self.inputs);
-                matmul(MatrixMut::new(x_grad, count, self.inputs), grad_rows, weight, 1.0, write);
+                let weight = self.weight.kept()?;
+                let target = MatrixMut::new(x_grad, count, self.inputs);
+                by_weight(target, grad_rows, weight.numbers(), [self.outputs, self.inputs], false, write);
                 Some(x_grad)
             }
         };

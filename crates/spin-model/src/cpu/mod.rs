@@ -10,6 +10,7 @@ mod block;
 mod branches;
 mod cached;
 mod decode;
+mod few_rows;
 mod growing;
 mod head;
 mod linear;
@@ -17,6 +18,7 @@ mod math;
 mod norm;
 mod packed;
 mod pass;
+mod rounded;
 mod scoring;
 #[cfg(test)]
 mod tests;

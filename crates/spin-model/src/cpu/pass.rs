@@ -114,13 +114,13 @@ pub(crate) fn accumulate_gradients(
 pub(super) fn embed(decoder: &Decoder, ids: &[u32]) -> Result<Vec<f32>> {
     let width = decoder.config.hidden_size;
     let scale = decoder.config.embedding_scale as f32;
-    let table = decoder.embedding.read()?;
-    let table: &[f32] = &table;
+    let table = decoder.embedding.kept()?;
+    let table = table.numbers();
     let mut x = vec![0.0; ids.len() * width];
     x.par_chunks_mut(ROWS_PER_TASK * width).zip(ids.par_chunks(ROWS_PER_TASK)).for_each(|(rows, ids)| {
         for (row, id) in rows.chunks_exact_mut(width).zip(ids) {
-            let at = *id as usize * width;
-            row.iter_mut().zip(&table[at..at + width]).for_each(|(x, value)| *x = value * scale);
+            table.read(*id as usize * width, row);
+            row.iter_mut().for_each(|x| *x *= scale);
         }
     });
     Ok(x)

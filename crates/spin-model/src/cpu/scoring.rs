@@ -81,8 +81,8 @@ impl<'a> TreePass<'a> {
         options: &ScoreOptions,
     ) -> Result<Vec<TargetScore>> {
         let hidden = self.hidden_states(rows)?;
-        let weight = self.decoder.output.read()?;
-        Ok(Head::new(self.decoder, &weight, 0.0).score(&hidden, targets, options))
+        let weight = self.decoder.output.kept()?;
+        Ok(Head::new(self.decoder, weight.numbers(), 0.0).score(&hidden, targets, options))
     }
 
     /// The normalised hidden states of the rows that are wanted,

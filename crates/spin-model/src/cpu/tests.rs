@@ -16,6 +16,7 @@ use crate::batch::{Batch, Layout, RowPlan};
 use crate::config::{Activation, LayerConfig, ModelConfig};
 use crate::decoder::{Adapter, Linear};
 use crate::gradients::Gradients;
+use crate::params::Numbers;
 use crate::params::Param;
 use crate::rope::RopeTable;
 
@@ -211,7 +212,7 @@ fn head() {
     assert_eq!(plan.responses, [19, 6, 9]);
     for (smoothing, softcap) in [(0.0, None), (0.2, None), (0.0, Some(1.5)), (0.2, Some(1.5))] {
         let head = |weight: &[f32], hidden: &[f32]| {
-            let head = Head::of(weight, 9, 6, softcap, smoothing);
+            let head = Head::of(Numbers::F32(weight), 9, 6, softcap, smoothing);
             // The sum of squares of the log-probabilities.
             let mut slopes = |_: usize, logps: &[f64]| logps.iter().map(|logp| 2.0 * logp).collect();
             let mut weight_grad = vec![0.0; weight.len()];

@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 
+use super::recipes::note_products;
 use super::{Graph, ModelId};
 use crate::Maker;
-use crate::run::{self, MT_BENCH, as_params};
+use crate::run::{self, Dtype, MT_BENCH, as_params};
 use spin_store::error::{Result, StoreError};
 use spin_store::kind::Kind;
 use spin_store::manifest::Parent;
@@ -80,6 +81,8 @@ impl Graph<'_> {
             table.remove("limit_seed");
         }
         let mut params = json!({"eval": settings, "tasks": unit.tasks});
+        let is_bf16 = params["eval"]["dtype"] == "bf16";
+        note_products(&mut params, is_bf16);
         if eval.apply_chat_template {
             params["template"] = self.template_params()?;
         }
@@ -196,11 +199,13 @@ impl Graph<'_> {
     /// # Errors
     /// When the model is missing.
     pub fn answers_recipe(&self, model: &ModelId, requests: &Artifact) -> Result<Recipe> {
+        let mut params = json!({"seed": self.run.seed, "stream": "eval", "dtype": self.run.eval.dtype});
+        note_products(&mut params, self.run.eval.dtype == Dtype::Bf16);
         Ok(Recipe {
             kind: Kind::Samples,
             name: format!("{}/eval", requests.manifest.name),
             stage: Maker::Sample.id(),
-            params: json!({"seed": self.run.seed, "stream": "eval", "dtype": self.run.eval.dtype}),
+            params,
             parents: vec![self.model(model)?.as_parent("model"), requests.as_parent("requests")],
         })
     }

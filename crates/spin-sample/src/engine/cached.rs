@@ -10,6 +10,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 use spin_model::{CausalLm, Generator, Sequence, StepInput};
+use spin_run::run::Dtype;
 
 use super::{Engine, Job, Jobs, Memory, Replay};
 use crate::answer::{Growing, Wanted};
@@ -57,9 +58,10 @@ impl CachedEngine {
     ///
     /// # Errors
     /// When the trainer could not read it either.
-    pub fn load(dir: &Path, batch_size: usize, memory: Memory) -> Result<CachedEngine> {
+    pub fn load(dir: &Path, dtype: Dtype, batch_size: usize, memory: Memory) -> Result<CachedEngine> {
         let failed = |e: spin_model::Error| SampleError::Model { dir: dir.into(), source: e };
-        let model = CausalLm::load(dir, &Device::Cpu, DType::F32).map_err(failed)?;
+        let dtype = if dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
+        let model = CausalLm::load(dir, &Device::Cpu, dtype).map_err(failed)?;
         let generator = Generator::new(model).map_err(failed)?;
         let default = || (BATCH_PER_THREAD * rayon::current_num_threads()).clamp(BATCH[0], BATCH[1]);
         Ok(CachedEngine {

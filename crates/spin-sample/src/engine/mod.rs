@@ -135,15 +135,15 @@ pub struct EngineOptions {
 /// When it refuses the model, or cannot do what is asked.
 pub fn load(dir: &Path, dtype: Dtype, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let cannot = |problem: &str| SampleError::Unsuitable { problem: problem.into() };
-    let cached = || CachedEngine::load(dir, options.batch_size, options.memory);
+    let cached = || CachedEngine::load(dir, dtype, options.batch_size, options.memory);
     match (options.kind, options.device) {
         (EngineKind::SpinModel, Device::Cuda) => Err(cannot("the engine spin-model computes on the CPU only")),
-        (EngineKind::SpinModel, Device::Cpu) if dtype != Dtype::F32 => {
-            Err(cannot("the engine spin-model computes in f32 only"))
+        (EngineKind::SpinModel, Device::Cpu) if dtype == Dtype::F16 => {
+            Err(cannot("the engine spin-model computes in f32 and bf16 only"))
         }
         (EngineKind::SpinModel, Device::Cpu) => Ok(Box::new(cached()?)),
         // A model of a family that both read is not handed on to a library that would overlook what this one refuses.
-        (EngineKind::Auto, Device::Cpu) if dtype == Dtype::F32 && Architecture::of_dir(dir).is_some() => {
+        (EngineKind::Auto, Device::Cpu) if dtype != Dtype::F16 && Architecture::of_dir(dir).is_some() => {
             Ok(Box::new(cached()?))
         }
         (EngineKind::Auto | EngineKind::Mistralrs, _) => Ok(Box::new(MistralEngine::load(dir, dtype, options)?)),

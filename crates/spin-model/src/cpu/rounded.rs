@@ -1,0 +1,485 @@
+//! Matrix products of numbers rounded to bf16, summed in f32.
+//!
+//! Both factors are laid out anew as pairs of bf16 that follow each other in the
+//! sum: one instruction of AVX512-BF16 multiplies 16 pairs and adds both products.
+//! Without it the same is done step by step, in the same order and with the same
+//! roundings, so that results do not depend on the processor: Intel's manual of
+//! VDPBF16PS has them, and a test compares.
+//!
+//! An element of the result is a sum over the pairs in their order. It depends on
+//! nothing else: not on the other rows and columns, not on threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::attention::SharedRows;
+use super::math::{self, Matrix, MatrixMut, Write};
+use crate::params::Numbers;
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 6;
+/// Columns of a tile: four registers of sums a row.
+pub(super) const COLUMNS: usize = 64;
+/// Pairs that are multiplied before the sums are put down: what a task reads of both
+/// factors stays in its core's cache.
+const PAIRS: usize = 1024;
+/// Row tiles of a task.
+const TILES: usize = 16;
+
+/// Two numbers that are multiplied with two others: the first in the lower half.
+type Pair = u32;
+
+/// A factor, by strides.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<'a> {
+    numbers: Numbers<'a>,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> From<Matrix<'a>> for Factor<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        let Matrix { values, rows, columns, row_stride, column_stride } = matrix;
+        Self { numbers: Numbers::F32(values), rows, columns, row_stride, column_stride }
+    }
+}
+
+impl<'a> Factor<'a> {
+    /// Numbers as rows.
+    pub fn new(numbers: Numbers<'a>, rows: usize, columns: usize) -> Self {
+        let len = match numbers {
+            Numbers::F32(values) => values.len(),
+            Numbers::Bf16(values) => values.len(),
+        };
+        assert_eq!(len, rows * columns);
+        Self { numbers, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    pub fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// The bits of a number; of what is not finite, too.
+    #[inline(always)]
+    fn bits(&self, row: usize, column: usize) -> u16 {
+        let at = row * self.row_stride + column * self.column_stride;
+        match self.numbers {
+            Numbers::F32(values) => round(values[at]),
+            Numbers::Bf16(values) => values[at].to_bits(),
+        }
+    }
+}
+
+/// To the nearest bf16, of two equally near to the even one.
+#[inline(always)]
+fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
+/// Lays lines side by side in panels of `width`: `[panel][pair][line in panel]`, and
+/// zeros where there are no lines or no second number.
+///
+/// Line l has the numbers `of(l, 0)`, `of(l, 1)`, ….
+fn lay_out(factor: Factor<'_>, width: usize) -> Vec<Pair> {
+    // Lines are rows of the factor.
+    let pairs = factor.columns.div_ceil(2);
+    let mut panels = vec![0; factor.rows.div_ceil(width) * pairs * width];
+    panels.par_chunks_mut(pairs * width).enumerate().for_each(|(panel, pairs)| {
+        let first = panel * width;
+        let lines = width.min(factor.rows - first);
+        fill(factor, first, lines, width, pairs);
+    });
+    panels
+}
+
+fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mut [Pair]) {
+    let pair = |low: u16, high: u16| Pair::from(low) | Pair::from(high) << 16;
+    let whole = factor.columns / 2;
+    if factor.column_stride == 1 {
+        for line in 0..lines {
+            let at = (first + line) * factor.row_stride;
+            let to = panel[line..].iter_mut().step_by(width);
+            match factor.numbers {
+                Numbers::F32(values) => {
+                    let pairs = values[at..at + 2 * whole].chunks_exact(2);
+                    to.zip(pairs).for_each(|(to, x)| *to = pair(round(x[0]), round(x[1])));
+                }
+                Numbers::Bf16(values) => {
+                    let pairs = values[at..at + 2 * whole].chunks_exact(2);
+                    to.zip(pairs).for_each(|(to, x)| *to = pair(x[0].to_bits(), x[1].to_bits()));
+                }
+            }
+        }
+    } else {
+        // Lines lie side by side.
+        assert_eq!(factor.row_stride, 1);
+        for (index, to) in panel.chunks_exact_mut(width).take(whole).enumerate() {
+            let [low, high] = [2 * index, 2 * index + 1].map(|column| column * factor.column_stride + first);
+            match factor.numbers {
+                Numbers::F32(values) => {
+                    let pairs = values[low..low + lines].iter().zip(&values[high..high + lines]);
+                    to.iter_mut().zip(pairs).for_each(|(to, (low, high))| *to = pair(round(*low), round(*high)));
+                }
+                Numbers::Bf16(values) => {
+                    let pairs = values[low..low + lines].iter().zip(&values[high..high + lines]);
+                    to.iter_mut().zip(pairs).for_each(|(to, (low, high))| *to = pair(low.to_bits(), high.to_bits()));
+                }
+            }
+        }
+    }
+    if factor.columns % 2 == 1 {
+        for (line, to) in panel[whole * width..].iter_mut().take(lines).enumerate() {
+            *to = Pair::from(factor.bits(first + line, factor.columns - 1));
+        }
+    }
+}
+
+/// The second factor of products, laid out: `[inputs, outputs]`.
+pub(super) struct Panels {
+    pairs: Vec<Pair>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Panels {
+    /// Of a factor `[inputs, outputs]`.
+    pub fn new(factor: Factor<'_>) -> Self {
+        Self { pairs: lay_out(factor.transposed(), COLUMNS), inputs: factor.rows, outputs: factor.columns }
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// One output's numbers, `[inputs]`.
+    pub fn read(&self, output: usize, to: &mut [f32]) {
+        let pairs = self.inputs.div_ceil(2);
+        let panel = &self.pairs[output / COLUMNS * pairs * COLUMNS..][output % COLUMNS..];
+        for (to, pair) in to.chunks_mut(2).zip(panel.iter().step_by(COLUMNS)) {
+            let numbers = [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)];
+            to.iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
+        }
+    }
+
+    /// `out` = (or +=) `a` times this, on all threads of the current pool.
+    pub fn multiply(&self, out: MatrixMut<'_>, a: Factor<'_>, write: Write) {
+        let MatrixMut { values, rows, columns, row_stride } = out;
+        assert!(a.columns == self.inputs && rows == a.rows && columns == self.outputs);
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        assert!((rows - 1) * row_stride + columns <= values.len());
+        let a = Tiles::new(a);
+        let shared = SharedRows::new(values, row_stride);
+        let (row_tasks, panels) = (a.count().div_ceil(TILES), self.count());
+        (0..row_tasks * panels).into_par_iter().for_each(|task| {
+            let (row_task, panel) = (task / panels, task % panels);
+            let tiles = row_task * TILES..((row_task + 1) * TILES).min(a.count());
+            // SAFETY: rows of these tiles and columns of this panel are this task's.
+            unsafe { self.multiply_panel(&a, tiles, panel, 0..panel * COLUMNS, &shared, write) };
+        });
+    }
+
+    /// The same for some tiles of rows and some panels on the calling thread; `out` has
+    /// the tiles' rows and the panels' columns alone.
+    pub fn multiply_here(&self, out: &mut [f32], a: &Tiles, tiles: Range<usize>, panels: Range<usize>) {
+        let width = self.outputs.min(panels.end * COLUMNS) - panels.start * COLUMNS;
+        let rows = a.rows.min(tiles.end * ROWS) - tiles.start * ROWS;
+        assert_eq!(out.len(), rows * width);
+        let shared = SharedRows::new(out, width);
+        for panel in panels.clone() {
+            let before = tiles.start * ROWS..(panel - panels.start) * COLUMNS;
+            // SAFETY: nobody else has `out`.
+            unsafe { self.multiply_panel(a, tiles.clone(), panel, before, &shared, Write::Over) };
+        }
+    }
+
+    /// Panels of outputs.
+    pub fn count(&self) -> usize {
+        self.outputs.div_ceil(COLUMNS)
+    }
+
+    /// Products of some tiles with a panel; `place` is the row of `out` that is counted
+    /// from, and the panel's first column there.
+    ///
+    /// # Safety
+    ///
+    /// As [`SharedRows::row`] for these rows and columns.
+    unsafe fn multiply_panel(
+        &self,
+        a: &Tiles,
+        tiles: Range<usize>,
+        panel: usize,
+        place: Range<usize>,
+        out: &SharedRows,
+        write: Write,
+    ) {
+        let pairs = self.inputs.div_ceil(2);
+        let b = &self.pairs[panel * pairs * COLUMNS..(panel + 1) * pairs * COLUMNS];
+        let width = COLUMNS.min(self.outputs - panel * COLUMNS);
+        let columns = place.end..place.end + width;
+        for start in (0..pairs).step_by(PAIRS) {
+            let part = start..(start + PAIRS).min(pairs);
+            let b = &b[part.start * COLUMNS..part.end * COLUMNS];
+            for tile in tiles.clone() {
+                let rows = tile * ROWS..((tile + 1) * ROWS).min(a.rows);
+                let a = &a.pairs[tile * pairs * ROWS..(tile + 1) * pairs * ROWS];
+                // SAFETY: as the caller promises; one row at a time.
+                let row = |row: usize| unsafe { out.row(row - place.start, columns.clone()) };
+                let mut sums = [[0.0; COLUMNS]; ROWS];
+                if write == Write::Add || start > 0 {
+                    rows.clone().zip(&mut sums).for_each(|(at, sums)| sums[..width].copy_from_slice(row(at)));
+                }
+                add_products(&a[part.start * ROWS..part.end * ROWS], b, &mut sums);
+                rows.zip(&sums).for_each(|(at, sums)| row(at).copy_from_slice(&sums[..width]));
+            }
+        }
+    }
+}
+
+/// The first factor of products, laid out: `[rows, inputs]`.
+pub(super) struct Tiles {
+    pairs: Vec<Pair>,
+    rows: usize,
+}
+
+impl Tiles {
+    pub fn new(factor: Factor<'_>) -> Self {
+        Self { pairs: lay_out(factor, ROWS), rows: factor.rows }
+    }
+
+    /// Tiles of rows.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+}
+
+/// `out` = (or +=) `a` `b`, both rounded, on all threads of the current pool.
+pub(super) fn matmul(out: MatrixMut<'_>, a: Factor<'_>, b: Factor<'_>, write: Write) {
+    if a.columns > 0 {
+        Panels::new(b).multiply(out, a, write);
+    }
+}
+
+/// `out` = (or +=) `a` times a weight `[outputs, inputs]`, transposed or not: rounded
+/// where the weight is kept so.
+pub(super) fn by_weight(
+    out: MatrixMut<'_>,
+    a: Matrix<'_>,
+    weight: Numbers<'_>,
+    [outputs, inputs]: [usize; 2],
+    transposed: bool,
+    write: Write,
+) {
+    match weight {
+        Numbers::F32(values) => {
+            let weight = Matrix::new(values, outputs, inputs);
+            math::matmul(out, a, if transposed { weight.transposed() } else { weight }, 1.0, write);
+        }
+        Numbers::Bf16(_) => {
+            let weight = Factor::new(weight, outputs, inputs);
+            matmul(out, a.into(), if transposed { weight.transposed() } else { weight }, write);
+        }
+    }
+}
+
+/// Adds the products of a tile: `a` `[pairs, ROWS]`, `b` `[pairs, COLUMNS]`.
+fn add_products(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; ROWS]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_instructions() {
+        // SAFETY: the processor has them.
+        unsafe { with_instructions(a, b, sums) };
+        return;
+    }
+    step_by_step(a, b, sums);
+}
+
+/// Whether this processor multiplies pairs of bf16.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_instructions() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn with_instructions(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; ROWS]) {
+    use std::arch::x86_64::{
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_storeu_ps,
+    };
+    const LANES: usize = 16;
+    let pairs = a.len() / ROWS;
+    assert_eq!(b.len(), pairs * COLUMNS);
+    // SAFETY: loads and stores are within `sums`, `a` and `b`, whose lengths are
+    // asserted; registers of 512 bits are reinterpreted as such.
+    unsafe {
+        let mut acc: [[__m512; COLUMNS / LANES]; ROWS] = std::array::from_fn(|row| {
+            std::array::from_fn(|column| _mm512_loadu_ps(sums[row].as_ptr().add(column * LANES)))
+        });
+        let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
+        for _ in 0..pairs {
+            let columns: [__m512bh; COLUMNS / LANES] = std::array::from_fn(|column| {
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(column * LANES).cast()))
+            });
+            for (row, acc) in acc.iter_mut().enumerate() {
+                let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(row) as i32));
+                for (acc, column) in acc.iter_mut().zip(columns) {
+                    *acc = _mm512_dpbf16_ps(*acc, x, column);
+                }
+            }
+            a = a.add(ROWS);
+            b = b.add(COLUMNS);
+        }
+        for (sums, acc) in sums.iter_mut().zip(acc) {
+            for (column, acc) in acc.into_iter().enumerate() {
+                _mm512_storeu_ps(sums.as_mut_ptr().add(column * LANES), acc);
+            }
+        }
+    }
+}
+
+/// What the instruction does: the second number of a pair first, each product added
+/// in one rounding; what is too small for a normal number is zero.
+fn step_by_step(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; ROWS]) {
+    for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLUMNS)) {
+        for (sums, a) in sums.iter_mut().zip(a) {
+            let [a_low, a_high] = numbers(*a);
+            for (sum, b) in sums.iter_mut().zip(b) {
+                let [b_low, b_high] = numbers(*b);
+                let first = normal(a_high.mul_add(b_high, normal(*sum)));
+                *sum = normal(a_low.mul_add(b_low, first));
+            }
+        }
+    }
+}
+
+/// The two numbers of a pair, the first first.
+#[inline(always)]
+fn numbers(pair: Pair) -> [f32; 2] {
+    [normal(f32::from_bits(pair << 16)), normal(f32::from_bits(pair & 0xffff_0000))]
+}
+
+/// Zero of the same sign for what is below the normal numbers.
+#[inline(always)]
+fn normal(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::init::standard_normal;
+
+    #[test]
+    fn rounding_is_that_of_half() {
+        for x in standard_normal(1, "x", 10_000).into_iter().chain([0.0, -0.0, f32::MAX, f32::INFINITY, 1e-40]) {
+            assert_eq!(round(x), bf16::from_f32(x).to_bits(), "{x}");
+        }
+        assert!(bf16::from_bits(round(f32::NAN)).is_nan());
+    }
+
+    /// Numbers of every size, so that sums round, cancel and vanish.
+    fn wild(seed: u64, count: usize) -> Vec<f32> {
+        let sizes = standard_normal(seed, "sizes", count);
+        let values = standard_normal(seed, "values", count);
+        values.iter().zip(sizes).map(|(value, size)| value * (size * 30.0).exp2()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn instructions_do_what_is_done_step_by_step() {
+        if !has_instructions() {
+            return;
+        }
+        for (seed, scale) in [(1, 1.0_f32), (2, 1e-30), (3, 1e15)] {
+            let pairs = 37;
+            let pair = |x: &[f32]| Pair::from(round(x[0] * scale)) | Pair::from(round(x[1] * scale)) << 16;
+            let a: Vec<Pair> = wild(seed, 2 * pairs * ROWS).chunks_exact(2).map(pair).collect();
+            let b: Vec<Pair> = wild(seed + 10, 2 * pairs * COLUMNS).chunks_exact(2).map(pair).collect();
+            let (mut one, mut other) = ([[0.5; COLUMNS]; ROWS], [[0.5; COLUMNS]; ROWS]);
+            // SAFETY: the processor has them.
+            unsafe { with_instructions(&a, &b, &mut one) };
+            step_by_step(&a, &b, &mut other);
+            // What is no number has more than one way to say so.
+            let bits =
+                |sums: [[f32; COLUMNS]; ROWS]| sums.map(|row| row.map(|x| if x.is_nan() { 0 } else { x.to_bits() }));
+            assert!(bits(one) == bits(other), "scale {scale}");
+        }
+    }
+
+    /// All shapes and strides against sums in f64, and rows by themselves against rows in
+    /// company.
+    #[test]
+    fn products_are_right_and_rows_do_not_depend_on_their_company() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (7, 5, 3), (13, 64, 130), (100, 2100, 65), (6, 3, 64)] {
+            let a = standard_normal(1, "a", rows * inputs);
+            let b = standard_normal(2, "b", inputs * outputs);
+            let exact: Vec<f64> = (0..rows * outputs)
+                .map(|at| {
+                    let (row, output) = (at / outputs, at % outputs);
+                    let product = |i: usize| {
+                        let [x, y] = [a[row * inputs + i], b[i * outputs + output]].map(|x| bf16::from_f32(x).to_f64());
+                        x * y
+                    };
+                    (0..inputs).map(product).sum()
+                })
+                .collect();
+            let b_rows = Factor::new(Numbers::F32(&b), inputs, outputs);
+            let a_rows = Factor::new(Numbers::F32(&a), rows, inputs);
+            // The same numbers, the other way round.
+            let turned: Vec<f32> = (0..inputs * rows).map(|at| a[at % rows * inputs + at / rows]).collect();
+            let a_turned = Factor::new(Numbers::F32(&turned), inputs, rows).transposed();
+            let narrow: Vec<bf16> = b.iter().map(|x| bf16::from_f32(*x)).collect();
+            let b_narrow = Factor::new(Numbers::Bf16(&narrow), inputs, outputs);
+            let mut out = vec![7.0; rows * outputs];
+            matmul(MatrixMut::new(&mut out, rows, outputs), a_rows, b_rows, Write::Over);
+            for (value, exact) in out.iter().zip(&exact) {
+                assert!((f64::from(*value) - exact).abs() < 1e-5 * inputs as f64, "{value} {exact}");
+            }
+            for (a, b) in [(a_turned, b_rows), (a_rows, b_narrow), (a_turned, b_narrow)] {
+                let mut again = vec![0.0; rows * outputs];
+                matmul(MatrixMut::new(&mut again, rows, outputs), a, b, Write::Over);
+                assert_eq!(again, out);
+            }
+            let panels = Panels::new(b_rows);
+            for row in [0, rows - 1] {
+                let mut alone = vec![0.0; outputs];
+                let own = Factor::new(Numbers::F32(&a[row * inputs..(row + 1) * inputs]), 1, inputs);
+                panels.multiply(MatrixMut::new(&mut alone, 1, outputs), own, Write::Over);
+                assert_eq!(alone, out[row * outputs..(row + 1) * outputs]);
+            }
+            let mut column = vec![0.0; inputs];
+            panels.read(outputs - 1, &mut column);
+            let expected: Vec<f32> = (0..inputs).map(|i| narrow[i * outputs + outputs - 1].to_f32()).collect();
+            assert_eq!(column, expected);
+            // Into columns of wider rows, added.
+            let mut wide = vec![1.0; rows * (outputs + 5)];
+            matmul(MatrixMut::columns(&mut wide, outputs + 5, 2..outputs + 2), a_rows, b_rows, Write::Add);
+            for (wide, exact) in wide.chunks(outputs + 5).zip(exact.chunks(outputs)) {
+                assert!(wide[..2] == [1.0; 2] && wide[outputs + 2..] == [1.0; 3]);
+                let near =
+                    |(value, exact): (&f32, &f64)| (f64::from(*value) - exact - 1.0).abs() < 1e-5 * inputs as f64;
+                assert!(wide[2..].iter().zip(exact).all(near));
+            }
+        }
+    }
+}
