@@ -224,8 +224,9 @@ fn train_together(cli: &Cli, processes: &Processes) -> anyhow::Result<Exit> {
     match error.downcast_ref::<FitError>() {
         Some(FitError::Peer { verdict, .. }) if !world.is_first() => Ok(exit_of(*verdict)),
         // Not a failure: the work is being done.
-        Some(FitError::Store(StoreError::Locked { .. })) => {
-            say(&format!("{error:#}"));
+        Some(FitError::Store(locked @ StoreError::Locked { .. })) => {
+            // Above it is the name of what is made.
+            say(&format!("{error}: {locked}"));
             Ok(Exit::Again)
         }
         _ if !world.is_first() => Err(error.context(format!("process {} of {}", world.rank(), world.world()))),
