@@ -95,6 +95,10 @@ parity WHAT="bench" PYTHON="python3": build
 exports STORE PAIRS MODEL PYTHON="python3": build
     {{ PYTHON }} tests/parity/exports.py {{ STORE }} {{ PAIRS }} {{ MODEL }} --programs "{{ bin }}"
 
+# Write docs/scale.md: what trainings of 1B to 70B take on 1, 8 and 64 GPUs, on paper
+scale: build
+    docs/scale.sh > docs/scale.md
+
 # Measure against the peer, into docs/bench: `just bench fit|score|sample|pair|store [PYTHON] [FLAGS]`; PYTHON has torch, transformers and, for the first two, trl or lm_eval; for pair pandas and datasets
 bench WHAT PYTHON="python3" *FLAGS: build
     tests/bench/run.sh {{ WHAT }} {{ PYTHON }} {{ FLAGS }}

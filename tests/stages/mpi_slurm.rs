@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, wait_for};
 use crate::project::{Project, both, programs};
 
 fn prepare(project: &Project) {
@@ -43,4 +43,38 @@ fn tasks_of_a_step_train_together_or_not_at_all() {
         all.filter(|(name, _)| name.starts_with("model/tiny/iter-0")).collect::<Vec<_>>()
     };
     assert!(model(&cluster.project) == model(&alone));
+}
+
+/// Warned ahead of its time limit, a training of several tasks goes back into the
+/// queue as one of one task does.
+#[test]
+#[ignore = "needs Slurm and MPI"]
+fn submitted_trainings_of_several_tasks_stop_and_go_on_together() {
+    let slow = "--set sft.schedule_epochs=40 --set sft.stop_epoch=40";
+    let alone = Project::new();
+    prepare(&alone);
+    alone.run(&format!("spin-run run run.toml {slow}"));
+    let cluster = Cluster::new();
+    prepare(&cluster.project);
+    let site = std::fs::read_to_string(cluster.project.path("site.toml")).unwrap();
+    let fit = "[stages.fit]\ntasks = 2\nnodes = 1\nlauncher = [\"srun\", \"--mpi=pmix\", \"--kill-on-bad-exit=1\"]\n";
+    cluster.project.write("site.toml", &(site + fit));
+    cluster.run(&format!("spin-run submit run.toml {slow}"));
+    wait_for("training", || !cluster.project.work_files("checkpoint.safetensors").is_empty());
+    let (job, _) = cluster.queued("sft").remove(0);
+    cluster.must("scancel", &["--signal=USR2", "--batch", &job]);
+    cluster.wait_for_all();
+    let logs = cluster.logs();
+    assert!(
+        logs.contains("checkpointed; run it again") && logs.contains(&format!("{job} goes back into the queue")),
+        "{logs}"
+    );
+    let contents = |project: &Project| {
+        let all = project.contents().into_iter();
+        all.filter(|(name, _)| !name.starts_with("metrics/")).collect::<Vec<_>>()
+    };
+    assert!(contents(&cluster.project) == contents(&alone), "{logs}");
+    let manifest = std::fs::read_to_string(cluster.project.path("store/model/tiny/iter-2/v1/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["environment"]["processes"], 2);
 }

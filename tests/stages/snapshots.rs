@@ -63,7 +63,7 @@ fn help() {
         ("spin-run", &["plan", "run", "settings", "status", "submit", "cancel"]),
         ("spin-sample", &[]),
         ("spin-pair", &[]),
-        ("spin-fit", &["peak", "merge"]),
+        ("spin-fit", &["peak", "plan", "merge"]),
         ("spin-bench", &["eval", "fetch", "compare", "report", "table", "answers", "seeds"]),
     ] {
         let mut text = said(Path::new("."), &format!("{program} --help"));

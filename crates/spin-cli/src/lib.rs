@@ -14,6 +14,7 @@ mod manual;
 mod process;
 mod progress;
 mod streams;
+mod units;
 mod watchdog;
 
 use std::error::Error;
@@ -34,6 +35,7 @@ pub use manual::parse;
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};
 pub use progress::Progress;
 pub use streams::{out, printable};
+pub use units::{duration, size};
 pub use watchdog::bounded;
 
 /// How a program ends. The numbers are a promise to schedulers.

@@ -27,6 +27,7 @@ pub mod optim;
 mod publish;
 pub mod reference;
 mod rows;
+pub mod scale;
 pub mod schedule;
 mod shares;
 pub mod stage;

@@ -1,5 +1,6 @@
 //! `spin-fit`: train the main player, θ0, or a baseline.
 
+mod plan;
 mod processes;
 
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ use processes::Processes;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The run file; one that is called merge or peak is ./merge
+    /// The run file; one that is called merge, peak or plan is ./merge
     #[arg(value_name = "RUN.toml", required = true)]
     run: Option<PathBuf>,
     /// Override a key of the run file, e.g. --set fit.learning_rate=1e-6
@@ -59,6 +60,9 @@ struct Cli {
 enum Command {
     /// Measure this machine's peak of matrix products in f32 and print it in GFLOP/s
     Peak,
+    /// Reckon what a training takes on other machines: memory of a process, bytes between them, time of an update
+    #[command(after_help = spin_cli::EXIT_CODES)]
+    Plan(plan::Args),
     /// Merge a LoRA adapter in PEFT's format into whole weights
     #[command(after_help = spin_cli::EXIT_CODES)]
     Merge(Merge),
@@ -178,6 +182,7 @@ fn main() -> ExitCode {
     let body = || match &cli.command {
         Some(Command::Peak) => peak(),
         Some(Command::Merge(args)) => merged(args),
+        Some(Command::Plan(args)) => plan::plan(args),
         None => train_together(&cli, &processes),
     };
     spin_cli::run_then(cli.log, spin_cli::bad_input!(FitError, StoreError), body, |exit| processes.part(exit))

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::RwLockReadGuard;
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor, Var};
+use candle_core::{CpuStorage, Result, Storage, Tensor, Var};
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 /// A weight with its Hugging Face name. Copies share the numbers.
 #[derive(Debug, Clone)]
@@ -35,11 +37,14 @@ impl Param {
     /// Its numbers as f32. They must be on the CPU.
     pub fn read(&self) -> Result<Values<'_>> {
         let tensor = self.var.as_tensor();
-        if tensor.dtype() != DType::F32 {
-            return Ok(Values::Widened(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?));
-        }
         let (storage, layout) = tensor.storage_and_layout();
         match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::BF16(values)), Some((start, end))) => {
+                Ok(Values::Widened(widened(&values[start..end])))
+            }
+            (Storage::Cpu(CpuStorage::F16(values)), Some((start, end))) => {
+                Ok(Values::Widened(widened(&values[start..end])))
+            }
             (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => {
                 Ok(Values::Borrowed { storage, start, len: end - start })
             }
@@ -51,6 +56,21 @@ impl Param {
     pub fn tensor(&self, tracked: bool) -> Tensor {
         if tracked { self.var.as_tensor().clone() } else { self.var.as_detached_tensor() }
     }
+}
+
+/// Numbers that one task widens.
+const CHUNK: usize = 1 << 14;
+
+/// Numbers of two bytes as f32, by all threads: a table of tokens has hundreds of
+/// millions.
+fn widened<T: Copy + Sync>(values: &[T]) -> Vec<f32>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut wide = vec![0.0; values.len()];
+    let chunks = wide.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+    chunks.for_each(|(wide, values)| values.convert_to_f32_slice(wide));
+    wide
 }
 
 impl Deref for Values<'_> {

@@ -15,8 +15,10 @@ use rayon::prelude::*;
 use super::attention::SharedRows;
 use super::math::{Matrix, MatrixMut, Write, matmul_here, transpose};
 
-/// Outputs per panel: a multiple of the rows of gemm's kernels.
+/// Outputs per panel: a multiple of the rows of gemm's kernels. The second is for more
+/// threads than there are panels of the first; bits do not depend on it.
 const PANEL: usize = 192;
+const SMALL_PANEL: usize = 96;
 /// Rows of a product: with more, gemm lays out the weights once more.
 const ROWS: usize = 48;
 /// gemm takes another way with this many outputs or fewer.
@@ -36,8 +38,14 @@ pub(crate) struct Packed {
 impl Packed {
     /// Makes room for projections with `outputs` outputs in all.
     pub fn new(inputs: usize, outputs: usize) -> Self {
-        let mut starts: Vec<usize> = (0..outputs).step_by(PANEL).collect();
-        if starts.len() > 1 && !outputs.is_multiple_of(PANEL) && outputs % PANEL <= NARROW {
+        Self::for_threads(inputs, outputs, rayon::current_num_threads())
+    }
+
+    /// Makes room for them, in as many panels as so many threads can share.
+    fn for_threads(inputs: usize, outputs: usize, threads: usize) -> Self {
+        let panel = if outputs.div_ceil(PANEL) < threads { SMALL_PANEL } else { PANEL };
+        let mut starts: Vec<usize> = (0..outputs).step_by(panel).collect();
+        if starts.len() > 1 && !outputs.is_multiple_of(panel) && outputs % panel <= NARROW {
             starts.pop();
         }
         Self { inputs, outputs, starts, values: vec![0.0; inputs * outputs], bias: None }
@@ -137,6 +145,26 @@ impl Packed {
 mod tests {
     use super::*;
     use crate::init::standard_normal;
+
+    /// A layer of SmolLM2-135M: `[576, 960]` is a task for 5 threads, or for 10.
+    #[test]
+    fn more_threads_get_more_panels_and_the_same_bits() {
+        for (inputs, outputs, few, many) in [(576, 960, 5, 10), (576, 3072, 16, 32), (100, 260, 2, 3), (100, 96, 1, 1)]
+        {
+            let weight = standard_normal(1, "weight", outputs * inputs);
+            let x = standard_normal(2, "x", 7 * inputs);
+            let product = |threads: usize| {
+                let mut packed = Packed::for_threads(inputs, outputs, threads);
+                packed.set(0, &weight);
+                let mut out = vec![0.0; 7 * outputs];
+                packed.forward(&x, &mut out, Write::Over);
+                (packed.starts.len(), out)
+            };
+            let ((on_one, expected), (on_many, out)) = (product(1), product(64));
+            assert_eq!((on_one, on_many), (few, many), "{inputs} {outputs}");
+            assert_eq!(out, expected, "{inputs} {outputs}");
+        }
+    }
 
     #[test]
     fn rows_do_not_depend_on_their_company() {

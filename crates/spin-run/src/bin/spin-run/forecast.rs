@@ -2,9 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use spin_cli::{duration, size};
 use spin_run::plan::Step;
-
-use crate::size;
 
 /// This CPU's peak of matrix products in GFLOP/s, as `spin-fit` measures it in a
 /// tenth of a second: this program multiplies no matrices. `None` when that
@@ -39,26 +38,4 @@ pub fn sum(steps: &[&Step], peak_gflops: Option<f64>) -> Option<String> {
         text += &format!(" (reckoned by this machine's {peak:.0} GFLOP/s; give or take a factor of two)");
     }
     Some(text)
-}
-
-/// Seconds for people.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 100.0 => format!("{s:.0} s"),
-        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.0} days", s / 86_400.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_as_coarse_as_they_are_known() {
-        let text = [0.04, 42.0, 99.6, 754.0, 9_000.0, 400_000.0].map(duration);
-        assert_eq!(text, ["0.0 s", "42 s", "100 s", "13 min", "2.5 h", "5 days"]);
-    }
 }

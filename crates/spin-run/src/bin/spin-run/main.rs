@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use spin_cli::{Exit, out, printable};
+use spin_cli::{Exit, duration, out, printable, size};
 use spin_run::cluster::{ClusterError, others};
 use spin_run::graph::Graph;
 use spin_run::plan::{Options, Plan, Step, shell_line};
@@ -185,7 +185,7 @@ fn plan_table(plan: &Plan) -> String {
             memory.unwrap_or_else(|| "-".into()),
             match (measured, resources.expected_seconds) {
                 (Some(measured), _) => format!("{:.1} s", measured.seconds),
-                (None, Some(expected)) => format!("~{}", forecast::duration(expected)),
+                (None, Some(expected)) => format!("~{}", duration(expected)),
                 (None, None) => "-".into(),
             },
             shell_line(&step.command) + &shards,
@@ -198,12 +198,4 @@ fn plan_table(plan: &Plan) -> String {
         printable(&format!("{cells}{}", row[4])) + "\n"
     };
     rows.iter().map(line).collect()
-}
-
-/// Bytes for people.
-pub(crate) fn size(bytes: u64) -> String {
-    match bytes {
-        0..0x4000_0000 => format!("{} MiB", bytes.div_ceil(1 << 20)),
-        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
-    }
 }

@@ -1,0 +1,251 @@
+//! `spin-fit plan`: what a training takes on other machines, on paper.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+use spin_cli::{Exit, out};
+use spin_fit::error::FitError;
+use spin_fit::metrics::flops::measure_peak;
+use spin_fit::scale::{Lengths, MACHINES, Machine, SHAPES, Scale, Training};
+use spin_model::ModelConfig;
+use spin_run::graph::{Graph, ModelId, Split};
+use spin_run::run::{FitConfig, OptimizerKind, RunFile};
+use spin_store::{Store, StoreError};
+
+/// Flags of `plan`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The run file
+    #[arg(value_name = "RUN.toml")]
+    run: PathBuf,
+    /// Override a key of the run file, e.g. --set fit.recompute_every=1
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Which round's settings
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    iteration: usize,
+    /// Processes, one or more numbers: a row for each. Shares are the run file's, or else as many as processes
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    world: Vec<u16>,
+    /// What each of them computes with: cpu, a100, h100 or h200
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = machine)]
+    gpu: Machine,
+    /// The model's shape, in place of the run's: a config.json, or llama-1b, llama-7b, llama-13b, llama-70b
+    #[arg(long, value_name = "SHAPE")]
+    model: Option<String>,
+    /// Tokens of a prompt, in the mean [default: the most that the run file takes]
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Tokens of an answer, in the mean [default: the most that the run file takes]
+    #[arg(long, value_name = "N")]
+    answer_tokens: Option<usize>,
+    /// The peak in 10¹² operations per second, in place of the data sheet's or the measured one
+    #[arg(long, value_name = "TFLOP/s", value_parser = super::positive)]
+    peak_tflops: Option<f64>,
+    /// The share of the peak that training reaches
+    #[arg(long, value_name = "0..1", value_parser = super::positive)]
+    share: Option<f64>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// A table for people
+    Text,
+    /// Rows of a Markdown table
+    Markdown,
+    /// Numbers for programs
+    Json,
+}
+
+fn machine(name: &str) -> Result<Machine, String> {
+    let names = || MACHINES.map(|machine| machine.name).join(", ");
+    MACHINES.into_iter().find(|machine| machine.name == name).ok_or_else(|| format!("there are {}", names()))
+}
+
+/// Prints the plan.
+pub fn plan(args: &Args) -> anyhow::Result<Exit> {
+    let run = RunFile::load(&args.run, &args.set)?;
+    run.check_iteration(args.iteration)?;
+    let store = match Store::open_existing(&run.store_dir()) {
+        Err(StoreError::Missing { .. }) => Store::handle(&run.store_dir()),
+        store => store?,
+    };
+    let graph = Graph::new(&run, &store);
+    let config = graph.fit_of(&ModelId::Iteration(args.iteration + 1))?;
+    let model = model(args, &run, &graph)?;
+    let template = &run.template;
+    let prompt = args.prompt_tokens.unwrap_or(template.max_prompt_length);
+    let lengths =
+        Lengths { prompt, answer: args.answer_tokens.unwrap_or(template.max_length.saturating_sub(prompt).max(1)) };
+    let mut machine = args.gpu;
+    machine.share = args.share.unwrap_or(machine.share);
+    machine.peak = match args.peak_tflops {
+        Some(peak) => peak * 1e12,
+        None if machine.peak == 0.0 => measure_peak(&Device::Cpu, DType::F32)?,
+        None => machine.peak,
+    };
+    if machine.memory == 0 {
+        machine.memory = spin_cli::available_memory().unwrap_or(0);
+    }
+    let updates = updates(&graph, &config, args.iteration);
+    let rows: Vec<(usize, usize, Scale)> = args
+        .world
+        .iter()
+        .map(|&world| {
+            let world = usize::from(world);
+            // As a run that is made for so many has it.
+            let shards = if config.shards > 1 { config.shards } else { world };
+            (world, shards, Training { model: &model, config: &config, shards, world, lengths, machine }.scale())
+        })
+        .collect();
+    if let Some((world, shards, _)) = rows.iter().find(|(world, shards, _)| !shards.is_multiple_of(*world)) {
+        let problem = format!("fit.shards = {shards} is not shared evenly by {world} processes; take a divisor of it");
+        return Err(StoreError::run(&run.path, problem).into());
+    }
+    match args.format {
+        Format::Json => {
+            let all: Value =
+                rows.iter().map(|(world, shards, scale)| to_json(*world, *shards, scale, updates)).collect();
+            out(&format!("{}\n", serde_json::to_string_pretty(&all)?));
+        }
+        Format::Text => {
+            out(&head(&config, &rows[0].2, lengths, machine));
+            out(&table(&rows, updates, machine, "  ", ""));
+        }
+        Format::Markdown => out(&table(&rows, updates, machine, " | ", "|")),
+    }
+    Ok(Exit::Done)
+}
+
+fn model(args: &Args, run: &RunFile, graph: &Graph<'_>) -> anyhow::Result<ModelConfig> {
+    let Some(shape) = &args.model else {
+        let imported = graph.base().and_then(|base| base.verified_where(|path| path == "config.json"));
+        return Ok(match imported {
+            Ok(base) => ModelConfig::load(base.dir()).map_err(FitError::from)?,
+            Err(_) => ModelConfig::load(&run.resolve(&run.model.path)).map_err(FitError::from)?,
+        });
+    };
+    if let Some((name, text)) = SHAPES.iter().find(|(name, _)| name == shape) {
+        return Ok(ModelConfig::from_json(text, name).map_err(FitError::from)?);
+    }
+    let path = Path::new(shape);
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the model's shape, {shape}"))?;
+    Ok(ModelConfig::from_json(&text, shape).map_err(FitError::from)?)
+}
+
+/// Updates of a round, where it is known how many rows there are.
+fn updates(graph: &Graph<'_>, config: &FitConfig, iteration: usize) -> Option<f64> {
+    let run = graph.run;
+    let limit = run.data.as_ref().map(|data| data.train.limit).filter(|limit| *limit > 0);
+    let rows = graph.demonstrations(Split::Train).ok().map(|artifact| artifact.manifest.rows() as usize).or(limit)?;
+    let samples = run.sample_at(iteration).ok()?.samples_per_prompt as usize;
+    let pairs = rows * samples * (run.pair.window as usize).clamp(1, iteration + 1);
+    Some((pairs as f64 / config.batch_size as f64).ceil() * config.stop_epoch)
+}
+
+fn head(config: &FitConfig, scale: &Scale, lengths: Lengths, machine: Machine) -> String {
+    let measured = if machine.name == "cpu" { "" } else { " (assumed; nothing was measured on a GPU)" };
+    format!(
+        "{} parameters, {} of them trained, {} with {}, {} rows an update, {} + {} tokens a row\n\
+         {}: {:.1} TFLOP/s, of which training reaches {:.2}{measured}\n\n",
+        numbers(scale.parameters),
+        numbers(scale.trained),
+        config.dtype.name(),
+        match config.optimizer {
+            OptimizerKind::Adamw => "AdamW",
+            OptimizerKind::Rmsprop => "RMSProp",
+        },
+        config.batch_size,
+        lengths.prompt,
+        lengths.answer,
+        machine.name,
+        machine.peak / 1e12,
+        machine.share,
+    )
+}
+
+/// How many, as models are called.
+fn numbers(count: u64) -> String {
+    let count = count as f64;
+    if count < 1e9 { format!("{:.1}M", count / 1e6) } else { format!("{:.2}B", count / 1e9) }
+}
+
+fn table(rows: &[(usize, usize, Scale)], updates: Option<f64>, machine: Machine, between: &str, edge: &str) -> String {
+    let columns = [
+        "processes",
+        "shares",
+        "weights",
+        "gradient",
+        "state",
+        "activations",
+        "logits",
+        "rest",
+        "memory each",
+        "fits",
+        "checkpoint",
+        "sent each",
+        "computing",
+        "sending",
+        "update",
+        "overlapped",
+        "round",
+    ];
+    let mut lines = vec![columns.map(str::to_owned)];
+    for (world, shards, s) in rows {
+        let fits = match machine.memory {
+            0 => "-".to_owned(),
+            memory => if s.memory() <= memory { "yes" } else { "no" }.into(),
+        };
+        // What nothing is sent for takes no time.
+        let time = |seconds: f64| if seconds == 0.0 { "-".into() } else { spin_cli::duration(seconds) };
+        lines.push([
+            world.to_string(),
+            shards.to_string(),
+            spin_cli::size(s.weights),
+            spin_cli::size(s.gradient),
+            spin_cli::size(s.state),
+            spin_cli::size(s.activations),
+            spin_cli::size(s.logits),
+            spin_cli::size(s.rest),
+            spin_cli::size(s.memory()),
+            fits,
+            spin_cli::size(s.checkpoint),
+            spin_cli::size(s.sent),
+            time(s.computing),
+            time(s.sending),
+            time(s.seconds()),
+            time(s.overlapped()),
+            updates.map_or_else(|| "-".into(), |updates| time(updates * s.seconds())),
+        ]);
+    }
+    if !edge.is_empty() {
+        lines.insert(1, columns.map(|_| "---".to_owned()));
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let line = |line: &[String; 17]| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let text = cells.join(between);
+        match edge {
+            "" => text.trim_end().to_owned() + "\n",
+            edge => format!("{edge} {text} {edge}\n"),
+        }
+    };
+    lines.iter().map(line).collect()
+}
+
+fn to_json(world: usize, shards: usize, s: &Scale, updates: Option<f64>) -> Value {
+    json!({
+        "world": world, "shards": shards, "parameters": s.parameters, "trained": s.trained,
+        "bytes": {"weights": s.weights, "gradient": s.gradient, "state": s.state, "activations": s.activations,
+            "logits": s.logits, "rest": s.rest, "memory": s.memory(), "checkpoint": s.checkpoint, "sent": s.sent},
+        "seconds": {"computing": s.computing, "sending": s.sending, "update": s.seconds(),
+            "overlapped": s.overlapped(), "round": updates.map(|updates| updates * s.seconds())},
+    })
+}

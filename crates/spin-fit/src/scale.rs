@@ -1,0 +1,339 @@
+//! What a training takes, on paper: memory of a process, bytes between
+//! processes, time of an update.
+//!
+//! Sizes follow from the code: which buffers there are, and of how many numbers.
+//! Times follow from a machine's peak and the share of it that is reached, which
+//! of GPUs was not measured.
+
+use spin_model::ModelConfig;
+use spin_run::run::{FitConfig, FitDtype, ObjectiveKind, OptimizerKind};
+
+/// What computes, and what is between.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Machine {
+    /// What it is called.
+    pub name: &'static str,
+    /// Products and sums of numbers of the weights' type per second; 0 where it is
+    /// to be measured.
+    pub peak: f64,
+    /// Share of the peak that training reaches.
+    pub share: f64,
+    /// Bytes of memory; 0 where it is not known.
+    pub memory: u64,
+    /// Devices that the fast links join.
+    pub per_node: usize,
+    /// Bytes per second that a device sends to others of its node.
+    pub link: f64,
+    /// Bytes per second that a device sends to other nodes.
+    pub network: f64,
+    /// Bytes of a number that is kept for the backward pass.
+    pub activation: u64,
+}
+
+/// Machines by name. Peaks, memory and links of the GPUs are those of NVIDIA's data
+/// sheets (dense bf16; NVLink in one direction; one network port a GPU); that
+/// training reaches 0.4 of the peak is an assumption. Of a CPU the peak is
+/// measured, and the share was (docs/bench/fit.md).
+pub const MACHINES: [Machine; 4] = [
+    Machine {
+        name: "cpu",
+        peak: 0.0,
+        share: 0.5,
+        memory: 0,
+        per_node: usize::MAX,
+        link: 4e9,
+        network: 1e9,
+        activation: 4,
+    },
+    gpu("a100", 312e12, 80, 300e9, 25e9),
+    gpu("h100", 989e12, 80, 450e9, 50e9),
+    gpu("h200", 989e12, 141, 450e9, 50e9),
+];
+
+const fn gpu(name: &'static str, peak: f64, gigabytes: u64, link: f64, network: f64) -> Machine {
+    Machine { name, peak, share: 0.4, memory: gigabytes * 1_000_000_000, per_node: 8, link, network, activation: 2 }
+}
+
+/// Bytes that are on their way to and from a process at a time: see
+/// `collective::folding`.
+const WINDOWS: u64 = 64 << 20;
+/// A process without a model: code, threads, tables of rows.
+const PROCESS: u64 = 64 << 20;
+/// Logits that the output head holds at a time, in numbers, as `spin-model` has it.
+const LOGITS: u64 = 1 << 24;
+const MIN_LOGIT_ROWS: u64 = 64;
+
+/// Rows of a training, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Tokens of a prompt.
+    pub prompt: usize,
+    /// Tokens of an answer.
+    pub answer: usize,
+}
+
+/// A training on several processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Training<'a> {
+    /// The model.
+    pub model: &'a ModelConfig,
+    /// Its settings.
+    pub config: &'a FitConfig,
+    /// Into how many shares an update is cut.
+    pub shards: usize,
+    /// Processes.
+    pub world: usize,
+    /// Rows, in the mean.
+    pub lengths: Lengths,
+    /// What computes.
+    pub machine: Machine,
+}
+
+/// What it takes. Bytes are of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Scale {
+    /// Weights of the model.
+    pub parameters: u64,
+    /// Those that are trained.
+    pub trained: u64,
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Bytes of the gradient, and of the sum so far where there is one.
+    pub gradient: u64,
+    /// Bytes of masters and the optimiser's state: this process's part.
+    pub state: u64,
+    /// Bytes kept for the backward pass, and of the block under way.
+    pub activations: u64,
+    /// Bytes of the largest chunk of logits.
+    pub logits: u64,
+    /// Bytes on their way between processes, and of the process itself.
+    pub rest: u64,
+    /// Bytes of a checkpoint.
+    pub checkpoint: u64,
+    /// Bytes that a process sends in an update.
+    pub sent: u64,
+    /// Seconds of computing in an update.
+    pub computing: f64,
+    /// Seconds of sending in an update, which nothing overlaps.
+    pub sending: f64,
+}
+
+impl Scale {
+    /// Bytes of memory of a process.
+    pub fn memory(&self) -> u64 {
+        self.weights + self.gradient + self.state + self.activations + self.logits + self.rest
+    }
+
+    /// Seconds of an update.
+    pub fn seconds(&self) -> f64 {
+        self.computing + self.sending
+    }
+
+    /// Seconds of an update whose sending is hidden behind the last backward pass as
+    /// far as that goes: what overlapping could gain.
+    pub fn overlapped(&self) -> f64 {
+        let backward = self.computing * 2.0 / 3.0;
+        self.computing + (self.sending - backward).max(0.0)
+    }
+}
+
+impl Training<'_> {
+    /// What it takes.
+    pub fn scale(&self) -> Scale {
+        let (world, shards) = (self.world.max(1) as u64, self.shards.max(1) as u64);
+        let shapes = self.model.param_shapes();
+        let parameters: u64 = shapes.iter().map(|(_, shape)| count(shape)).sum();
+        let trained = self.trained(&shapes, parameters);
+        let own = if self.config.dtype == FitDtype::F32 { 4 } else { 2 };
+        let state = match self.config.optimizer {
+            OptimizerKind::Adamw => 8,
+            OptimizerKind::Rmsprop => 4,
+        };
+        // Adapters are f32 beside weights of any type.
+        let adapters = if self.config.lora.is_some() { 4 * trained } else { 0 };
+        let master = if own < 4 && self.config.lora.is_none() { 4 } else { 0 };
+        let sum = match (shards > world, world) {
+            (false, _) => 0,
+            (true, world) => 4 * trained / world,
+        };
+        let widened = if own < 4 { shapes.iter().map(|(_, shape)| 4 * count(shape)).max().unwrap_or(0) } else { 0 };
+        let moved = if world > 1 { WINDOWS } else { 0 };
+        let (computing, sending, sent) = self.times(parameters, trained, own);
+        Scale {
+            parameters,
+            trained,
+            weights: parameters * own + adapters,
+            gradient: 4 * trained + sum,
+            state: (state + master) * trained / world,
+            activations: self.activations(),
+            logits: self.logits(),
+            rest: PROCESS + moved + widened,
+            checkpoint: trained * (if self.config.lora.is_some() { 4 } else { own } + state + master),
+            sent,
+            computing,
+            sending,
+        }
+    }
+
+    /// Weights that are trained: all, or those of adapters on the modules that the
+    /// settings name.
+    fn trained(&self, shapes: &[(String, Vec<usize>)], parameters: u64) -> u64 {
+        let Some(lora) = &self.config.lora else { return parameters };
+        let is_chosen = |name: &str| {
+            let module = name.trim_end_matches(".weight").rsplit('.').next().unwrap_or_default();
+            let is_projection = name.contains(".layers.") && module.ends_with("_proj");
+            let all = lora.target_modules.iter().any(|target| target == "all-linear");
+            is_projection && (all || lora.target_modules.iter().any(|target| target == module))
+        };
+        let chosen = shapes.iter().filter(|(name, shape)| shape.len() == 2 && is_chosen(name));
+        chosen.map(|(_, shape)| (lora.r * (shape[0] + shape[1])) as u64).sum()
+    }
+
+    /// Answers of a row.
+    fn answers(&self) -> usize {
+        if self.config.objective == ObjectiveKind::Sft { 1 } else { 2 }
+    }
+
+    /// Rows of a process's forward pass, and passes of an update.
+    fn passes(&self) -> (usize, usize) {
+        let share = self.config.batch_size.div_ceil(self.shards.max(1));
+        let rows = match self.config.max_tokens_per_batch {
+            0 => self.config.micro_batch_size.clamp(1, share),
+            tokens => {
+                let row = self.answers() * (self.lengths.prompt + self.lengths.answer);
+                (tokens / row.max(1)).clamp(1, share)
+            }
+        };
+        (rows, share.div_ceil(rows) * self.shards.max(1).div_ceil(self.world.max(1)))
+    }
+
+    /// Tokens of a pass: a prompt is computed once for its answers.
+    fn tokens(&self) -> u64 {
+        let (rows, _) = self.passes();
+        (rows * (self.lengths.prompt + self.answers() * self.lengths.answer)) as u64
+    }
+
+    fn activations(&self) -> u64 {
+        let m = self.model;
+        let (hidden, inner) = (m.hidden_size as u64, m.intermediate_size as u64);
+        let attended = (m.num_attention_heads * m.head_dim) as u64;
+        let qkv = attended + 2 * (m.num_key_value_heads * m.head_dim) as u64;
+        let heads = m.num_attention_heads as u64;
+        let post = if m.post_norms { 2 * hidden } else { 0 };
+        // `cpu/block.rs`, `Saved`.
+        let block = 2 * hidden + qkv + heads + attended + 2 * inner + post;
+        let layers = m.num_hidden_layers as u64;
+        let kept = match self.config.recompute_every as u64 {
+            0 => layers * block,
+            every => layers.div_ceil(every) * hidden + every.min(layers) * block,
+        };
+        // The gradient of the stream and, in the block under way, what goes in, its
+        // gradient and twice the activated rows.
+        let under_way = 4 * hidden + 2 * inner;
+        self.tokens() * (kept + under_way) * self.machine.activation
+    }
+
+    fn logits(&self) -> u64 {
+        let (rows, _) = self.passes();
+        let vocab = self.model.vocab_size as u64;
+        let targets = (rows * self.answers() * self.lengths.answer) as u64;
+        targets.min((LOGITS / vocab).max(MIN_LOGIT_ROWS)) * vocab * 4
+    }
+
+    /// Seconds of computing and of sending, and bytes sent, of an update.
+    fn times(&self, parameters: u64, trained: u64, own: u64) -> (f64, f64, u64) {
+        let m = self.model;
+        let Machine { peak, share, per_node, link, network, .. } = self.machine;
+        let (_, passes) = self.passes();
+        let tokens = (self.tokens() * passes as u64) as f64;
+        let table = (m.vocab_size * m.hidden_size) as f64;
+        let tables = if m.tie_word_embeddings { 1.0 } else { 2.0 };
+        let blocks = parameters as f64 - tables * table;
+        let backward = if self.config.lora.is_some() { 2.0 } else { 4.0 };
+        let again = if self.config.recompute_every > 0 { 2.0 } else { 0.0 };
+        let operations = 2.0 + backward + again;
+        let (rows, _) = self.passes();
+        let answers = (rows * passes * self.answers() * self.lengths.answer) as f64;
+        let width = (m.num_hidden_layers * m.num_attention_heads * m.head_dim) as f64;
+        let length = (self.lengths.prompt + self.lengths.answer) as f64;
+        let flops = tokens * (operations * blocks + 2.0 * operations * width * length / 2.0)
+            + answers * (2.0 + backward) * table;
+        let computing = if peak > 0.0 { flops / (peak * share) } else { 0.0 };
+        // To each other process its part of the gradient, once for each round; and of
+        // the weights its own part to all.
+        let world = self.world.max(1) as u64;
+        let rounds = (self.shards.max(1) as u64).div_ceil(world);
+        let weight = if self.config.lora.is_some() { 4 } else { own };
+        let sent = (world - 1) * (rounds * 4 * trained + weight * trained) / world;
+        // The slower of both ways: what leaves the node, and what stays.
+        let near = (self.world.min(per_node) - 1) as f64 / (self.world.max(2) - 1) as f64;
+        let sending = (sent as f64 * near / link).max(sent as f64 * (1.0 - near) / network);
+        (computing, sending, sent)
+    }
+}
+
+fn count(shape: &[usize]) -> u64 {
+    shape.iter().map(|n| *n as u64).product()
+}
+
+/// The `config.json` of Llama models of several sizes, for tables: `llama-1b` and
+/// `llama-3-70b` of Llama 3 (vocabulary 128,256), `llama-7b` and `llama-13b` of
+/// Llama 2 (32,000).
+pub const SHAPES: [(&str, &str); 4] = [
+    ("llama-1b", include_str!("shapes/llama-1b.json")),
+    ("llama-7b", include_str!("shapes/llama-7b.json")),
+    ("llama-13b", include_str!("shapes/llama-13b.json")),
+    ("llama-70b", include_str!("shapes/llama-70b.json")),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(name: &str) -> ModelConfig {
+        let (_, text) = SHAPES.iter().find(|(known, _)| *known == name).expect("a name");
+        ModelConfig::from_json(text, name).expect("a configuration")
+    }
+
+    fn of(model: &ModelConfig, config: &FitConfig, world: usize, shards: usize) -> Scale {
+        let lengths = Lengths { prompt: 200, answer: 300 };
+        Training { model, config, shards, world, lengths, machine: MACHINES[2] }.scale()
+    }
+
+    #[test]
+    fn weights_are_counted_as_their_names_say() {
+        let counts = SHAPES.map(|(name, _)| of(&shape(name), &FitConfig::default(), 1, 1).parameters);
+        assert_eq!(counts, [1_235_814_400, 6_738_415_616, 13_015_864_320, 70_553_706_496]);
+    }
+
+    #[test]
+    fn state_is_shared_and_what_is_sent_follows_from_rounds() {
+        let model = shape("llama-7b");
+        let config = FitConfig { dtype: FitDtype::Bf16, optimizer: OptimizerKind::Rmsprop, ..FitConfig::default() };
+        let (one, eight) = (of(&model, &config, 1, 1), of(&model, &config, 8, 8));
+        let p = one.parameters;
+        assert_eq!((one.weights, one.gradient, one.state, one.sent), (2 * p, 4 * p, 8 * p, 0));
+        assert_eq!((eight.weights, eight.gradient, eight.state), (2 * p, 4 * p, p));
+        assert_eq!((eight.sent, one.checkpoint, eight.checkpoint), (7 * 6 * p / 8, 10 * p, 10 * p));
+        assert!(eight.computing < one.computing / 7.9 && eight.sending > 0.0);
+        // Four processes take two rounds, and keep the sum of their part.
+        let four = of(&model, &config, 4, 8);
+        assert_eq!((four.gradient, four.sent), (5 * p, 3 * 10 * p / 4));
+        // Across nodes the network decides.
+        let many = of(&model, &config, 64, 64);
+        assert!(many.sending > 5.0 * eight.sending, "{} {}", many.sending, eight.sending);
+        assert!(many.overlapped() <= many.seconds());
+    }
+
+    #[test]
+    fn recomputation_trades_memory_for_time_and_adapters_are_small() {
+        let model = shape("llama-7b");
+        let kept = FitConfig { micro_batch_size: 8, recompute_every: 0, ..FitConfig::default() };
+        let again = FitConfig { recompute_every: 1, ..kept.clone() };
+        let (kept, again) = (of(&model, &kept, 1, 1), of(&model, &again, 1, 1));
+        assert!(again.activations < kept.activations / 5 && again.computing > 1.2 * kept.computing);
+        let lora = serde_json::from_value(serde_json::json!({"r": 8, "target_modules": ["q_proj", "v_proj"]}));
+        let lora = of(&model, &FitConfig { lora: Some(lora.expect("settings")), ..FitConfig::default() }, 1, 1);
+        assert_eq!(lora.trained, 32 * 2 * 8 * (4096 + 4096));
+    }
+}

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Writes docs/scale.md to standard output; spin-fit is on the PATH.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+plan() { spin-fit plan pipelines/zephyr-7b.toml --format markdown --world 1,8,64 "$@"; }
+cat <<'END'
+# What larger trainings take, on paper
+
+Written by `just scale` from `spin-fit plan`, which reckons for any run file (`--world`, `--gpu`, `--model`).
+**Nothing here was measured on a GPU**, and the backend that would reach these times is not written: `spin-fit` trains on
+several processes on CPUs (`docs/training.md`), and on one GPU by composed operations, which on paper reach
+a few hundredths of its peak. What is worth reading are the bytes: they follow from the buffers that the code has.
+
+Settings of `pipelines/zephyr-7b.toml`: bf16 weights with f32 masters, RMSProp, 64 pairs an update, full lengths (512 + 512
+tokens). `shares` are as many as processes. Memory each: weights, gradient in f32, of state and masters a part (ZeRO-1),
+what is kept for the backward pass, the largest chunk of logits, and what is on its way. Times: 0.4 of the data
+sheet's dense bf16 peak (assumed), NVLink inside a node of 8, 400 Gbit/s a GPU between nodes; sending is not overlapped today, and
+`overlapped` is what hiding it behind the last backward pass could make of it. `round` is the first round of 50,000 pairs.
+
+END
+for gpu in h100 h200; do
+    for model in llama-1b llama-7b llama-13b llama-70b; do
+        printf '## %s on %s\n\n' "$model" "${gpu^^}"
+        plan --gpu "$gpu" --model "$model" --set fit.recompute_every=1
+        printf '\nWithout recomputation, on 8: '
+        plan --gpu "$gpu" --model "$model" --set fit.recompute_every=0 --world 8 | awk -F'|' 'NR == 4 {
+            gsub(/ +/, " "); print "activations" $7 "instead, memory each" $10 ", an update" $16 }' | sed 's/ ,/,/g; s/ $/./'
+        printf '\n'
+    done
+done
+cat <<'END'
+## Against what can be measured here
+
+A Llama of the shape of SmolLM2-135M (134.5M weights, f32, AdamW, no recomputation, 16 rows of 277 tokens, 4 in a pass,
+`shards = 2`), on 2 cores of an AMD EPYC (family 26, model 2), `mpirun`, one thread each; the largest resident memory of a process
+as the system has it:
+
+| processes | reckoned | measured, first process | measured, second |
+|---|---|---|---|
+| 1 | 3448 MiB | 3426 MiB | |
+| 2 | 2486 MiB | 2463 MiB | 2460 MiB |
+
+END
