@@ -211,12 +211,13 @@ fn train_together(cli: &Cli, processes: &Processes) -> anyhow::Result<Exit> {
     let failure = |error: &anyhow::Error| match error.downcast_ref::<FitError>() {
         Some(error) => Failure::of(error),
         None => {
-            let bad =
-                error.chain().any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_bad_input));
-            Some(Failure {
-                verdict: if bad { Verdict::BadInput } else { Verdict::Failed },
-                message: format!("{error:#}"),
-            })
+            let of_store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+            let verdict = match of_store {
+                Some(StoreError::Locked { .. }) => Verdict::Again,
+                Some(error) if error.is_bad_input() => Verdict::BadInput,
+                _ => Verdict::Failed,
+            };
+            Some(Failure { verdict, message: format!("{error:#}") })
         }
     };
     let result = conclude(&*world, train(cli, world.clone()), failure);
@@ -229,8 +230,9 @@ fn train_together(cli: &Cli, processes: &Processes) -> anyhow::Result<Exit> {
     match error.downcast_ref::<FitError>() {
         Some(FitError::Peer { verdict, .. }) if !world.is_first() => Ok(exit_of(*verdict)),
         // Not a failure: the work is being done.
-        Some(FitError::Store(StoreError::Locked { .. })) => {
-            say(&format!("{error:#}"));
+        Some(FitError::Store(locked @ StoreError::Locked { .. })) => {
+            // Above it is the name of what is made.
+            say(&format!("{error}: {locked}"));
             Ok(Exit::Again)
         }
         _ if !world.is_first() => Err(error.context(format!("process {} of {}", world.rank(), world.world()))),
