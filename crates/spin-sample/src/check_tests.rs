@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn engine(&self) -> CachedEngine {
-        CachedEngine::load(self.dir.path(), 3, Memory::Bytes(1 << 20)).unwrap()
+        CachedEngine::load(self.dir.path(), Dtype::F32, 3, Memory::Bytes(1 << 20)).unwrap()
     }
 
     fn with<T>(&self, count: usize, look: impl FnOnce(&Checked<'_>) -> T) -> T {

@@ -10,6 +10,7 @@
 //! nothing else: not on the other rows and columns, not on threads.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -26,6 +27,8 @@ pub(super) const COLUMNS: usize = 64;
 const PAIRS: usize = 1024;
 /// Row tiles of a task.
 const TILES: usize = 16;
+/// Pairs of a line that are laid out at once.
+const BLOCK: usize = 16;
 
 /// Two numbers that are multiplied with two others: the first in the lower half.
 type Pair = u32;
@@ -91,33 +94,74 @@ fn round(x: f32) -> u16 {
 /// zeros where there are no lines or no second number.
 ///
 /// Line l has the numbers `of(l, 0)`, `of(l, 1)`, ….
-fn lay_out(factor: Factor<'_>, width: usize) -> Vec<Pair> {
+fn lay_out(factor: Factor<'_>, width: usize) -> Buffer {
     // Lines are rows of the factor.
     let pairs = factor.columns.div_ceil(2);
-    let mut panels = vec![0; factor.rows.div_ceil(width) * pairs * width];
-    panels.par_chunks_mut(pairs * width).enumerate().for_each(|(panel, pairs)| {
+    let mut panels = Buffer::new(factor.rows.div_ceil(width) * pairs * width);
+    panels.0.par_chunks_mut(pairs * width).enumerate().for_each(|(panel, pairs)| {
         let first = panel * width;
         let lines = width.min(factor.rows - first);
+        if lines < width || factor.columns % 2 == 1 {
+            pairs.fill(0);
+        }
         fill(factor, first, lines, width, pairs);
     });
     panels
+}
+
+/// Memory for factors that are laid out, used again and again: the system would clear
+/// its pages each time.
+struct Buffer(Vec<Pair>);
+
+/// Buffers that nobody uses.
+static FREE: Mutex<Vec<Vec<Pair>>> = Mutex::new(Vec::new());
+/// So many of them, and not more, are kept.
+const KEPT: usize = 8;
+
+impl Buffer {
+    /// One of a length, with whatever is in it.
+    fn new(len: usize) -> Self {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The smallest that is large enough, or else the largest.
+        let fits = |buffer: &Vec<Pair>| (buffer.capacity() < len, buffer.capacity().abs_diff(len));
+        let best = (0..free.len()).min_by_key(|index| fits(&free[*index]));
+        let mut buffer = best.map_or_else(Vec::new, |index| free.swap_remove(index));
+        drop(free);
+        buffer.resize(len, 0);
+        Self(buffer)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < KEPT {
+            free.push(std::mem::take(&mut self.0));
+        }
+    }
 }
 
 fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mut [Pair]) {
     let pair = |low: u16, high: u16| Pair::from(low) | Pair::from(high) << 16;
     let whole = factor.columns / 2;
     if factor.column_stride == 1 {
-        for line in 0..lines {
-            let at = (first + line) * factor.row_stride;
-            let to = panel[line..].iter_mut().step_by(width);
-            match factor.numbers {
-                Numbers::F32(values) => {
-                    let pairs = values[at..at + 2 * whole].chunks_exact(2);
-                    to.zip(pairs).for_each(|(to, x)| *to = pair(round(x[0]), round(x[1])));
-                }
-                Numbers::Bf16(values) => {
-                    let pairs = values[at..at + 2 * whole].chunks_exact(2);
-                    to.zip(pairs).for_each(|(to, x)| *to = pair(x[0].to_bits(), x[1].to_bits()));
+        // Some pairs of all lines, then the next: what is written stays in the cache.
+        for start in (0..whole).step_by(BLOCK) {
+            let end = (start + BLOCK).min(whole);
+            let panel = &mut panel[start * width..];
+            for line in 0..lines {
+                let at = (first + line) * factor.row_stride;
+                let numbers = at + 2 * start..at + 2 * end;
+                let to = panel[line..].iter_mut().step_by(width);
+                match factor.numbers {
+                    Numbers::F32(values) => {
+                        let pairs = values[numbers].chunks_exact(2);
+                        to.zip(pairs).for_each(|(to, x)| *to = pair(round(x[0]), round(x[1])));
+                    }
+                    Numbers::Bf16(values) => {
+                        let pairs = values[numbers].chunks_exact(2);
+                        to.zip(pairs).for_each(|(to, x)| *to = pair(x[0].to_bits(), x[1].to_bits()));
+                    }
                 }
             }
         }
@@ -147,7 +191,7 @@ fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mu
 
 /// The second factor of products, laid out: `[inputs, outputs]`.
 pub(super) struct Panels {
-    pairs: Vec<Pair>,
+    pairs: Buffer,
     inputs: usize,
     outputs: usize,
 }
@@ -171,7 +215,7 @@ impl Panels {
     /// One output's numbers, `[inputs]`.
     pub fn read(&self, output: usize, to: &mut [f32]) {
         let pairs = self.inputs.div_ceil(2);
-        let panel = &self.pairs[output / COLUMNS * pairs * COLUMNS..][output % COLUMNS..];
+        let panel = &self.pairs.0[output / COLUMNS * pairs * COLUMNS..][output % COLUMNS..];
         for (to, pair) in to.chunks_mut(2).zip(panel.iter().step_by(COLUMNS)) {
             let numbers = [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)];
             to.iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
@@ -232,7 +276,7 @@ impl Panels {
         write: Write,
     ) {
         let pairs = self.inputs.div_ceil(2);
-        let b = &self.pairs[panel * pairs * COLUMNS..(panel + 1) * pairs * COLUMNS];
+        let b = &self.pairs.0[panel * pairs * COLUMNS..(panel + 1) * pairs * COLUMNS];
         let width = COLUMNS.min(self.outputs - panel * COLUMNS);
         let columns = place.end..place.end + width;
         for start in (0..pairs).step_by(PAIRS) {
@@ -240,7 +284,7 @@ impl Panels {
             let b = &b[part.start * COLUMNS..part.end * COLUMNS];
             for tile in tiles.clone() {
                 let rows = tile * ROWS..((tile + 1) * ROWS).min(a.rows);
-                let a = &a.pairs[tile * pairs * ROWS..(tile + 1) * pairs * ROWS];
+                let a = &a.pairs.0[tile * pairs * ROWS..(tile + 1) * pairs * ROWS];
                 // SAFETY: as the caller promises; one row at a time.
                 let row = |row: usize| unsafe { out.row(row - place.start, columns.clone()) };
                 let mut sums = [[0.0; COLUMNS]; ROWS];
@@ -256,7 +300,7 @@ impl Panels {
 
 /// The first factor of products, laid out: `[rows, inputs]`.
 pub(super) struct Tiles {
-    pairs: Vec<Pair>,
+    pairs: Buffer,
     rows: usize,
 }
 
