@@ -11,6 +11,7 @@ use spin_fit::error::FitError;
 use spin_fit::metrics::flops::measure_peak;
 use spin_fit::scale::{Lengths, MACHINES, Machine, SHAPES, Scale, Training};
 use spin_model::ModelConfig;
+use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, Split};
 use spin_run::run::{FitConfig, OptimizerKind, RunFile};
 use spin_store::{Store, StoreError};
@@ -125,7 +126,7 @@ pub fn plan(args: &Args) -> anyhow::Result<Exit> {
 
 fn model(args: &Args, run: &RunFile, graph: &Graph<'_>) -> anyhow::Result<ModelConfig> {
     let Some(shape) = &args.model else {
-        let imported = graph.base().and_then(|base| base.verified_where(|path| path == "config.json"));
+        let imported = graph.base().and_then(|base| base.verified_where(ModelShape::is_beside_weights));
         return Ok(match imported {
             Ok(base) => ModelConfig::load(base.dir()).map_err(FitError::from)?,
             Err(_) => ModelConfig::load(&run.resolve(&run.model.path)).map_err(FitError::from)?,

@@ -19,12 +19,8 @@ use crate::error::{ReportError, Result};
 use crate::names::{lower_is_better, temperature_of};
 use crate::stats::{self, Estimate};
 use crate::verdict::{LEVEL, Verdict, holm};
-use curve::Curve;
+use curve::{Curve, Values};
 pub use render::Seeds;
-
-/// What is said of a model on one seed: estimates by task and metric, as
-/// `task/metric`.
-type Values = BTreeMap<String, f64>;
 
 /// A model of a run, or its first at a temperature, on the seeds that have it.
 #[derive(Debug)]

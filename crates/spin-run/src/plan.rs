@@ -16,7 +16,8 @@ use crate::graph::{Decoding, Graph, Input, ModelId, PairsOf, Product, Split};
 use spin_store::error::Result;
 
 pub(crate) use estimate::parts;
-pub use estimate::{Cost, Resources, parameters};
+pub use estimate::{Cost, Resources};
+pub use forecast::parameters;
 pub use schedule::Agenda;
 pub use status::{State, Survey};
 

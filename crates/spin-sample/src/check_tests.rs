@@ -6,6 +6,7 @@ use super::*;
 use crate::choose::SamplingParams;
 use crate::engine::{CachedEngine, Memory};
 use crate::noise::Key;
+use spin_run::run::Dtype;
 
 /// A model of random weights on disk, and answers that it really gave.
 struct Place {

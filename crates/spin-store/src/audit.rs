@@ -72,7 +72,7 @@ pub fn verify(store: &Store, level: Level, rows: RowCheck<'_>) -> Result<(usize,
     // before it is in the first.
     let after = store.journal().ok().flatten();
     let before = journal.as_ref().map(Journal::last).unwrap_or_default();
-    let told = after.iter().flat_map(|journal| journal.problems(store, &seals));
+    let told = after.iter().flat_map(|journal| journal.problems(store.root(), &seals));
     let told = told.filter(|(name, _)| seals.contains_key(name) || before.contains_key(name.as_str()));
     findings.extend(among.chain(told).map(|(artifact, error)| Finding { artifact, error }));
     Ok((listed.len(), findings))
@@ -118,7 +118,7 @@ pub fn verify_with_ancestors(
     }
     let seals = all.iter().map(|artifact| (artifact.reference(), Some(artifact.manifest.seal.clone()))).collect();
     // Of the others nothing was asked.
-    let told = journal.iter().flat_map(|journal| journal.problems(store, &seals));
+    let told = journal.iter().flat_map(|journal| journal.problems(store.root(), &seals));
     let told = told.filter(|(name, _)| seen.contains(name));
     let among = structure::twins(&all).into_iter().chain(structure::circles(&all));
     findings.extend(among.chain(told).map(|(artifact, error)| Finding { artifact, error }));

@@ -6,12 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Result, StoreError};
-use crate::store::Store;
 
 const FILE: &str = ".in-use";
 
 /// Whether a file system says that it has no locks: NFS without its daemon, some
-/// parallel ones. Publishing does not need them, see [`Store::publish`].
+/// parallel ones. Publishing does not need them, see `Store::publish`.
 pub(crate) fn has_none(error: &std::io::Error) -> bool {
     // ENOLCK and EOPNOTSUPP of Linux.
     error.kind() == std::io::ErrorKind::Unsupported || matches!(error.raw_os_error(), Some(37 | 38 | 95))
@@ -40,25 +39,19 @@ impl Drop for Alone<'_> {
     }
 }
 
-impl Store {
-    /// Takes the store alone, for as long as the answer lives.
-    ///
-    /// # Errors
-    /// [`StoreError::Locked`] while anybody else has it open; when it cannot be
-    /// locked at all.
-    pub fn alone(&self) -> Result<Alone<'_>> {
-        let path = self.root().join(FILE);
-        let Some(file) = self.in_use.as_deref() else {
-            let problem = "cannot be locked, so nobody knows who else uses the store";
-            return Err(StoreError::corrupt(&path, problem, "collect where the file system has locks"));
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(Alone { file }),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let _ = file.lock_shared();
-                Err(StoreError::locked(path, "a program that has the store open"))
-            }
-            Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("lock", path)(e)),
+/// Takes a store alone, by the lock that it holds with others.
+pub(crate) fn alone<'a>(file: Option<&'a File>, root: &Path) -> Result<Alone<'a>> {
+    let path = root.join(FILE);
+    let Some(file) = file else {
+        let problem = "cannot be locked, so nobody knows who else uses the store";
+        return Err(StoreError::corrupt(&path, problem, "collect where the file system has locks"));
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Alone { file }),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let _ = file.lock_shared();
+            Err(StoreError::locked(path, "a program that has the store open"))
         }
+        Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("lock", path)(e)),
     }
 }

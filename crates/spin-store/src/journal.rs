@@ -11,10 +11,12 @@
 //! A publication is two lines, one before and one after the rename, and so is a
 //! removal: killed between them, the artifact may be there or not.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,14 +26,9 @@ use crate::digest;
 use crate::error::{Result, StoreError};
 use crate::fault;
 use crate::fsutil;
-use crate::manifest::LAYOUT;
-use crate::store::Store;
 
 /// The file's name in the store.
 pub const FILE_NAME: &str = "JOURNAL.jsonl";
-
-/// How long a line waits for those of others: each takes one write and one sync.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What happened to an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -102,13 +99,13 @@ pub struct Journal {
     pub entries: Vec<Entry>,
 }
 
-fn nothing() -> String {
+pub(crate) fn nothing() -> String {
     "0".repeat(64)
 }
 
 /// The whole lines of a file. What a killed writer left behind the last of them is
 /// none; it may have left out the end of a line alone.
-fn whole_lines(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+pub(crate) fn whole_lines(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
     let (whole, rest) = bytes.split_at(end);
     let mut lines: Vec<&[u8]> = whole.split_inclusive(|b| *b == b'\n').map(|line| &line[..line.len() - 1]).collect();
@@ -132,14 +129,14 @@ fn is_torn(rest: &[u8], number: usize) -> bool {
 }
 
 impl Journal {
-    /// Reads the journal of a store; `None` where there is none, as in stores of
+    /// Reads the journal of the store in a directory; `None` where there is none, as in stores of
     /// the first layout.
     ///
     /// # Errors
     /// When it cannot be read, a line is none, or a line is not chained to the
     /// one before it.
-    pub fn read(store: &Store) -> Result<Option<Journal>> {
-        let path = store.root().join(FILE_NAME);
+    pub fn read(root: &Path) -> Result<Option<Journal>> {
+        let path = root.join(FILE_NAME);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -185,8 +182,8 @@ impl Journal {
     ///
     /// # Errors
     /// When it never had this head.
-    pub fn denied(&self, store: &Store, head: &str, found: &BTreeMap<String, String>) -> Result<Vec<StoreError>> {
-        let path = store.root().join(FILE_NAME);
+    pub fn denied(&self, root: &Path, head: &str, found: &BTreeMap<String, String>) -> Result<Vec<StoreError>> {
+        let path = root.join(FILE_NAME);
         let Some(until) = self.line_of_head(head) else {
             let problem = format!("never had the head {head}: it was written anew, or is another store's");
             return Err(StoreError::corrupt(&path, problem, "restore the store from a copy"));
@@ -225,13 +222,9 @@ impl Journal {
 
     /// What it says otherwise than what is there: `found` has the seal of every
     /// artifact that can be read, and nothing for one that cannot.
-    pub(crate) fn problems(
-        &self,
-        store: &Store,
-        found: &BTreeMap<String, Option<String>>,
-    ) -> Vec<(String, StoreError)> {
+    pub(crate) fn problems(&self, root: &Path, found: &BTreeMap<String, Option<String>>) -> Vec<(String, StoreError)> {
         let last = self.last();
-        let path = store.root().join(FILE_NAME);
+        let path = root.join(FILE_NAME);
         let mut problems = Vec::new();
         let mut say = |artifact: &str, problem: String, remedy: String| {
             problems.push((artifact.to_owned(), StoreError::corrupt(&path, problem, remedy)));
@@ -277,7 +270,7 @@ pub(crate) fn begin(root: &Path) -> Result<()> {
 }
 
 /// Entries for notes, as text behind an entry with this number and digest.
-fn lines_of(notes: Vec<Note>, at: Option<&str>, (mut number, mut previous): (u64, String)) -> String {
+pub(crate) fn lines_of(notes: Vec<Note>, at: Option<&str>, (mut number, mut previous): (u64, String)) -> String {
     let mut text = String::new();
     for Note { event, artifact, seal } in notes {
         number += 1;
@@ -289,178 +282,4 @@ fn lines_of(notes: Vec<Note>, at: Option<&str>, (mut number, mut previous): (u64
         previous = entry.digest;
     }
     text
-}
-
-impl Store {
-    /// Its journal; `None` in a store of the first layout.
-    ///
-    /// # Errors
-    /// As [`Journal::read`].
-    pub fn journal(&self) -> Result<Option<Journal>> {
-        Journal::read(self)
-    }
-
-    /// Writes lines behind those that are there. A store without a journal gets
-    /// one, which begins with what the store has.
-    pub(crate) fn note(&self, at: Option<&str>, notes: Vec<Note>) -> Result<()> {
-        let holder = format!("process {}", std::process::id());
-        let _lock = self.locks()?.lock_within("journal", &holder, PATIENCE, &mut |_| {})?;
-        let path: PathBuf = self.root().join(FILE_NAME);
-        if !path.exists() {
-            self.begin_journal(&path, at)?;
-        } else if self.layout()? < LAYOUT {
-            // Whoever began it was killed before it said so.
-            self.raise_layout()?;
-        }
-        let failed = |action| StoreError::io(action, &path);
-        let bytes = fs::read(&path).map_err(failed("read"))?;
-        let (lines, rest) = whole_lines(&bytes);
-        // Of a last line that was changed `verify` says so; the next one follows from
-        // what it says.
-        let last = lines.last().and_then(|line| serde_json::from_slice::<Entry>(line).ok());
-        let last = last.map_or_else(nothing, |entry| entry.digest);
-        let kept = bytes.len() - rest.len();
-        let end = if kept > 0 && bytes[kept - 1] != b'\n' { "\n" } else { "" };
-        let text = end.to_owned() + &lines_of(notes, at, (lines.len() as u64, last));
-        let mut file = OpenOptions::new().append(true).open(&path).map_err(failed("open"))?;
-        // What a killed writer left is no line, and would make none of this one.
-        file.set_len(kept as u64).map_err(failed("write"))?;
-        fault::write(&mut file, &path, text.as_bytes()).map_err(failed("write"))?;
-        fault::point("sync", &path).and_then(|()| file.sync_all()).map_err(failed("sync"))
-    }
-
-    /// The journal of a store that had none.
-    fn begin_journal(&self, path: &Path, at: Option<&str>) -> Result<()> {
-        if self.layout()? > 1 {
-            let remedy = format!(
-                "restore it from a copy; without one, `: > {}` and `spin-store adopt --all` begin another, by which \
-                 nothing that was deleted before can be missed",
-                path.display()
-            );
-            return Err(StoreError::corrupt(path, "is gone", remedy));
-        }
-        let notes = self.readable()?.map(|artifact| Note::of(Event::Adopted, &artifact)).collect();
-        let text = lines_of(notes, at, (0, nothing()));
-        fsutil::write_atomic(path, text.as_bytes())?;
-        self.raise_layout()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn note(event: Event, artifact: &str, seal: &str) -> Note {
-        Note { event, artifact: artifact.into(), seal: seal.into() }
-    }
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        (dir, store)
-    }
-
-    fn said(store: &Store, found: &[(&str, &str)]) -> Vec<String> {
-        let found = found.iter().map(|(name, seal)| ((*name).to_owned(), Some((*seal).to_owned()))).collect();
-        let problems = store.journal().unwrap().unwrap().problems(store, &found);
-        problems.into_iter().map(|(artifact, error)| format!("{artifact}: {error}")).collect()
-    }
-
-    #[test]
-    fn what_was_published_must_be_there_until_it_is_removed() {
-        let (_dir, store) = store();
-        store.note(None, vec![note(Event::Publishing, "a", "1")]).unwrap();
-        // Killed before the rename or after it.
-        assert!(said(&store, &[]).is_empty() && said(&store, &[("a", "1")]).is_empty());
-        store.note(Some("now"), vec![note(Event::Published, "a", "1")]).unwrap();
-        assert!(said(&store, &[("a", "1")]).is_empty());
-        assert!(said(&store, &[])[0].contains("has it, in entry 2, and it is gone"));
-        assert!(said(&store, &[("a", "2")])[0].contains("its manifest was written anew"));
-        assert!(said(&store, &[("a", "1"), ("b", "1")])[0].contains("b: "));
-        store.note(None, vec![note(Event::Removing, "a", "1")]).unwrap();
-        assert!(said(&store, &[]).is_empty() && said(&store, &[("a", "1")]).is_empty());
-        store.note(None, vec![note(Event::Removed, "a", "1")]).unwrap();
-        assert!(said(&store, &[]).is_empty());
-        assert!(said(&store, &[("a", "1")])[0].contains("has it removed, in entry 4"));
-        let journal = store.journal().unwrap().unwrap();
-        assert!(journal.knows("a", "1") && !journal.knows("a", "2") && journal.line_of_head(&journal.head()).is_some());
-        assert_eq!(journal.entries[1].at.as_deref(), Some("now"));
-    }
-
-    #[test]
-    fn a_half_line_is_none_and_an_edited_one_breaks_the_chain() {
-        let (_dir, store) = store();
-        let path = store.root().join(FILE_NAME);
-        for seal in ["1", "2", "3"] {
-            store.note(None, vec![note(Event::Published, "a", seal)]).unwrap();
-        }
-        let whole = fs::read(&path).unwrap();
-        store.note(None, vec![note(Event::Published, "a", "4")]).unwrap();
-        let more = fs::read(&path).unwrap();
-        for half in [1, 8, 40, more.len() - whole.len() - 2] {
-            fs::write(&path, &more[..whole.len() + half]).unwrap();
-            assert_eq!(store.journal().unwrap().unwrap().entries.len(), 3);
-        }
-        store.note(None, vec![note(Event::Published, "a", "4")]).unwrap();
-        assert_eq!(store.journal().unwrap().unwrap().entries.len(), 4);
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        let without = |gone: usize| {
-            let kept = lines.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, line)| format!("{line}\n"));
-            fs::write(&path, kept.collect::<String>()).unwrap();
-            store.journal().map(|journal| journal.unwrap().entries.len())
-        };
-        assert!(without(1).unwrap_err().to_string().contains("row 2: does not follow from the line before it"));
-        // Only a head that was kept tells that the last is gone.
-        let head = serde_json::from_str::<Entry>(lines[3]).unwrap().digest;
-        assert_eq!(without(3).unwrap(), 3);
-        assert!(store.journal().unwrap().unwrap().line_of_head(&head).is_none());
-        fs::write(&path, text.replace("\"2\"", "\"9\"")).unwrap();
-        assert!(store.journal().unwrap_err().to_string().contains("row 2: was altered"));
-        // Every bit counts, those of the last line too.
-        for (at, byte) in text.bytes().enumerate().skip(text.len() - lines[3].len() - 2) {
-            let mut bad = text.clone().into_bytes();
-            bad[at] = byte ^ 4;
-            fs::write(&path, bad).unwrap();
-            assert!(store.journal().is_err(), "byte {at} of {}", text.len());
-        }
-        // The end of the last line alone may be missing, and comes with the next one.
-        fs::write(&path, text.trim_end()).unwrap();
-        assert_eq!(store.journal().unwrap().unwrap().entries.len(), 4);
-        store.note(None, vec![note(Event::Published, "a", "5")]).unwrap();
-        assert_eq!(store.journal().unwrap().unwrap().entries.len(), 5);
-    }
-
-    #[test]
-    fn eight_writers_make_one_chain() {
-        let (_dir, store) = store();
-        std::thread::scope(|scope| {
-            for writer in 0..8 {
-                let store = &store;
-                scope.spawn(move || {
-                    for _ in 0..5 {
-                        store.note(None, vec![note(Event::Published, &format!("{writer}"), "1")]).unwrap();
-                    }
-                });
-            }
-        });
-        assert_eq!(store.journal().unwrap().unwrap().entries.len(), 40);
-    }
-
-    /// Killed between the first journal and the layout that promises one.
-    #[test]
-    fn a_store_that_has_a_journal_says_so() {
-        let (_dir, store) = store();
-        fs::write(store.root().join("STORE.json"), "{\"layout\":1,\"made_by\":\"spin-store\"}\n").unwrap();
-        store.note(None, vec![note(Event::Published, "a", "1")]).unwrap();
-        assert_eq!((store.layout().unwrap(), store.journal().unwrap().unwrap().entries.len()), (LAYOUT, 1));
-    }
-
-    #[test]
-    fn a_journal_that_is_gone_is_not_begun_anew_unseen() {
-        let (_dir, store) = store();
-        fs::remove_file(store.root().join(FILE_NAME)).unwrap();
-        let error = store.note(None, Vec::new()).unwrap_err();
-        assert!(error.is_bad_input() && error.to_string().contains("JOURNAL.jsonl: is gone"), "{error}");
-    }
 }

@@ -179,21 +179,6 @@ pub fn identity_of(stage: &StageId, kind: Kind, params: &Value, parents: &[Paren
     }))
 }
 
-/// The JSON Schema of a manifest, and of a line of the journal.
-pub fn schema() -> Value {
-    let of = |schema| serde_json::to_value(schema).expect("a schema is plain JSON");
-    let (mut schema, mut entry): (Value, Value) =
-        (of(schemars::schema_for!(Manifest)), of(schemars::schema_for!(crate::journal::Entry)));
-    let inner = entry.as_object_mut().and_then(|entry| {
-        entry.remove("$schema");
-        entry.remove("$defs")
-    });
-    let all = schema["$defs"].as_object_mut().expect("a manifest has parts");
-    all.extend(inner.iter().filter_map(Value::as_object).flatten().map(|(name, of)| (name.clone(), of.clone())));
-    all.insert("JournalEntry".into(), entry);
-    schema
-}
-
 /// The content digest of a list of files.
 pub fn content_of(files: &[FileEntry]) -> String {
     let list: Vec<Value> = files.iter().map(|f| json!([f.path, f.bytes, f.blake3])).collect();

@@ -411,6 +411,15 @@ impl Store {
         self.root.join(WORK).join(identity)
     }
 
+    /// Takes the store alone, for as long as the answer lives.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while anybody else has it open; when it cannot be
+    /// locked at all.
+    pub fn alone(&self) -> Result<in_use::Alone<'_>> {
+        in_use::alone(self.in_use.as_deref(), &self.root)
+    }
+
     /// Where the locks of names lie.
     pub(crate) fn locks(&self) -> Result<WorkDir> {
         WorkDir::open(&self.root.join(LOCKS), "")

@@ -19,6 +19,7 @@ mod norm;
 mod packed;
 mod pass;
 mod rounded;
+mod scores;
 mod scoring;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,9 @@ mod tree;
 
 pub(crate) use cached::{LayerCache, Part};
 pub(crate) use growing::GrowingDecoder;
-pub(crate) use head::score_row;
 pub(crate) use math::exp;
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
+pub(crate) use scores::score_row;
 pub(crate) use scoring::TreePass;
 
 /// Rows that one parallel task works on. A constant, so that sums over rows

@@ -1,9 +1,14 @@
 //! The best that temperatures alone make of a model.
 
+use std::collections::BTreeMap;
+
 use spin_run::run::NLL;
 
-use super::Values;
 use crate::names::{expected_match_at, nll_at, temperature_of};
+
+/// What is said of a model on one seed: estimates by task and metric, as
+/// `task/metric`.
+pub(super) type Values = BTreeMap<String, f64>;
 
 /// A model's expected exact match against its negative log-likelihood, over
 /// temperatures: from the temperature with the best likelihood downwards, both

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::forecast::Forecast;
+use super::forecast::{Forecast, parameters};
 use super::{Options, Plan, Step};
 use crate::graph::{Graph, ModelId, PairsOf, Product, Split};
 use crate::run::{FitConfig, FitDtype, OptimizerKind};
@@ -56,24 +56,6 @@ impl Resources {
     pub fn seconds(&self) -> Option<f64> {
         self.measured.as_ref().map(|measured| measured.seconds).or(self.expected_seconds)
     }
-}
-
-/// Number of weights of a decoder with the shapes in a `config.json`: embedding
-/// and head, and of each layer four projections of attention, three of the
-/// feed-forward network and two norms. `None` where it does not say.
-///
-/// Biases and further norms of some architectures, thousandths of the whole, are
-/// left out.
-pub fn parameters(config: &Value) -> Option<u64> {
-    let number = |key: &str| config[key].as_u64().filter(|n| *n > 0);
-    let (hidden, layers, vocab) = (number("hidden_size")?, number("num_hidden_layers")?, number("vocab_size")?);
-    let (inner, heads) = (number("intermediate_size")?, number("num_attention_heads")?);
-    let groups = number("num_key_value_heads").unwrap_or(heads);
-    let head = number("head_dim").unwrap_or(hidden / heads);
-    let ties = matches!(config["model_type"].as_str(), Some("gemma2" | "smollm3"));
-    let tables = if config["tie_word_embeddings"].as_bool().unwrap_or(ties) { 1 } else { 2 };
-    let layer = 2 * hidden * head * (heads + groups) + 3 * hidden * inner + 2 * hidden;
-    Some(tables * vocab * hidden + layers * layer + hidden)
 }
 
 /// Fills in shards and resources of all steps.

@@ -9,7 +9,6 @@
 use serde_json::Value;
 
 use super::Step;
-use super::estimate::parameters;
 use crate::graph::{Graph, ModelId, PairsOf, Product, Split};
 use crate::run::{FitConfig, ObjectiveKind};
 use crate::schema::{Demonstration, Row};
@@ -26,6 +25,24 @@ const WORDS: u64 = 1000;
 
 /// Generated answers are about as long as people's, and some do not end.
 const LONGER: f64 = 1.25;
+
+/// Number of weights of a decoder with the shapes in a `config.json`: embedding
+/// and head, and of each layer four projections of attention, three of the
+/// feed-forward network and two norms. `None` where it does not say.
+///
+/// Biases and further norms of some architectures, thousandths of the whole, are
+/// left out.
+pub fn parameters(config: &Value) -> Option<u64> {
+    let number = |key: &str| config[key].as_u64().filter(|n| *n > 0);
+    let (hidden, layers, vocab) = (number("hidden_size")?, number("num_hidden_layers")?, number("vocab_size")?);
+    let (inner, heads) = (number("intermediate_size")?, number("num_attention_heads")?);
+    let groups = number("num_key_value_heads").unwrap_or(heads);
+    let head = number("head_dim").unwrap_or(hidden / heads);
+    let ties = matches!(config["model_type"].as_str(), Some("gemma2" | "smollm3"));
+    let tables = if config["tie_word_embeddings"].as_bool().unwrap_or(ties) { 1 } else { 2 };
+    let layer = 2 * hidden * head * (heads + groups) + 3 * hidden * inner + 2 * hidden;
+    Some(tables * vocab * hidden + layers * layer + hidden)
+}
 
 /// Rows of a split in tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -55,3 +55,25 @@ impl FromStr for Dtype {
         found.ok_or_else(|| "dtype must be f32, bf16 or f16".into())
     }
 }
+
+/// Type of the trained weights. Master weights and the optimiser's state are
+/// f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FitDtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl FitDtype {
+    /// Its name in run files and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            FitDtype::F32 => "f32",
+            FitDtype::Bf16 => "bf16",
+        }
+    }
+}

@@ -139,7 +139,7 @@ pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::
         let seals: BTreeMap<String, String> =
             store.readable()?.map(|a| (a.reference(), a.manifest.seal.clone())).collect();
         let denied =
-            journal.clone().unwrap_or_default().denied(store, head, &seals).unwrap_or_else(|error| vec![error]);
+            journal.clone().unwrap_or_default().denied(store.root(), head, &seals).unwrap_or_else(|error| vec![error]);
         findings.extend(denied.into_iter().map(of_store));
     }
     if let Some(keys) = &keys {

@@ -252,7 +252,7 @@ fn main() -> ExitCode {
         Command::Unpin { references, at } => life::pin(&open(&at)?, &references, false),
         Command::Gc(args) => life::gc(&open(&args.at)?, &args),
         Command::Schema => {
-            out(&format!("{}\n", serde_json::to_string_pretty(&spin_store::manifest::schema())?)).map(|()| Exit::Done)
+            out(&format!("{}\n", serde_json::to_string_pretty(&spin_store::schema::schema())?)).map(|()| Exit::Done)
         }
         Command::Plan { run } => print_plan(&run),
     })
