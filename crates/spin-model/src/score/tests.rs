@@ -155,8 +155,12 @@ fn composed_kernels_and_adapters_agree() {
         assert_eq!(score.is_greedy, expected.is_greedy);
     }
     let half = model.without_adapter().to_dtype(DType::BF16).unwrap();
-    let widened = half.to_dtype(DType::F32).unwrap();
-    assert_eq!(score(&half, &requests, &options(50)), score(&widened, &requests, &options(50)));
+    // The same weights, but the products' other factors are rounded too.
+    let widened = score(&half.to_dtype(DType::F32).unwrap(), &requests, &options(50));
+    let half = score(&half, &requests, &options(50));
+    let pairs = half.iter().zip(&widened).flat_map(|(half, wide)| half.token_logps.iter().zip(&wide.token_logps));
+    let largest = pairs.map(|(half, wide)| (half - wide).abs()).fold(0.0, f32::max);
+    assert!(largest > 0.0 && largest < 0.05, "{largest}");
 }
 
 #[test]
