@@ -18,7 +18,7 @@ mapfile -t features < <(tests/features.sh)
 export PATH=$PATH:/usr/sbin
 
 # Tests of what a machine may lack: the file's name, and the commands they need.
-declare -A needs=([headless]=chromedriver [mpi]="mpicc mpirun libclang" [slurm]="munged slurmctld slurmd sbatch")
+declare -A needs=([headless]=chromedriver [mpi]="mpicc mpirun libclang" [slurm]="munged slurmctld slurmd sbatch make")
 needs[mpi_slurm]="${needs[mpi]} ${needs[slurm]}"
 
 has() {

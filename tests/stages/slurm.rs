@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::cluster::{Cluster, wait_for};
-use crate::project::Project;
+use crate::project::{Project, both, programs};
 
 /// Long enough to be met while it trains.
 const SLOW: &str = "--set fit.schedule_epochs=60 --set fit.stop_epoch=60";
@@ -19,6 +19,23 @@ fn undisturbed(flags: &str) -> Vec<(String, String)> {
     let project = Project::new();
     project.run(&format!("spin-run run run.toml {flags}"));
     contents(&project)
+}
+
+/// The same plan, without Slurm.
+#[test]
+#[ignore = "needs make"]
+fn a_makefile_of_the_plan_makes_the_same() {
+    let project = Project::new();
+    let plan = project.output("spin-run plan run.toml --shards 3 --format make");
+    std::fs::write(project.path("run.mk"), &plan.stdout).unwrap();
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::env::join_paths([programs().to_path_buf()].into_iter().chain(std::env::split_paths(&paths)));
+    let mut make = Command::new("make");
+    make.args(["-j3", "-f", "run.mk"]).current_dir(project.path("")).env("PATH", paths.unwrap());
+    let output = make.output().unwrap();
+    assert!(output.status.success(), "{}", both(&output));
+    assert!(both(&output).contains("--shard 3/3"), "{}", both(&output));
+    assert_eq!(contents(&project), undisturbed(""));
 }
 
 /// Whether the training of a step has got somewhere.
@@ -138,7 +155,7 @@ fn what_fails_says_why_and_a_cancelled_run_goes_on() {
     wait_for("training", || trains(&cluster, "fit-0"));
     // With other settings it would be another run.
     let output = cluster.output("spin-run submit run.toml --set fit.beta=2");
-    let text = crate::project::both(&output);
+    let text = both(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("is in the queue and was submitted as") && text.contains("cancel"), "{text}");
     let said = cluster.run("spin-run cancel run.toml");

@@ -152,10 +152,7 @@ impl Training<'_> {
         // Adapters are f32 beside weights of any type.
         let adapters = if self.config.lora.is_some() { 4 * trained } else { 0 };
         let master = if own < 4 && self.config.lora.is_none() { 4 } else { 0 };
-        let sum = match (shards > world, world) {
-            (false, _) => 0,
-            (true, world) => 4 * trained / world,
-        };
+        let sum = if shards > world { 4 * trained / world } else { 0 };
         let widened = if own < 4 { shapes.iter().map(|(_, shape)| 4 * count(shape)).max().unwrap_or(0) } else { 0 };
         let moved = if world > 1 { WINDOWS } else { 0 };
         let (computing, sending, sent) = self.times(parameters, trained, own);
@@ -244,7 +241,7 @@ impl Training<'_> {
     fn times(&self, parameters: u64, trained: u64, own: u64) -> (f64, f64, u64) {
         let m = self.model;
         let Machine { peak, share, per_node, link, network, .. } = self.machine;
-        let (_, passes) = self.passes();
+        let (rows, passes) = self.passes();
         let tokens = (self.tokens() * passes as u64) as f64;
         let table = (m.vocab_size * m.hidden_size) as f64;
         let tables = if m.tie_word_embeddings { 1.0 } else { 2.0 };
@@ -252,7 +249,6 @@ impl Training<'_> {
         let backward = if self.config.lora.is_some() { 2.0 } else { 4.0 };
         let again = if self.config.recompute_every > 0 { 2.0 } else { 0.0 };
         let operations = 2.0 + backward + again;
-        let (rows, _) = self.passes();
         let answers = (rows * passes * self.answers() * self.lengths.answer) as f64;
         let width = (m.num_hidden_layers * m.num_attention_heads * m.head_dim) as f64;
         let length = (self.lengths.prompt + self.lengths.answer) as f64;

@@ -10,8 +10,8 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::math::{Matrix, MatrixMut, Write, exp, matmul, matmul_here, max, tanh, transpose};
-use super::rounded::{self, COLUMNS, Factor, Panels, ROWS, Tiles, by_weight};
+use super::math::{Matrix, MatrixMut, Write, exp, matmul_here, max, tanh, transpose};
+use super::rounded::{COLUMNS, Factor, Panels, ROWS, Tiles, by_weight, matmul_as};
 use super::scores::{sum_exp, sum_of};
 use crate::batch::{Chunk, RowPlan};
 use crate::decoder::Decoder;
@@ -356,12 +356,9 @@ impl<'a> Head<'a> {
             None => by_weight(out, logit_grad, self.weight, [self.vocab, self.width], false, Write::Over),
         }
         if let Some(sum) = weight_grad {
-            let (logit_grad, hidden) = (logit_grad.transposed(), Matrix::new(hidden, count, self.width));
+            let hidden = Matrix::new(hidden, count, self.width);
             let sum = MatrixMut::new(sum, self.vocab, self.width);
-            match self.weight {
-                Numbers::F32(_) => matmul(sum, logit_grad, hidden, 1.0, Write::Add),
-                Numbers::Bf16(_) => rounded::matmul(sum, logit_grad.into(), hidden.into(), Write::Add),
-            }
+            matmul_as(self.weight, sum, logit_grad.transposed(), hidden, Write::Add);
         }
     }
 }

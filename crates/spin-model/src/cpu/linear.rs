@@ -12,11 +12,10 @@ use rayon::prelude::*;
 
 use super::ROWS_PER_TASK;
 use super::math::{Matrix, MatrixMut, Write, add_scaled, matmul, product};
-use super::rounded::{self, by_weight};
+use super::rounded::{by_weight, matmul_as};
 use crate::decoder::{Adapter, Linear};
 use crate::dropout::Mask;
 use crate::gradients::Gradients;
-use crate::params::Numbers;
 
 /// Rows of `inputs` numbers.
 #[derive(Clone, Copy)]
@@ -94,12 +93,8 @@ impl Linear {
         let grad_rows = Matrix::columns(grad, place.width, place.columns.clone());
         if let Some(sum) = grads.host_mut(&self.weight.name) {
             let sum = MatrixMut::new(sum, self.outputs, self.inputs);
-            let (grad_rows, x) = (grad_rows.transposed(), x.matrix());
             // Weights of bf16 are multiplied so everywhere.
-            match self.weight.kept()?.numbers() {
-                Numbers::F32(_) => matmul(sum, grad_rows, x, 1.0, Write::Add),
-                Numbers::Bf16(_) => rounded::matmul(sum, grad_rows.into(), x.into(), Write::Add),
-            }
+            matmul_as(self.weight.kept()?.numbers(), sum, grad_rows.transposed(), x.matrix(), Write::Add);
         }
         if let Some(bias) = &self.bias
             && let Some(sum) = grads.host_mut(&bias.name)

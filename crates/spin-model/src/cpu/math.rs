@@ -131,15 +131,30 @@ pub(super) fn transpose(rows: &[f32], width: usize, out: &mut [f32]) {
     }
 }
 
-/// A matrix over a slice, by strides: rows, the columns of some rows, or the
+/// Numbers as a matrix, by strides: rows, the columns of some rows, or the
 /// transpose of either.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    pub(super) values: &'a [f32],
+pub(crate) struct Strided<V> {
+    pub(super) values: V,
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) row_stride: usize,
     pub(super) column_stride: usize,
+}
+
+/// A matrix over a slice.
+pub(crate) type Matrix<'a> = Strided<&'a [f32]>;
+
+impl<V> Strided<V> {
+    pub fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
 }
 
 impl<'a> Matrix<'a> {
@@ -155,16 +170,6 @@ impl<'a> Matrix<'a> {
         assert!(columns.end <= width && values.len() == rows * width);
         let values = if rows == 0 { values } else { &values[columns.start..] };
         Self { values, rows, columns: columns.len(), row_stride: width, column_stride: 1 }
-    }
-
-    pub fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
     }
 
     fn fits(&self) -> bool {

@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::attention::SharedRows;
-use super::math::{self, Matrix, MatrixMut, Write};
+use super::math::{self, Matrix, MatrixMut, Strided, Write};
 use crate::params::Numbers;
 
 /// Rows of a tile.
@@ -36,49 +36,32 @@ const BLOCK: usize = 16;
 /// Two numbers that are multiplied with two others: the first in the lower half.
 type Pair = u32;
 
-/// A factor, by strides.
-#[derive(Clone, Copy)]
-pub(super) struct Factor<'a> {
-    numbers: Numbers<'a>,
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-}
+/// A factor of a product.
+pub(super) type Factor<'a> = Strided<Numbers<'a>>;
 
 impl<'a> From<Matrix<'a>> for Factor<'a> {
     fn from(matrix: Matrix<'a>) -> Self {
         let Matrix { values, rows, columns, row_stride, column_stride } = matrix;
-        Self { numbers: Numbers::F32(values), rows, columns, row_stride, column_stride }
+        Self { values: Numbers::F32(values), rows, columns, row_stride, column_stride }
     }
 }
 
 impl<'a> Factor<'a> {
     /// Numbers as rows.
-    pub fn new(numbers: Numbers<'a>, rows: usize, columns: usize) -> Self {
-        let len = match numbers {
+    pub fn new(values: Numbers<'a>, rows: usize, columns: usize) -> Self {
+        let len = match values {
             Numbers::F32(values) => values.len(),
             Numbers::Bf16(values) => values.len(),
         };
         assert_eq!(len, rows * columns);
-        Self { numbers, rows, columns, row_stride: columns, column_stride: 1 }
-    }
-
-    pub fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
+        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
     /// The bits of a number; of what is not finite, too.
     #[inline(always)]
     fn bits(&self, row: usize, column: usize) -> u16 {
         let at = row * self.row_stride + column * self.column_stride;
-        match self.numbers {
+        match self.values {
             Numbers::F32(values) => round(values[at]),
             Numbers::Bf16(values) => values[at].to_bits(),
         }
@@ -156,7 +139,7 @@ fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mu
                 let at = (first + line) * factor.row_stride;
                 let numbers = at + 2 * start..at + 2 * end;
                 let to = panel[line..].iter_mut().step_by(width);
-                match factor.numbers {
+                match factor.values {
                     Numbers::F32(values) => {
                         let pairs = values[numbers].chunks_exact(2);
                         to.zip(pairs).for_each(|(to, x)| *to = pair(round(x[0]), round(x[1])));
@@ -173,7 +156,7 @@ fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mu
         assert_eq!(factor.row_stride, 1);
         for (index, to) in panel.chunks_exact_mut(width).take(whole).enumerate() {
             let [low, high] = [2 * index, 2 * index + 1].map(|column| column * factor.column_stride + first);
-            match factor.numbers {
+            match factor.values {
                 Numbers::F32(values) => {
                     let pairs = values[low..low + lines].iter().zip(&values[high..high + lines]);
                     to.iter_mut().zip(pairs).for_each(|(to, (low, high))| *to = pair(round(*low), round(*high)));
@@ -322,6 +305,15 @@ impl Tiles {
 pub(super) fn matmul(out: MatrixMut<'_>, a: Factor<'_>, b: Factor<'_>, write: Write) {
     if a.columns > 0 {
         Panels::new(b).multiply(out, a, write);
+    }
+}
+
+/// `out` = (or +=) `a` `b`, both rounded where `weight` is kept so: as products with
+/// that weight are.
+pub(super) fn matmul_as(weight: Numbers<'_>, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, write: Write) {
+    match weight {
+        Numbers::F32(_) => math::matmul(out, a, b, 1.0, write),
+        Numbers::Bf16(_) => matmul(out, a.into(), b.into(), write),
     }
 }
 

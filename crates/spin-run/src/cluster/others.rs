@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::need::elements;
-use super::script::Places;
+use super::script::{Places, called, cases};
 use super::site::{Site, seconds};
 use crate::plan::{Plan, Step, shell_line};
 
@@ -76,18 +76,12 @@ fn pbs_script(plan: &Plan, step: &Step, site: &Site, places: &Places) -> String 
             .map(|(name, value)| format!("export {name}={}", shell_line(std::slice::from_ref(value)))),
     );
     lines.extend(site.setup.iter().cloned());
-    let program = match &places.programs {
-        Some(dir) if site.container.is_empty() => dir.join(&step.command[0]).display().to_string(),
-        _ => step.command[0].clone(),
-    };
-    let words: Vec<String> =
-        site.container.iter().cloned().chain([program]).chain(step.command[1..].iter().cloned()).collect();
+    let words = called(step, site, places);
     if elements.is_empty() {
         lines.push(format!("exec {}", shell_line(&words)));
     } else {
         lines.push("case $PBS_ARRAY_INDEX in".into());
-        let case = |(number, flags): (u32, &Vec<String>)| format!("{number}) set -- {} ;;", shell_line(flags));
-        lines.extend(elements.iter().map(|element| case((element.number, &element.flags))));
+        lines.extend(cases(&elements));
         lines.push("esac".into());
         lines.push(format!("exec {} \"$@\"", shell_line(&words)));
     }

@@ -47,11 +47,13 @@ impl Queued {
 
     /// Its number as Slurm's commands take it.
     pub fn id(&self) -> String {
-        match self.element {
-            Some(element) => format!("{}_{element}", self.job),
-            None => self.job.clone(),
-        }
+        id(&self.job, self.element)
     }
+}
+
+/// The number of a job, or of an element of an array, as Slurm's commands take it.
+pub fn id(job: &str, element: Option<u32>) -> String {
+    element.map_or_else(|| job.to_owned(), |element| format!("{job}_{element}"))
 }
 
 /// The lines of `squeue` with [`SQUEUE`]. What does not look like one is left out:

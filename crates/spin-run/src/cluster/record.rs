@@ -107,19 +107,6 @@ impl Record {
     }
 }
 
-impl Hold {
-    /// Writes a file beside the list, whole or not at all.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write(&self, path: &Path, text: &str) -> Result<()> {
-        if let Some(dir) = path.parent() {
-            fsutil::create_dir_all(dir)?;
-        }
-        Ok(fsutil::write_atomic(path, text.as_bytes())?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::need::elements;
+use super::need::{Element, elements};
+use super::queue;
 use super::site::{Ask, Site};
 use crate::plan::{Step, shell_line};
 
@@ -28,16 +29,25 @@ impl Places {
         self.jobs.join(format!("{step}.sh"))
     }
 
+    /// Directory of the logs, which must be there before a job begins.
+    pub fn logs(&self) -> PathBuf {
+        self.jobs.join("logs")
+    }
+
+    /// Directory of how jobs ended; likewise.
+    pub fn outcomes(&self) -> PathBuf {
+        self.jobs.join("ended")
+    }
+
     /// The log of a job, or of an element of an array.
     pub fn log(&self, step: &str, job: &str, element: Option<u32>) -> PathBuf {
-        let element = element.map_or_else(String::new, |element| format!("_{element}"));
-        self.jobs.join("logs").join(format!("{step}.{job}{element}.log"))
+        self.logs().join(format!("{step}.{}.log", queue::id(job, element)))
     }
 
     /// Where a job leaves how it ended: its number and the exit code.
     pub fn ended(&self, step: &str, element: Option<u32>) -> PathBuf {
         let element = element.map_or_else(String::new, |element| format!(".{element}"));
-        self.jobs.join("ended").join(format!("{step}{element}"))
+        self.outcomes().join(format!("{step}{element}"))
     }
 
     /// What tells a job of this run's step from all others, as its comment.
@@ -97,9 +107,7 @@ pub fn script(run: &str, step: &Step, site: &Site, places: &Places) -> String {
     }
     if is_array {
         line("case $SLURM_ARRAY_TASK_ID in".into());
-        for element in &elements {
-            line(format!("{}) set -- {} ;;", element.number, shell_line(&element.flags)));
-        }
+        cases(&elements).for_each(&mut line);
         line("*) echo \"error: the array has no element $SLURM_ARRAY_TASK_ID\" >&2; finish 2 ;;".into());
         line("esac".into());
     }
@@ -130,18 +138,29 @@ pub fn script(run: &str, step: &Step, site: &Site, places: &Places) -> String {
 /// The command, with what goes before it.
 fn command(step: &Step, ask: &Ask, site: &Site, places: &Places) -> String {
     let mut words = ask.launcher.clone().unwrap_or_default();
-    words.extend(site.container.iter().cloned());
-    let program = &step.command[0];
-    words.push(match &places.programs {
-        Some(dir) if site.container.is_empty() => dir.join(program).display().to_string(),
-        _ => program.clone(),
-    });
-    words.extend(step.command[1..].iter().cloned());
+    words.extend(called(step, site, places));
     shell_line(&words)
 }
 
+/// The program where the site has it, in its container if there is one, with its
+/// arguments.
+pub(super) fn called(step: &Step, site: &Site, places: &Places) -> Vec<String> {
+    let (program, arguments) = step.command.split_first().expect("a command has a program");
+    let program = match &places.programs {
+        Some(dir) if site.container.is_empty() => dir.join(program).display().to_string(),
+        _ => program.clone(),
+    };
+    [site.container.as_slice(), &[program], arguments].concat()
+}
+
+/// The lines of a `case` that give each element its flags, as the arguments of the
+/// shell.
+pub(super) fn cases(elements: &[Element]) -> impl Iterator<Item = String> {
+    elements.iter().map(|element| format!("{}) set -- {} ;;", element.number, shell_line(&element.flags)))
+}
+
 fn options(run: &str, step: &Step, ask: &Ask, site: &Site, places: &Places, is_array: bool) -> Vec<String> {
-    let log = places.jobs.join("logs").join(&step.name).display().to_string().replace('%', "%%");
+    let log = places.logs().join(&step.name).display().to_string().replace('%', "%%");
     let log = if is_array { format!("{log}.%A_%a.log") } else { format!("{log}.%j.log") };
     let mut options = vec![
         format!("--job-name={run}.{}", step.name),
@@ -173,14 +192,13 @@ fn options(run: &str, step: &Step, ask: &Ask, site: &Site, places: &Places, is_a
 
 /// What `sbatch` is given besides the script: the elements of an array, and the
 /// jobs that must have succeeded before.
-pub fn sbatch_flags(step: &Step, numbers: &[u32], site: &Site, after: &[String]) -> Vec<String> {
+pub fn sbatch_flags(numbers: &[u32], site: &Site, after: &[String]) -> Vec<String> {
     let mut flags = vec!["--parsable".to_owned()];
     if !numbers.is_empty() {
         let limit = if site.array_limit > 0 { format!("%{}", site.array_limit) } else { String::new() };
         flags.push(format!("--array={}{limit}", ranges(numbers)));
     }
     if !after.is_empty() {
-        debug_assert!(!step.after.is_empty(), "only what reads something waits");
         // A job whose condition can no longer be met goes, instead of waiting for ever.
         flags.push(format!("--dependency=afterok:{}", after.join(":")));
         flags.push("--kill-on-invalid-dep=yes".into());

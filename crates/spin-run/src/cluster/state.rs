@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::need;
-use super::queue::Queued;
+use super::queue::{self, Queued};
 use super::record::Record;
 use super::script::Places;
 use crate::plan::{Plan, Step};
@@ -191,7 +191,7 @@ impl Jobs<'_> {
         log: &Path,
         before: &[JobState],
     ) -> Fate {
-        let id = element.map_or_else(|| job.to_owned(), |element| format!("{job}_{element}"));
+        let id = queue::id(job, element);
         let left = std::fs::read_to_string(self.places.ended(&step.name, element)).unwrap_or_default();
         match left.trim().split_once(' ') {
             Some((of, "0")) if of == id => return Fate::Ended,

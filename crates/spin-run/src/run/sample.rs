@@ -10,14 +10,14 @@ use super::{Dtype, as_params};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
-    /// The trainer's forward pass on the CPU in f32, mistral.rs elsewhere and
-    /// for models that only it reads.
+    /// The trainer's forward pass on the CPU in f32 and bf16, mistral.rs
+    /// elsewhere and for models that only it reads.
     #[default]
     Auto,
     /// mistral.rs.
     Mistralrs,
     /// The trainer's forward pass with cached keys and values, on the CPU in
-    /// f32.
+    /// f32 and bf16.
     SpinModel,
 }
 

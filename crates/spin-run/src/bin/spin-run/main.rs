@@ -103,10 +103,6 @@ enum SettingsFormat {
 }
 
 impl What {
-    fn load(&self) -> anyhow::Result<(RunFile, Store)> {
-        open(&self.run)
-    }
-
     fn options(&self) -> Options {
         let Self { device, shards, .. } = self;
         Options { set: self.run.set.clone(), device: device.clone(), shards: *shards, ..Options::default() }
@@ -145,7 +141,7 @@ fn settings(format: SettingsFormat) -> anyhow::Result<Exit> {
 }
 
 fn plan(what: &What, format: PlanFormat, peak_gflops: Option<f64>, site: Option<&Path>) -> anyhow::Result<Exit> {
-    let (run, store) = what.load()?;
+    let (run, store) = open(&what.run)?;
     let has_times = matches!(format, PlanFormat::Text | PlanFormat::Json);
     let measured = || (has_times && what.device == "cpu").then(forecast::peak).flatten();
     let options = Options { peak_gflops: peak_gflops.or_else(measured), ..what.options() };

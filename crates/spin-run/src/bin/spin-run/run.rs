@@ -13,7 +13,7 @@ use spin_run::plan::{Agenda, Options, Plan, Step, shell_line};
 use spin_run::run::RunFile;
 use spin_store::Store;
 
-use super::{What, forecast};
+use super::{What, forecast, open};
 
 /// The step after which sizes are known.
 const IMPORT: &str = "import";
@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Does what is missing.
 pub fn run(what: &What, jobs: usize, keep_going: bool) -> anyhow::Result<Exit> {
-    let (run, store) = what.load()?;
+    let (run, store) = open(&what.run)?;
     let graph = Graph::new(&run, &store);
     let plan = Plan::new(&graph, &what.options())?;
     // Sources are left to the import, which reads them anyway.

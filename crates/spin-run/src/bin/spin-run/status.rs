@@ -1,5 +1,6 @@
 //! `spin-run status`: what the store has, and what jobs are doing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -7,9 +8,9 @@ use serde_json::{Value, json};
 use spin_cli::{Exit, out, printable, say, stop_flag, stopping};
 use spin_run::cluster::need;
 use spin_run::cluster::script::ranges;
-use spin_run::cluster::state::{Fate, JobState, Jobs};
+use spin_run::cluster::state::{Fate, JobState};
 use spin_run::graph::Graph;
-use spin_run::plan::{Plan, State, Step, Survey, shell_line};
+use spin_run::plan::{Plan, State, Survey, shell_line};
 
 use super::{What, open, slurm};
 
@@ -73,7 +74,15 @@ fn look(args: &Args) -> anyhow::Result<bool> {
             slurm::accounts(&mut jobs);
             states = jobs.states(&plan);
         }
-        states.retain(|state| is_told(&jobs, &plan, &survey, state));
+        // Worth a line: what is in the queue, and what it was for and is not there.
+        let open: BTreeSet<&str> = plan
+            .steps
+            .iter()
+            .zip(need::steps(&plan, &survey))
+            .filter(|(_, open)| *open)
+            .map(|(s, _)| s.name.as_str())
+            .collect();
+        states.retain(|state| open.contains(state.step.as_str()) || jobs.live(&state.step, state.element).is_some());
     }
     let nodes = || plan.steps.iter().flat_map(|step| step.makes.iter().map(move |node| (step, node)));
     if *format == Format::Json {
@@ -117,15 +126,6 @@ fn look(args: &Args) -> anyhow::Result<bool> {
     };
     out(&format!("{done} done, {stale} stale, {missing} missing{rest}\n"));
     Ok(is_live)
-}
-
-/// Whether a job is worth a line: it is in the queue, or what it was for is not
-/// there.
-fn is_told(jobs: &Jobs<'_>, plan: &Plan, survey: &Survey<'_>, state: &JobState) -> bool {
-    let is_needed =
-        |step: &Step| need::steps(plan, survey)[plan.steps.iter().position(|s| s.name == step.name).unwrap_or(0)];
-    jobs.live(&state.step, state.element).is_some()
-        || plan.steps.iter().find(|step| step.name == state.step).is_some_and(is_needed)
 }
 
 /// A line for each job; elements of an array that are alike share one.

@@ -6,13 +6,14 @@ use anyhow::{Context as _, bail};
 use spin_cli::{Exit, out, printable, say};
 use spin_run::cluster::ClusterError;
 use spin_run::cluster::need::{self, Element};
-use spin_run::cluster::record::{Record, Submitted};
+use spin_run::cluster::record::{Hold, Record, Submitted};
 use spin_run::cluster::script::{self, Places};
 use spin_run::cluster::site::Site;
 use spin_run::cluster::state::Jobs;
 use spin_run::graph::Graph;
 use spin_run::plan::{Options, Plan, Step, Survey, shell_line};
 use spin_run::run::RunFile;
+use spin_store::fsutil;
 
 use super::{open, slurm};
 
@@ -66,7 +67,7 @@ pub fn submit(args: &Args) -> anyhow::Result<Exit> {
     };
     let mut plan = Plan::new(&graph, &options)?;
     let survey = Survey::new(&graph, &plan);
-    let hold = if args.dry_run { None } else { Some(Record::hold(&places.jobs)?) };
+    let _hold = if args.dry_run { None } else { Some(hold(&places)?) };
     let (mut jobs, problem) = slurm::jobs(&places)?;
     if let (Some(problem), false) = (problem, args.dry_run) {
         bail!("{problem}; jobs are submitted where Slurm's commands are, or see `spin-run plan --format make`");
@@ -88,19 +89,15 @@ pub fn submit(args: &Args) -> anyhow::Result<Exit> {
         if (is_array && numbers.is_empty()) || (!is_array && !live.is_empty()) {
             continue;
         }
-        let flags = script::sbatch_flags(step, &numbers, &site, &after);
+        let flags = script::sbatch_flags(&numbers, &site, &after);
         let (path, text) = (places.script(&step.name), script::script(&run.run, step, &site, &places));
         let words = [vec!["sbatch".to_owned()], flags.clone(), vec![path.display().to_string()]].concat();
-        let Some(hold) = &hold else {
+        if args.dry_run {
             out(&format!("# {}\n{text}\n", printable(&shell_line(&words))));
             ids[index].push(format!("<{}>", step.name));
             continue;
-        };
-        hold.write(&path, &text)?;
-        for file in [places.log(&step.name, "", None), places.ended(&step.name, None)] {
-            std::fs::create_dir_all(file.parent().expect("it is in a directory"))
-                .with_context(|| format!("cannot make the directory of {}", file.display()))?;
         }
+        fsutil::write_atomic(&path, text.as_bytes())?;
         let said = slurm::call("sbatch", &words[1..])?.context("there is no sbatch here")?;
         let job = said.lines().last().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
         if job.is_empty() || !job.bytes().all(|b| b.is_ascii_digit()) {
@@ -123,6 +120,15 @@ pub fn submit(args: &Args) -> anyhow::Result<Exit> {
     }
     say_what_next(&run, args, count, &places);
     Ok(Exit::Done)
+}
+
+/// Takes the lock of a run's jobs, with the directories that they write to.
+fn hold(places: &Places) -> anyhow::Result<Hold> {
+    let hold = Record::hold(&places.jobs)?;
+    for dir in [places.logs(), places.outcomes()] {
+        fsutil::create_dir_all(&dir)?;
+    }
+    Ok(hold)
 }
 
 /// What of a step is in the queue, and what is to be submitted.
