@@ -108,15 +108,23 @@ fn ranks(starter: u32) -> Vec<(usize, u32)> {
     started.filter_map(rank).collect()
 }
 
-/// Starts a training on two processes, and does something to it once there is a
+/// Of one that lasts longer.
+const LONGER: &str = "spin-fit --sft --set sft.schedule_epochs=200 --set sft.stop_epoch=200 --set sft.patience=0";
+
+/// Starts a training on so many processes, and does something to it once there is a
 /// new checkpoint; how it ended, with what it said, and how long that took.
-fn disturbed(project: &Project, disturb: impl FnOnce(u32)) -> (Option<i32>, String, Duration) {
+fn disturbed(
+    project: &Project,
+    processes: usize,
+    line: &str,
+    disturb: impl FnOnce(u32),
+) -> (Option<i32>, String, Duration) {
     let checkpoints = || -> Vec<(PathBuf, _)> {
         let files = project.work_files("checkpoint.safetensors");
         files.iter().filter_map(|path| Some((path.clone(), path.metadata().ok()?.modified().ok()?))).collect()
     };
     let before = checkpoints();
-    let mut command = together(project, 2, LONG);
+    let mut command = together(project, processes, line);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mpirun starts");
     let start = Instant::now();
     while checkpoints().iter().all(|found| before.contains(found)) {
@@ -141,7 +149,7 @@ fn a_killed_process_ends_the_others_and_the_training_goes_on() {
     undisturbed.run(LONG);
     let project = project(2);
     for rank in [1, 0] {
-        let (code, said, took) = disturbed(&project, |starter| {
+        let (code, said, took) = disturbed(&project, 2, LONG, |starter| {
             let ranks = ranks(starter);
             let (_, pid) = ranks.iter().find(|(found, _)| *found == rank).unwrap_or_else(|| panic!("{ranks:?}"));
             kill("-KILL", *pid);
@@ -154,6 +162,45 @@ fn a_killed_process_ends_the_others_and_the_training_goes_on() {
     assert!(contents(&project) == contents(&undisturbed));
 }
 
+/// Ten kills, each some updates after a checkpoint was written, of any of three
+/// processes: which, and when, is drawn.
+#[test]
+#[ignore = "needs MPI"]
+fn kills_at_ten_random_moments_change_nothing() {
+    let undisturbed = project(3);
+    undisturbed.run(LONGER);
+    let project = project(3);
+    for kill_number in 0..10 {
+        let drawn = spin_noise::mix(kill_number);
+        let (rank, pause) = (drawn as usize % 3, Duration::from_millis(drawn >> 32 & 0xff));
+        let (code, said, _) = disturbed(&project, 3, LONGER, |starter| {
+            std::thread::sleep(pause);
+            let ranks = ranks(starter);
+            let (_, pid) = ranks.iter().find(|(found, _)| *found == rank).unwrap_or_else(|| panic!("{ranks:?}"));
+            kill("-KILL", *pid);
+        });
+        assert!(code != Some(0), "{said}");
+        assert!(said.contains(&format!("process rank {rank}")), "{said}");
+    }
+    run(&project, 3, LONGER);
+    assert!(contents(&project) == contents(&undisturbed));
+}
+
+#[test]
+#[ignore = "needs MPI"]
+fn answers_are_generated_by_rank() {
+    let alone = one_round(1);
+    let project = project(6);
+    project.run("spin-fit --sft");
+    let said = run(&project, 3, "spin-sample --iteration 0");
+    assert_eq!(said.matches("made samples/tiny/iter-0").count(), 1, "the last one publishes: {said}");
+    let samples = |project: &Project| {
+        project.contents().into_iter().filter(|(name, _)| name.starts_with("samples/")).collect::<Vec<_>>()
+    };
+    assert!(samples(&project) == samples(&alone));
+    assert!(project.work_files("").is_empty(), "nothing is left behind: {:?}", project.work_files(""));
+}
+
 #[test]
 #[ignore = "needs MPI"]
 fn a_stop_of_one_process_is_one_of_all_and_any_number_goes_on() {
@@ -161,10 +208,10 @@ fn a_stop_of_one_process_is_one_of_all_and_any_number_goes_on() {
     undisturbed.run(LONG);
     let project = project(2);
     // Open MPI's mpirun passes this one on to all; and one process alone may hear it.
-    let (code, said, _) = disturbed(&project, |starter| kill("-USR1", starter));
+    let (code, said, _) = disturbed(&project, 2, LONG, |starter| kill("-USR1", starter));
     assert_eq!(code, Some(75), "{said}");
     assert_eq!(said.matches("run it again").count(), 1, "{said}");
-    let (code, said, _) = disturbed(&project, |starter| {
+    let (code, said, _) = disturbed(&project, 2, LONG, |starter| {
         let (_, pid) = *ranks(starter).iter().find(|(rank, _)| *rank == 1).expect("two were started");
         kill("-TERM", pid);
     });

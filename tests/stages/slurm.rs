@@ -226,3 +226,21 @@ fn a_ladder_with_every_stage_interrupted_makes_the_same() {
     };
     assert_eq!(steps.map(began_again), [true; 8], "{logs}");
 }
+
+/// The tasks of a step of `srun`, on both nodes, share the parts of a table.
+#[test]
+#[ignore = "needs Slurm"]
+fn tasks_of_a_step_generate_by_rank() {
+    let cluster = Cluster::new();
+    let site = std::fs::read_to_string(cluster.project.path("site.toml")).unwrap();
+    let sample = "[stages.sample]\ntasks = 3\nnodes = 2\nlauncher = [\"srun\", \"--mpi=none\"]\n";
+    cluster.project.write("site.toml", &(site + sample));
+    let refused = cluster.output("spin-run submit run.toml --shards 4");
+    let said = both(&refused);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("each would make the same of its 4 shards; with --shards 1 they share all parts"), "{said}");
+    cluster.run("spin-run submit run.toml --shards 1");
+    cluster.wait_for_all();
+    assert_eq!(contents(&cluster.project), undisturbed(""), "{}", cluster.logs());
+    assert!(cluster.logs().contains("the last shard publishes"), "{}", cluster.logs());
+}

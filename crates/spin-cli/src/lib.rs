@@ -29,7 +29,7 @@ use serde_json::{Map, Value, json};
 
 pub use caught::caught;
 pub use children::{program, stop_child, stop_with_parent};
-pub use launched::{Launched, launched};
+pub use launched::{Launched, launched, own_gpu};
 pub use log::{LogArgs, LogFormat, log_as_this, log_format, pass_on, say};
 pub use manual::parse;
 pub use process::{available_memory, field, peak_memory_mib, processor, resident_memory, resident_memory_mib};

@@ -112,7 +112,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
 /// A line for each part that is missing: task, part, answers, who makes it.
 fn list_missing(cli: &Cli, graph: &Graph<'_>, tasks: &[Task]) -> anyhow::Result<()> {
     for task in tasks {
-        let missing = stage::missing(graph, task, cli.shard)?;
+        let missing = stage::missing(graph, task, cli.shard()?)?;
         let rows: usize = missing.iter().map(|part| part.rows).sum();
         say(&format!("samples/{}: {} parts missing, {rows} answers", task.recipe.name, missing.len()));
         for Missing { part, rows, holder } in missing {

@@ -31,6 +31,11 @@ impl Shard {
     /// Everything in one.
     pub const WHOLE: Shard = Shard { number: 1, count: 1 };
 
+    /// That of process `rank`, from 0, of `world`.
+    pub fn of_rank(rank: usize, world: usize) -> Shard {
+        Shard { number: rank + 1, count: world }
+    }
+
     /// Whether a part is this shard's.
     pub fn has(self, part: usize) -> bool {
         part % self.count == self.number - 1
@@ -72,6 +77,7 @@ mod tests {
             let owners = (1..=7).filter(|&number| Shard { number, count: 7 }.has(part)).count();
             assert_eq!(owners, 1);
         }
+        assert_eq!(Shard::of_rank(2, 16), Shard { number: 3, count: 16 });
         assert_eq!("3/16".parse(), Ok(Shard { number: 3, count: 16 }));
         for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
             assert!(bad.parse::<Shard>().is_err(), "{bad}");

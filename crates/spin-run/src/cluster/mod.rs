@@ -60,6 +60,18 @@ pub enum ClusterError {
         /// Its command now.
         now: String,
     },
+    /// A step that several tasks would each do.
+    #[error("{step} asks for {tasks} tasks with {launcher:?} before the program, and {problem}")]
+    Tasks {
+        /// The step.
+        step: String,
+        /// How many.
+        tasks: u32,
+        /// What starts them.
+        launcher: String,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// The store, or a file beside it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,7 +81,10 @@ impl ClusterError {
     /// Whether the input is to blame.
     pub fn is_bad_input(&self) -> bool {
         match self {
-            ClusterError::Site { .. } | ClusterError::Record { .. } | ClusterError::Other { .. } => true,
+            ClusterError::Site { .. }
+            | ClusterError::Record { .. }
+            | ClusterError::Other { .. }
+            | ClusterError::Tasks { .. } => true,
             ClusterError::Store(error) => error.is_bad_input(),
         }
     }

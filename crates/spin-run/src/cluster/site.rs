@@ -225,6 +225,29 @@ impl Site {
     }
 }
 
+impl Ask {
+    /// Whether what a job of a step asks for can do it: of the programs two share
+    /// their work with others that were started with them.
+    ///
+    /// # Errors
+    /// [`ClusterError::Tasks`] where each of several tasks would do all of it.
+    pub fn check(&self, step: &Step, elements: usize) -> Result<()> {
+        let (tasks, launcher) = (self.tasks.unwrap_or(1), self.launcher.as_deref().unwrap_or_default());
+        if tasks < 2 || launcher.is_empty() {
+            return Ok(());
+        }
+        let problem = match StageName::of(step) {
+            StageName::Fit => return Ok(()),
+            StageName::Sample if elements == 0 => return Ok(()),
+            StageName::Sample => {
+                format!("each would make the same of its {elements} shards; with --shards 1 they share all parts")
+            }
+            _ => format!("{} is one process; set tasks for fit and sample alone", step.command[0]),
+        };
+        Err(ClusterError::Tasks { step: step.name.clone(), tasks, launcher: launcher.join(" "), problem })
+    }
+}
+
 const TIME: &str = "Slurm writes times as minutes, HH:MM:SS or D-HH:MM:SS";
 
 /// Memory of a process of which the plan knows nothing, in MiB.
@@ -332,6 +355,23 @@ mod tests {
         let asked = site.ask(&step(&table, Resources::default()), 1);
         assert_eq!((asked.memory, asked.time), (None, None));
         assert_eq!(site.ask(&step(&["spin-store"], Resources::default()), 1).time.as_deref(), Some("2-0"));
+    }
+
+    #[test]
+    fn several_tasks_are_for_what_shares_its_work() {
+        let check = |command: &[&str], elements: usize, launcher: &[&str]| {
+            let launcher = Some(launcher.iter().map(|word| (*word).to_owned()).collect());
+            let ask = Ask { tasks: Some(8), launcher, ..Ask::default() };
+            ask.check(&step(command, Resources::default()), elements).map_err(|error| error.to_string())
+        };
+        for fine in [check(&["spin-fit"], 0, &["srun"]), check(&["spin-sample"], 0, &["srun"])] {
+            assert_eq!(fine, Ok(()));
+        }
+        // Cores asked for as tasks, which nothing starts.
+        assert_eq!(check(&["spin-pair"], 0, &[]), Ok(()));
+        let said = check(&["spin-sample"], 16, &["srun", "-l"]).unwrap_err();
+        assert!(said.contains("s asks for 8 tasks with \"srun -l\"") && said.contains("--shards 1"), "{said}");
+        assert!(check(&["spin-bench", "eval"], 0, &["srun"]).unwrap_err().contains("spin-bench is one process"));
     }
 
     #[test]

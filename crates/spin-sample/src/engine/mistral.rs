@@ -76,7 +76,7 @@ impl Instance {
                 .with_prefix_cache_n(None);
             let builder = match options.device {
                 Device::Cpu => builder.with_force_cpu(),
-                Device::Cuda => builder.with_paged_attn(
+                Device::Cuda(number) => builder.with_device(gpu(number)?).with_paged_attn(
                     PagedAttentionMetaBuilder::default()
                         .with_gpu_memory(MemoryGpuConfig::Utilization(options.gpu_memory_utilization))
                         .build()
@@ -203,14 +203,12 @@ impl MistralEngine {
         let device = options.device;
         let (copies, batch_size) = match (device, options.batch_size) {
             (Device::Cpu, _) => (options.copies.max(1), 1),
-            (Device::Cuda, 0) => (1, BATCH),
-            (Device::Cuda, n) => (1, n),
+            (Device::Cuda(_), 0) => (1, BATCH),
+            (Device::Cuda(_), n) => (1, n),
         };
         overlooked::check(dir)?;
-        if device == Device::Cuda {
-            CandleDevice::new_cuda(0).map_err(|e| SampleError::Unsuitable {
-                problem: format!("there is no GPU for this program ({e}); give --device cpu or use a CUDA build"),
-            })?;
+        if let Device::Cuda(number) = device {
+            gpu(number)?;
         }
         let load = |_| Instance::load(dir, dtype, batch_size, options);
         Ok(MistralEngine { copies: (0..copies).map(load).collect::<Result<_>>()?, batch_size, device })
@@ -227,6 +225,13 @@ impl MistralEngine {
     }
 }
 
+/// The GPU of a number.
+fn gpu(number: usize) -> Result<CandleDevice> {
+    CandleDevice::new_cuda(number).map_err(|e| SampleError::Unsuitable {
+        problem: format!("there is no GPU {number} for this program ({e}); give --device cpu or use a CUDA build"),
+    })
+}
+
 fn is_out_of_memory(error: &SampleError) -> bool {
     let text = error.to_string().to_lowercase();
     text.contains("out of memory") || text.contains("out_of_memory")
@@ -236,7 +241,7 @@ impl Engine for MistralEngine {
     fn describe(&self) -> String {
         match self.device {
             Device::Cpu => format!("{NAME} (cpu)"),
-            Device::Cuda => format!("{NAME} (cuda)"),
+            Device::Cuda(_) => format!("{NAME} (cuda)"),
         }
     }
 

@@ -87,8 +87,8 @@ pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
-    /// The first GPU that `CUDA_VISIBLE_DEVICES` leaves.
-    Cuda,
+    /// The GPU of this number, from 0, of those that `CUDA_VISIBLE_DEVICES` leaves.
+    Cuda(usize),
 }
 
 /// How much memory keys and values may take on the CPU.
@@ -137,7 +137,7 @@ pub fn load(dir: &Path, dtype: Dtype, options: &EngineOptions) -> Result<Box<dyn
     let cannot = |problem: &str| SampleError::Unsuitable { problem: problem.into() };
     let cached = || CachedEngine::load(dir, dtype, options.batch_size, options.memory);
     match (options.kind, options.device) {
-        (EngineKind::SpinModel, Device::Cuda) => Err(cannot("the engine spin-model computes on the CPU only")),
+        (EngineKind::SpinModel, Device::Cuda(_)) => Err(cannot("the engine spin-model computes on the CPU only")),
         (EngineKind::SpinModel, Device::Cpu) if dtype == Dtype::F16 => {
             Err(cannot("the engine spin-model computes in f32 and bf16 only"))
         }

@@ -50,16 +50,17 @@ pub struct Cli {
     /// Element type of --model's weights: f32, bf16 or f16; as for spin-bench eval
     #[arg(long, requires = "model", default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// Make only this share of the parts, e.g. 3/16; the rows are the same
-    #[arg(long, value_name = "K/N", default_value = "1/1")]
-    pub shard: Shard,
+    /// Make only this share of the parts, e.g. 3/16; the rows are the same. By default all
+    /// of them, or, of several processes that mpirun or srun started, each its share
+    #[arg(long, value_name = "K/N")]
+    shard: Option<Shard>,
     /// List the parts that are missing on standard output, and make none
     #[arg(long)]
     pub missing: bool,
-    /// Where mistral.rs computes: cpu, or cuda for the first of
-    /// CUDA_VISIBLE_DEVICES
-    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
-    device: String,
+    /// Where mistral.rs computes: cpu, cuda:N for one of CUDA_VISIBLE_DEVICES, or cuda
+    /// for the first, or for each of several processes its own
+    #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cpu", value_parser = Place::parse)]
+    device: Place,
     /// Answers in one batch, at most; 0 for a default. On a GPU 1 makes the
     /// answers exact, slowly; on the CPU the rows are the same with any
     #[arg(long, default_value_t = 0)]
@@ -77,6 +78,41 @@ pub struct Cli {
     engines: usize,
     #[command(flatten)]
     pub log: spin_cli::LogArgs,
+}
+
+/// Where mistral.rs is to compute.
+#[derive(Clone, Copy)]
+enum Place {
+    Cpu,
+    /// On a GPU, or on this process's own of several.
+    Gpu,
+    /// On the GPU of this number.
+    ThisGpu(usize),
+}
+
+const GIVE: &str = "give cpu, cuda or cuda:N";
+
+impl Place {
+    fn parse(text: &str) -> Result<Place, String> {
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Place::Cpu),
+            None if text == "cuda" => Ok(Place::Gpu),
+            Some(("cuda", number)) => number.parse().map(Place::ThisGpu).map_err(|_| GIVE.into()),
+            _ => Err(GIVE.into()),
+        }
+    }
+
+    fn device(self) -> Device {
+        match self {
+            Place::Cpu => Device::Cpu,
+            Place::ThisGpu(number) => Device::Cuda(number),
+            Place::Gpu => {
+                let local = spin_cli::launched().and_then(|launched| launched.local_rank).unwrap_or(0);
+                let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+                Device::Cuda(spin_cli::own_gpu(local, visible.as_deref()))
+            }
+        }
+    }
 }
 
 /// Paths of flags count from where the user is.
@@ -108,8 +144,26 @@ impl Cli {
     }
 
     /// What computes.
-    pub fn device(&self) -> &str {
-        &self.device
+    pub fn device(&self) -> &'static str {
+        match self.device {
+            Place::Cpu => "cpu",
+            Place::Gpu | Place::ThisGpu(_) => "cuda",
+        }
+    }
+
+    /// Which share of the parts this process makes.
+    pub fn shard(&self) -> anyhow::Result<Shard> {
+        if let Some(shard) = self.shard {
+            return Ok(shard);
+        }
+        let Some(launched) = spin_cli::launched() else { return Ok(Shard::WHOLE) };
+        let rank = launched.rank.filter(|rank| *rank < launched.world).with_context(|| {
+            format!(
+                "{} says that {} processes were started, and nothing says which of them this is; give each its --shard",
+                launched.variable, launched.world
+            )
+        })?;
+        Ok(Shard::of_rank(rank, launched.world))
     }
 
     /// How the engine is to run.
@@ -120,7 +174,7 @@ impl Cli {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let engine = EngineOptions {
             kind: EngineKind::Auto,
-            device: if self.device == "cuda" { Device::Cuda } else { Device::Cpu },
+            device: self.device.device(),
             batch_size: self.batch_size,
             copies: if self.engines == 0 { (2 * cores).min(8) } else { self.engines },
             memory: match self.cache_mib {
@@ -129,7 +183,7 @@ impl Cli {
             },
             gpu_memory_utilization: self.gpu_memory_utilization,
         };
-        Ok(Options { shard: self.shard, engine, processor: spin_cli::processor() })
+        Ok(Options { shard: self.shard()?, engine, processor: spin_cli::processor() })
     }
 
     /// Which model answers.

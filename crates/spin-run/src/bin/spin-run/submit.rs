@@ -76,6 +76,10 @@ pub fn submit(args: &Args) -> anyhow::Result<Exit> {
         keep_shares(&jobs, step)?;
     }
     let needed = need::steps(&plan, &survey);
+    for (step, _) in plan.steps.iter().zip(&needed).filter(|(_, needed)| **needed) {
+        let elements = need::elements(step).len();
+        site.ask(step, elements).check(step, elements)?;
+    }
     let mut ids: Vec<Vec<String>> = vec![Vec::new(); plan.steps.len()];
     let mut count = 0;
     for (index, step) in plan.steps.iter().enumerate().filter(|(index, _)| needed[*index]) {
