@@ -99,6 +99,6 @@ exports STORE PAIRS MODEL PYTHON="python3": build
 scale: build
     docs/scale.sh > docs/scale.md
 
-# Measure against the peer, into docs/bench: `just bench fit|score|sample|pair|store [PYTHON] [FLAGS]`; PYTHON has torch, transformers and, for the first two, trl or lm_eval; for pair pandas and datasets
+# Measure against the peer, into docs/bench: `just bench fit|score|sample|bf16|pair|store [PYTHON] [FLAGS]`; PYTHON has torch, transformers and, for the first two, trl or lm_eval; for pair pandas and datasets
 bench WHAT PYTHON="python3" *FLAGS: build
     tests/bench/run.sh {{ WHAT }} {{ PYTHON }} {{ FLAGS }}

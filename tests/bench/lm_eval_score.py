@@ -1,8 +1,8 @@
-"""lm-evaluation-harness's side of the scoring benchmark, on the CPU in float32.
+"""lm-evaluation-harness's side of the scoring benchmark, on the CPU.
 
     python tests/bench/lm_eval_score.py --model DIR --data ../shared/benchmarks
         --task arc_challenge [--docs 50] [--num-fewshot 25] [--batch-size 4]
-        [--threads 2] [--keep-memory]
+        [--threads 2] [--keep-memory] [--dtype bfloat16]
 
 prints one line of JSON:
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-memory", action="store_true")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
@@ -61,7 +62,7 @@ def main() -> None:
     tasks = harness.expand([arguments.task], arguments.data, every_subject=True)
     names = [name for name, _ in tasks]
     shots = tasks[0][1] if arguments.num_fewshot is None else arguments.num_fewshot
-    lm = harness.load_model(arguments.model, arguments.batch_size)
+    lm = harness.load_model(arguments.model, arguments.batch_size, dtype=arguments.dtype)
     results, seconds = harness.simple_evaluate(
         lm,
         names,
@@ -90,6 +91,7 @@ def main() -> None:
             "batch_size": arguments.batch_size,
             "threads": arguments.threads,
             "keep_memory": arguments.keep_memory,
+            "dtype": arguments.dtype,
         },
         "versions": harness.versions(),
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure against the peer: tests/bench/run.sh fit|score|sample|pair|store PYTHON [FLAGS], from the project's directory.
+# Measure against the peer: tests/bench/run.sh fit|score|sample|bf16|pair|store PYTHON [FLAGS], from the project's directory.
 set -euo pipefail
 what=$1 python=$2
 shift 2
@@ -21,8 +21,15 @@ case "$what" in
         data=target/bench-score
         prepare=(tests/bench/prepare_score.py "$data/model" --text ../shared/benchmarks)
         peer=tests/bench/transformers_generate.py ;;
+    bf16)
+        # On what the others made.
+        [ -e target/bench-fit/model/config.json ] && [ -e target/bench-score/sample-prompts.json ] || {
+            echo "run the benchmarks fit and sample first, whose data this one takes" >&2
+            exit 2
+        }
+        exec bench-bf16 --fit target/bench-fit --prompts target/bench-score/sample-prompts.json --out docs/bench "$@" ;;
     *)
-        echo "there is no benchmark $what; there are fit, score, sample, pair and store" >&2
+        echo "there is no benchmark $what; there are fit, score, sample, bf16, pair and store" >&2
         exit 2 ;;
 esac
 [ -e "$data/model/config.json" ] || "$python" "${prepare[@]}"

@@ -1,9 +1,9 @@
-"""transformers' side of the generation benchmark, on the CPU in float32.
+"""transformers' side of the generation benchmark, on the CPU.
 
     python tests/bench/transformers_generate.py SPEC.json
 
 SPEC is what `bench-sample` writes: model, prompts (a JSON file of token ids), count,
-new_tokens, batch_size, threads, temperature. Prompts are padded on the left, in the order
+new_tokens, batch_size, threads, temperature, dtype (f32 or bf16). Prompts are padded on the left, in the order
 of their lengths, so that padding is least; tokens are drawn from the whole distribution.
 Prints one line of JSON: seconds (in `generate`), tokens, peak_rss_bytes (loading
 included), versions.
@@ -29,7 +29,8 @@ def main() -> None:
     every = max(len(prompts) // max(spec["count"], 1), 1)
     prompts = prompts[::every][: spec["count"]]
     prompts.sort(key=len, reverse=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32)
+    dtype = torch.bfloat16 if spec.get("dtype") == "bf16" else torch.float32
+    model = transformers.AutoModelForCausalLM.from_pretrained(spec["model"], dtype=dtype)
     model.eval()
     # The model has no end: every answer has its full length.
     sampled = {"do_sample": True, "temperature": spec["temperature"], "top_k": 0, "top_p": 1.0}

@@ -1,4 +1,4 @@
-"""TRL's side of the benchmark: a few steps of DPOTrainer on the CPU in float32.
+"""TRL's side of the benchmark: a few steps of DPOTrainer on the CPU.
 
     python tests/bench/trl_dpo.py SPEC.json
 
@@ -19,6 +19,7 @@ prints one line of JSON. SPEC is an object with
     keep_memory             default false; see below
     answers_only            default false; see below
     compile                 torch.compile, default false
+    dtype                   "f32" (default), or "bf16": f32 weights under torch's autocast
 
 The rows of the file are taken in their order, batch_size * max_steps of them, again
 from the start if there are too few. The reference's log-probabilities are computed
@@ -96,10 +97,10 @@ def forget_peak() -> bool:
     return True
 
 
-def matmul_gflops() -> float:
+def matmul_gflops(dtype: torch.dtype) -> float:
     """Of [1024, 512] x [512, 1376], the feed-forward layer of the benchmark's model."""
-    a, b = torch.randn(1024, 512), torch.randn(512, 1376)
-    out = torch.empty(1024, 1376)
+    a, b = torch.randn(1024, 512).to(dtype), torch.randn(512, 1376).to(dtype)
+    out = torch.empty(1024, 1376, dtype=dtype)
     for _ in range(10):
         torch.mm(a, b, out=out)
     rates = []
@@ -129,7 +130,8 @@ class Clock(TrainerCallback):
 
 
 torch.set_num_threads(SPEC["threads"])
-gflops = matmul_gflops()
+bf16 = SPEC.get("dtype", "f32") == "bf16"
+gflops = matmul_gflops(torch.bfloat16 if bf16 else torch.float32)
 
 before_load = memory("VmRSS")
 model = AutoModelForCausalLM.from_pretrained(
@@ -166,7 +168,7 @@ with tempfile.TemporaryDirectory() as scratch:
         warmup_steps=SPEC.get("warmup_steps", 0),
         beta=SPEC.get("beta", 0.1),
         weight_decay=0.0,
-        bf16=False,
+        bf16=bf16,
         torch_compile=SPEC.get("compile", False),
         use_cpu=True,
         dataloader_pin_memory=False,

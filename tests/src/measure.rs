@@ -1,7 +1,9 @@
 //! What the benchmarks share: the machine, memory, medians.
 
 use anyhow::Context;
+use candle_core::DType;
 use serde_json::{Value, json};
+use spin_run::run::Dtype;
 
 /// The middle of some values; NaN of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
@@ -9,6 +11,15 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     match values.len() {
         0 => f64::NAN,
         n => (values[(n - 1) / 2] + values[n / 2]) / 2.0,
+    }
+}
+
+/// As candle calls it.
+pub fn element(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
     }
 }
 

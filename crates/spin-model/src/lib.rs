@@ -38,6 +38,7 @@ pub use batch::Batch;
 pub use config::{
     Activation, Architecture, LayerConfig, ModelConfig, RopeConfig, RopeScaling, SUPPORTED_ARCHITECTURES,
 };
+pub use cpu::bf16_square;
 pub use error::{Error, Result};
 pub use generate::{Generator, Sequence, StepInput};
 pub use gradients::{CHUNK, GradientValues, Gradients, clip_factor, never_reached, squares};

@@ -30,6 +30,7 @@ pub(crate) use cached::{LayerCache, Part};
 pub(crate) use growing::GrowingDecoder;
 pub(crate) use math::exp;
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
+pub use rounded::bf16_square;
 pub(crate) use scores::score_row;
 pub(crate) use scoring::TreePass;
 

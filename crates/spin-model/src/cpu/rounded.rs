@@ -308,6 +308,15 @@ pub(super) fn matmul(out: MatrixMut<'_>, a: Factor<'_>, b: Factor<'_>, write: Wr
     }
 }
 
+/// The square of a matrix `[size, size]`, as products of bf16 numbers are made on
+/// the CPU: to measure how fast they can be.
+pub fn bf16_square(matrix: &[half::bf16], size: usize) -> Vec<f32> {
+    let factor = Factor::new(Numbers::Bf16(matrix), size, size);
+    let mut out = vec![0.0; size * size];
+    matmul(MatrixMut::new(&mut out, size, size), factor, factor, Write::Over);
+    out
+}
+
 /// `out` = (or +=) `a` `b`, both rounded where `weight` is kept so: as products with
 /// that weight are.
 pub(super) fn matmul_as(weight: Numbers<'_>, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, write: Write) {

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use spin_run::run::Dtype;
 
 /// A measurement, for either side; `trl_dpo.py` says what the fields mean.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +22,13 @@ pub struct Spec {
     pub keep_memory: bool,
     /// spin-fit only: a pair's prompt is computed once.
     pub share_prompts: bool,
+    /// Element type of products with weights; masters, sums and the rest are f32.
+    pub dtype: Dtype,
+    /// spin-fit only: the reference's log-probabilities are wanted.
+    #[serde(default)]
+    pub reference: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
 }
 
 /// Whose measurement.
@@ -60,6 +68,9 @@ impl Bench {
             gradient_checkpointing: true,
             keep_memory: false,
             share_prompts: true,
+            dtype: Dtype::F32,
+            reference: false,
+            learning_rate: None,
         }
     }
 
@@ -78,7 +89,7 @@ impl Bench {
                 command
             }
         };
-        eprintln!("{part}: {side:?}, {} tokens, {} pairs", spec.length, spec.batch_size);
+        eprintln!("{part}: {side:?}, {}, {} tokens, {} pairs", spec.dtype, spec.length, spec.batch_size);
         let output = command.arg(file.path()).output().with_context(|| format!("{command:?}"))?;
         anyhow::ensure!(
             output.status.success(),
@@ -95,6 +106,11 @@ impl Bench {
         Ok(Measured { side, part, spec, result })
     }
 }
+
+/// The comparison with products in bf16: of spin-fit with `dtype = "bf16"`, of TRL
+/// with `bf16=True`, torch's autocast over f32 weights, and an allocator that keeps
+/// memory.
+pub const BF16: &str = "comparison, bf16";
 
 /// Lengths of the first growth curve, at two pairs a step.
 const LENGTHS: [usize; 5] = [128, 256, 512, 1024, 2048];
@@ -114,7 +130,9 @@ pub fn run(bench: &Bench, turns: usize, short: bool) -> anyhow::Result<Vec<Measu
             (Side::SpinFit, "comparison", spec.clone()),
             (Side::Trl, "comparison", spec.clone()),
             (Side::Trl, "comparison, TRL with an allocator that keeps memory", quick),
-            (Side::SpinFit, "comparison, prompts not shared", Spec { share_prompts: false, ..spec }),
+            (Side::SpinFit, "comparison, prompts not shared", Spec { share_prompts: false, ..spec.clone() }),
+            (Side::SpinFit, BF16, Spec { dtype: Dtype::Bf16, ..spec.clone() }),
+            (Side::Trl, BF16, Spec { dtype: Dtype::Bf16, keep_memory: true, ..spec }),
         ];
         if turn % 2 == 1 {
             sides.reverse();

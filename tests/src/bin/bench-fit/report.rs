@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use spin_tests::measure::{machine, median};
 
-use crate::plan::{Measured, Side};
+use crate::plan::{BF16, Measured, Side};
 
 /// The median over the turns of a part.
 fn figure(all: &[Measured], part: &str, side: Side, key: &str) -> f64 {
@@ -38,6 +38,8 @@ pub fn write(all: &[Measured], out: &Path) -> anyhow::Result<()> {
         "tokens_per_second, prompts not shared, TRL with an allocator that keeps memory":
             figure(all, "comparison, prompts not shared", Side::SpinFit, SPEED) / figure(all, quick, Side::Trl, SPEED),
         "peak_memory": ratio(MEMORY),
+        "bf16, tokens_per_second": figure(all, BF16, Side::SpinFit, SPEED) / figure(all, BF16, Side::Trl, SPEED),
+        "bf16, spin-fit by spin-fit in f32": figure(all, BF16, Side::SpinFit, SPEED) / figure(all, "comparison", Side::SpinFit, SPEED),
         "share_of_matmul_peak": figure(all, "comparison", Side::SpinFit, "share_of_peak"),
         "largest_difference_of_losses": apart,
     });
@@ -61,7 +63,7 @@ fn markdown(all: &[Measured], document: &Value) -> String {
     let mut text = String::from(
         "# spin-fit against TRL's DPOTrainer on the CPU\n\n\
          Written by `just bench fit`. Both sides train the same Llama-shaped model (hidden 512, 8 layers, vocabulary \
-         32,000, random weights) in f32 on the same pairs of real text, half of each sequence prompt, with RMSProp, \
+         32,000, random weights) in f32, or with products in bf16 where that is said (TRL: torch's autocast, with an allocator that keeps memory), on the same pairs of real text, half of each sequence prompt, with RMSProp, \
          activation checkpointing and reference log-probabilities computed beforehand, in processes of their own, in \
          turns. Tokens count prompt and answer of both sequences of a pair for both sides. Memory is the highest \
          resident set during training.\n\n",

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde_json::{Value, json};
 use spin_fit::batches::Limit;
 use spin_fit::data::{Example, Opponent};
 use spin_fit::learner::Learner;
 use spin_fit::{metrics::flops, reference};
 use spin_model::{CausalLm, ModelConfig};
-use spin_run::run::FitConfig;
-use spin_tests::measure::memory;
+use spin_run::run::{Dtype, FitConfig};
+use spin_tests::measure::{element, memory};
 
 use crate::plan::Spec;
 
@@ -69,10 +69,10 @@ fn performed_flops(config: &ModelConfig, spec: &Spec, rows: &[Example]) -> f64 {
 
 /// The machine's ceiling: the best square product of about half a second of
 /// them. Measured before and after, as machines have better and worse moments.
-fn ceiling() -> anyhow::Result<f64> {
+fn ceiling(dtype: Dtype) -> anyhow::Result<f64> {
     let mut best = 0.0_f64;
     for _ in 0..40 {
-        best = best.max(flops::measure_peak(&Device::Cpu, DType::F32)?);
+        best = best.max(flops::measure_peak(&Device::Cpu, element(dtype))?);
     }
     Ok(best)
 }
@@ -82,8 +82,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     // As the program does.
     spin_cli::keep_freed_memory();
     rayon::ThreadPoolBuilder::new().num_threads(spec.threads).build_global()?;
-    let before = ceiling()?;
-    let model = CausalLm::load(&spec.model, &Device::Cpu, DType::F32)?
+    let before = ceiling(spec.dtype)?;
+    let model = CausalLm::load(&spec.model, &Device::Cpu, element(spec.dtype))?
         .with_recompute(usize::from(spec.gradient_checkpointing))
         .with_shared_prompts(spec.share_prompts);
     let mut rows = examples(&spec)?;
@@ -92,11 +92,18 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
     let logps = reference::logps(&model, &groups, Limit::new(spec.batch_size, 0))?;
     let prepare_seconds = start.elapsed().as_secs_f64();
+    // Of each answer, by token.
+    let reference: Vec<f64> = rows
+        .iter()
+        .zip(&logps)
+        .flat_map(|(row, logps)| row.answers().zip(logps).map(|(answer, logp)| logp / answer.len() as f64))
+        .collect();
     for (row, logps) in rows.iter_mut().zip(logps) {
         let opponent = row.opponent.as_mut().context("made above")?;
         (opponent.ref_real, opponent.ref_generated) = (logps[0], logps[1]);
     }
-    let config = FitConfig { micro_batch_size: spec.batch_size, ..FitConfig::default() };
+    let mut config = FitConfig { micro_batch_size: spec.batch_size, ..FitConfig::default() };
+    config.learning_rate = spec.learning_rate.unwrap_or(config.learning_rate);
     let model_flops = flops::ModelFlops::new(&model);
     let mut learner = Learner::new(model.clone(), &config, 1)?;
     // VmHWM starts again from what is resident now.
@@ -114,7 +121,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         used.push(model_flops.of_rows(&update) / time);
     }
     let resident = memory("VmHWM")?;
-    let peak = before.max(ceiling()?);
+    let peak = before.max(ceiling(spec.dtype)?);
     let tokens = 2 * spec.batch_size * spec.length;
     let median = |values: &[f64]| {
         let mut values = if values.len() > 1 { values[1..].to_vec() } else { values.to_vec() };
@@ -130,6 +137,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         "peak_resident": resident,
         "peak_resident_training": separate_peak.then_some(resident),
         "prepare_seconds": prepare_seconds,
+        "reference_logps_per_token": spec.reference.then_some(reference),
         "matmul_gflops": peak / 1e9,
         "share_of_peak": median(&shares) / peak,
         "model_flops_utilisation": median(&used) / peak,

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use spin_run::run::Dtype;
 use spin_text::{Codec, Message, TemplateChoice};
 
 /// Who generates.
@@ -40,6 +41,8 @@ pub struct Spec {
     pub temperature: f64,
     /// Where the answers' ids go, if anywhere.
     pub answers: Option<PathBuf>,
+    /// Element type of products with weights.
+    pub dtype: Dtype,
 }
 
 /// A measurement with its result.
@@ -107,6 +110,7 @@ impl Bench {
             threads: self.threads,
             temperature: 1.0,
             answers: None,
+            dtype: Dtype::F32,
         }
     }
 
@@ -131,8 +135,9 @@ impl Bench {
         let result: Value = serde_json::from_str(line).with_context(|| format!("{:?}: {line}", spec.side))?;
         let figure = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
         eprintln!(
-            "{part}: {:?}, {} prompts, batch {}: {:.0} tokens/s, {:.1} s, {:.2} GiB",
+            "{part}: {:?}, {}, {} prompts, batch {}: {:.0} tokens/s, {:.1} s, {:.2} GiB",
             spec.side,
+            spec.dtype,
             spec.count,
             spec.batch_size,
             figure("tokens") / figure("seconds"),
@@ -180,6 +185,9 @@ pub fn run(bench: &Bench, turns: usize) -> anyhow::Result<Vec<Measured>> {
     for _ in 0..turns {
         measured.push(bench.measure("comparison", bench.spec(Side::SpinModel, all, 0))?);
         measured.push(bench.measure("comparison", bench.spec(Side::Transformers, all, best))?);
+        for (side, batch) in [(Side::SpinModel, 0), (Side::Transformers, best)] {
+            measured.push(bench.measure("bf16", Spec { dtype: Dtype::Bf16, ..bench.spec(side, all, batch) })?);
+        }
     }
     Ok(measured)
 }

@@ -42,6 +42,9 @@ pub fn write(bench: &Bench, all: &[Measured], out: &Path) -> anyhow::Result<()> 
         "tokens_per_second_to_mistralrs_queued": ours / queued,
         "tokens_per_second_to_mistralrs_one_at_a_time": ours / single,
         "peak_memory_to_transformers": our_memory / peer_memory,
+        "bf16_tokens_per_second_to_transformers":
+            figure(all, "bf16", Side::SpinModel, speed) / figure(all, "bf16", Side::Transformers, speed),
+        "bf16_tokens_per_second_to_f32": figure(all, "bf16", Side::SpinModel, speed) / ours,
     });
     let mut sorted = bench.lengths.clone();
     sorted.sort_unstable();
@@ -98,6 +101,8 @@ pub fn write(bench: &Bench, all: &[Measured], out: &Path) -> anyhow::Result<()> 
     };
     row("spin-sample (engine spin-model)", "comparison", Side::SpinModel)?;
     row("transformers `generate`", "comparison", Side::Transformers)?;
+    row("spin-sample, bf16", "bf16", Side::SpinModel)?;
+    row("transformers `generate`, bf16", "bf16", Side::Transformers)?;
     row("spin-sample (engine mistralrs): one sequence per copy", "mistralrs", Side::Mistralrs)?;
     row("mistral.rs 0.8.1, everything queued at once", "mistralrs", Side::MistralrsQueued)?;
     writeln!(

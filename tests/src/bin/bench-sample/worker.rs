@@ -39,12 +39,9 @@ pub fn run(spec: &Path) -> anyhow::Result<()> {
     let links = tempfile::tempdir()?;
     let start = Instant::now();
     let engine: Box<dyn Engine> = match spec.side {
-        Side::SpinModel => Box::new(CachedEngine::load(
-            &spec.model,
-            spin_run::run::Dtype::F32,
-            spec.batch_size,
-            Memory::Bytes(8 << 30),
-        )?),
+        Side::SpinModel => {
+            Box::new(CachedEngine::load(&spec.model, spec.dtype, spec.batch_size, Memory::Bytes(8 << 30))?)
+        }
         Side::Mistralrs | Side::MistralrsQueued => Box::new(mistral(&spec, links.path())?),
         Side::Transformers => anyhow::bail!("transformers is not in this program"),
     };

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use spin_run::run::Dtype;
 
 /// A measurement, for either side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct Spec {
     pub batch_size: usize,
     /// The harness only: malloc keeps what it has.
     pub keep_memory: bool,
+    /// Element type of products with weights.
+    pub dtype: Dtype,
 }
 
 /// Whose measurement.
@@ -69,6 +72,7 @@ impl Bench {
             threads: self.threads,
             batch_size: 1,
             keep_memory: true,
+            dtype: Dtype::F32,
         }
     }
 
@@ -86,6 +90,9 @@ impl Bench {
                 command.arg(&self.peer).arg("--model").arg(&spec.model).arg("--data").arg(&spec.data);
                 command.args(["--task", &spec.task, "--docs", &spec.docs.to_string()]);
                 command.args(["--threads", &spec.threads.to_string(), "--batch-size", &spec.batch_size.to_string()]);
+                if spec.dtype == Dtype::Bf16 {
+                    command.args(["--dtype", "bfloat16"]);
+                }
                 if let Some(shots) = spec.shots {
                     command.args(["--num-fewshot", &shots.to_string()]);
                 }
@@ -95,7 +102,8 @@ impl Bench {
                 command
             }
         };
-        eprintln!("{part}: {side:?}, {}, {} documents, batch {}", spec.task, spec.docs, spec.batch_size);
+        let Spec { task, docs, batch_size, dtype, .. } = &spec;
+        eprintln!("{part}: {side:?}, {dtype}, {task}, {docs} documents, batch {batch_size}");
         let output = command.output().with_context(|| format!("{command:?}"))?;
         anyhow::ensure!(
             output.status.success(),
@@ -145,6 +153,7 @@ pub fn run(bench: &Bench, turns: usize, short: bool) -> anyhow::Result<Vec<Measu
             }
             for side in sides {
                 all.push(bench.measure(side, "comparison", spec.clone())?);
+                all.push(bench.measure(side, "bf16", Spec { dtype: Dtype::Bf16, ..spec.clone() })?);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use spin_run::run::Dtype;
 use spin_tests::measure::{machine, median};
 
 use crate::plan::{Measured, Side, TASKS};
@@ -27,7 +28,8 @@ fn figure(all: &[Measured], part: &str, side: Side, task: &str, value: impl Fn(&
 /// The machine's ceiling: the best of those measured before each run, as
 /// machines have better and worse moments.
 fn peak(all: &[Measured]) -> f64 {
-    all.iter().map(|m| number(m, "matmul_gflops")).filter(|peak| !peak.is_nan()).fold(0.0, f64::max)
+    let own = all.iter().filter(|m| m.spec.dtype == Dtype::F32);
+    own.map(|m| number(m, "matmul_gflops")).filter(|peak| !peak.is_nan()).fold(0.0, f64::max)
 }
 
 /// Largest difference of the two sides' metrics on a task.
@@ -45,6 +47,11 @@ fn apart(all: &[Measured], task: &str) -> f64 {
     .fold(0.0, |a: f64, b| if b.is_nan() { f64::NAN } else { a.max(b) })
 }
 
+/// Documents per second in bf16.
+fn bf16(all: &[Measured], task: &str, side: Side) -> f64 {
+    figure(all, "bf16", side, task, speed)
+}
+
 pub fn write(all: &[Measured], out: &Path) -> anyhow::Result<()> {
     let mut ratios = Map::new();
     for (task, _) in TASKS {
@@ -60,6 +67,8 @@ pub fn write(all: &[Measured], out: &Path) -> anyhow::Result<()> {
                 "tokens_given_by_computed": shared("tokens_given") / shared("tokens_computed"),
                 "products_share_of_matmul_peak": shared("products_gflops") / peak(all),
                 "largest_difference_of_metrics": apart(all, task),
+                "bf16_documents_per_second": bf16(all, task, Side::SpinBench) / bf16(all, task, Side::Harness),
+                "bf16_documents_per_second_to_f32": bf16(all, task, Side::SpinBench) / own(Side::SpinBench, speed),
             }),
         );
     }
@@ -118,6 +127,16 @@ fn markdown(all: &[Measured], document: &Value) -> String {
          of 256 documents. The last column but one counts the products with weights alone, without attention and \
          everything else that time is spent on.\n",
     );
+    text.push_str(
+        "\n## bf16\n\nThe same with `dtype = \"bf16\"` and the harness's `dtype=bfloat16`, at the batch size that is \
+         best in f32.\n\n| task | harness, documents/s | spin-bench, documents/s | ratio | spin-bench, bf16 by f32 |\n\
+         |---|---|---|---|---|\n",
+    );
+    for (task, _) in TASKS {
+        let [theirs, ours] = [Side::Harness, Side::SpinBench].map(|side| bf16(all, task, side));
+        let f32 = figure(all, "comparison", Side::SpinBench, task, speed);
+        let _ = writeln!(text, "| {task} | {theirs:.2} | {ours:.2} | **{:.1}** | {:.2} |", ours / theirs, ours / f32);
+    }
     for (part, title) in [
         ("documents", "## Growth with documents (MMLU, one subject, 5-shot)"),
         ("shots", "## Growth with examples (ARC-Challenge, 8 documents)"),

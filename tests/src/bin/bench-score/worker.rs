@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde_json::json;
 use spin_bench::harness::evaluator::Evaluator;
 use spin_bench::harness::registry::Registry;
@@ -14,7 +14,7 @@ use spin_run::graph::{Graph, ModelId, Product};
 use spin_run::import;
 use spin_run::run::{EvalConfig, Init, ModelSource, RunFile};
 use spin_store::{Context, Outcome, Store};
-use spin_tests::measure::memory;
+use spin_tests::measure::{element, memory};
 
 use crate::plan::Spec;
 
@@ -25,13 +25,14 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(spec.threads).build_global()?;
     let mut ceiling = 0.0_f64;
     for _ in 0..20 {
-        ceiling = ceiling.max(flops::measure_peak(&Device::Cpu, DType::F32)?);
+        ceiling = ceiling.max(flops::measure_peak(&Device::Cpu, element(spec.dtype))?);
     }
     let dir = tempfile::tempdir()?;
     let eval = EvalConfig {
         data: std::path::absolute(&spec.data)?,
         limit: spec.docs,
         num_fewshot: spec.shots,
+        dtype: spec.dtype,
         ..EvalConfig::default()
     };
     let model = ModelSource { path: std::path::absolute(&spec.model)?, init: Init::Pretrained };
