@@ -17,7 +17,7 @@ build:
 # Build all programs for NVIDIA GPUs into a target directory of its own; needs nvcc, and CUDA_COMPUTE_CAP (90 for an H100) where no GPU is
 build-cuda *FLAGS:
     @command -v nvcc > /dev/null || { echo "just build-cuda: no nvcc on PATH; install a CUDA toolkit (12.x or 13.0 to 13.2)" >&2; exit 1; }
-    cargo build --release --workspace --config .cargo/tight.toml --features spin-sample/cuda,spin-fit/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
+    cargo build --release --workspace --config .cargo/tight.toml --features spin-sample/cuda,spin-fit/cuda,spin-tests/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
     @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store,run}
 
 # Learn to pronounce words from nothing, play three rounds of self-play, show what came of it (2 to 4 minutes on 2 cores)
@@ -98,6 +98,15 @@ exports STORE PAIRS MODEL PYTHON="python3": build
 # Write docs/scale.md: what trainings of 1B to 70B take on 1, 8 and 64 GPUs, on paper
 scale: build
     docs/scale.sh > docs/scale.md
+
+# Check what a GPU computes against the CPU, and how fast, into docs/bench/gpu.json: 15 minutes; without a GPU, or without nvcc to build for it, the CPU's part, and exit code 3
+gpu-check *FLAGS:
+    if command -v nvcc > /dev/null; then just build-cuda; dir="{{ cuda_target }}/release"; else just build; dir="{{ bin }}"; fi; \
+        "$dir/gpu-check" --out docs/bench/gpu.json {{ FLAGS }}
+
+# Pack that check, built for NVIDIA GPUs, for a machine that has a driver and nothing else
+gpu-pack OUT="target/spin-gpu.tar.xz": build-cuda
+    tests/gpu-pack.sh "{{ cuda_target }}/release" {{ OUT }}
 
 # Measure against the peer, into docs/bench: `just bench fit|score|sample|bf16|pair|store [PYTHON] [FLAGS]`; PYTHON has torch, transformers and, for the first two, trl or lm_eval; for pair pandas and datasets
 bench WHAT PYTHON="python3" *FLAGS: build

@@ -226,7 +226,9 @@ fn a_manifest_says_by_what_it_was_made() {
     let store = Store::open_existing(&project.path("store")).unwrap();
     let model = store.get(&"model/tiny/iter-0".parse().unwrap()).unwrap();
     let m = &model.manifest;
-    for key in ["commit", "cargo_lock", "compiler", "processor", "device", "threads", "seconds", "peak_memory_mib"] {
+    for key in
+        ["commit", "cargo_lock", "compiler", "processor", "device", "features", "threads", "seconds", "peak_memory_mib"]
+    {
         assert!(m.environment.contains_key(key), "no {key}");
     }
     assert_eq!(m.environment["run_file"]["keys"]["seed"], m.params["seed"]);

@@ -165,7 +165,7 @@ fn score(args: &Cli) -> anyhow::Result<Exit> {
     let screen = Screen::new(format!("scores/{}/{id}", run.run), "rows");
     let holder = spin_cli::whoami();
     let context = Context {
-        environment: &|| run.noted(spin_cli::environment()),
+        environment: &|| run.noted(spin_cli::environment(&[])),
         holder: &holder,
         watch: &screen,
         ..Context::silent(&store)

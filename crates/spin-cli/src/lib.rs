@@ -18,7 +18,7 @@ mod units;
 mod watchdog;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -235,9 +235,30 @@ pub fn now() -> String {
 /// What Slurm says of a job, by its key in records.
 const SLURM: [(&str, &str); 2] = [("slurm_job_id", "SLURM_JOB_ID"), ("slurm_array_task_id", "SLURM_ARRAY_TASK_ID")];
 
-/// Facts about this process for a manifest's `environment`.
-pub fn environment() -> Map<String, Value> {
+/// The machine's NVIDIA GPUs, as their driver calls them.
+pub fn gpus() -> Vec<String> {
+    process::gpus(Path::new("/proc/driver/nvidia/gpus"))
+}
+
+/// Those of a program's Cargo features that it was built with, of the features
+/// named, which its package must have.
+#[macro_export]
+macro_rules! features {
+    ($($name:literal),* $(,)?) => {
+        &[$((cfg!(feature = $name), $name)),*]
+    };
+}
+
+/// Facts about this process for a manifest's `environment`; `features` is
+/// [`features!`].
+pub fn environment(features: &[(bool, &str)]) -> Map<String, Value> {
     let mut map = Map::new();
+    let features: Vec<&str> = features.iter().filter(|(is_on, _)| *is_on).map(|(_, name)| *name).collect();
+    map.insert("features".into(), json!(features));
+    let gpus = gpus();
+    if !gpus.is_empty() {
+        map.insert("gpus".into(), json!(gpus));
+    }
     map.insert("finished_at".into(), json!(now()));
     map.insert("seconds".into(), json!((elapsed_seconds() * 10.0).round() / 10.0));
     map.insert("commit".into(), json!(env!("SPIN_COMMIT")));

@@ -20,6 +20,16 @@ fn memory(file: &str, key: &str) -> Option<u64> {
     Some(field(file, key)?.trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
+/// The machine's NVIDIA GPUs, by what their driver calls them, in the order of
+/// their places on the bus. `dir` is where the driver lists them; which of them a
+/// program sees is another question.
+pub fn gpus(dir: &Path) -> Vec<String> {
+    let mut places: Vec<_> =
+        fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    places.sort();
+    places.iter().filter_map(|place| field(&place.join("information").display().to_string(), "Model")).collect()
+}
+
 /// Largest resident memory of this process so far, in MiB, where the system
 /// tells.
 pub fn peak_memory_mib() -> Option<u64> {
@@ -97,6 +107,18 @@ mod tests {
         assert_eq!(in_text(text, "model name").as_deref(), Some("A: B"));
         assert_eq!(in_text(text, "VmRSS").as_deref(), Some("12 kB"));
         assert_eq!(in_text(text, "name"), None);
+    }
+
+    #[test]
+    fn gpus_are_named_as_their_driver_does() {
+        let dir = tempfile::tempdir().unwrap();
+        for (place, model) in [("0000:b1:00.0", "NVIDIA H100 80GB HBM3"), ("0000:3b:00.0", "NVIDIA A100-SXM4-40GB")] {
+            let place = dir.path().join(place);
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("information"), format!("Model: \t\t {model}\nIRQ:   \t\t 17\n")).unwrap();
+        }
+        assert_eq!(gpus(dir.path()), ["NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3"]);
+        assert!(gpus(&dir.path().join("none")).is_empty());
     }
 
     #[cfg(target_os = "linux")]

@@ -266,7 +266,7 @@ fn train(cli: &Cli, world: Rc<dyn Collective>) -> anyhow::Result<Exit> {
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
     let holder = spin_cli::whoami();
     let context = Context {
-        environment: &|| run.noted(spin_cli::environment()),
+        environment: &|| run.noted(spin_cli::environment(spin_cli::features!("cuda", "mpi"))),
         holder: &holder,
         device: &cli.device,
         stop: &stop,

@@ -39,8 +39,11 @@ fn main() -> ExitCode {
         let store = Store::open(&run.store_dir())?;
         let graph = Graph::new(&run, &store);
         let holder = spin_cli::whoami();
-        let context =
-            Context { environment: &|| run.noted(spin_cli::environment()), holder: &holder, ..Context::silent(&store) };
+        let context = Context {
+            environment: &|| run.noted(spin_cli::environment(&[])),
+            holder: &holder,
+            ..Context::silent(&store)
+        };
         let (artifact, made) = match &cli.target.baseline {
             Some(baseline) => preferences::run(&graph, baseline, &context)?,
             None => stage::run(&graph, cli.target.iteration.unwrap_or_default(), &context)?,

@@ -65,7 +65,9 @@ impl Maker {
     /// something else.
     pub const fn version(self) -> u32 {
         match self {
-            Maker::ImportRows | Maker::ImportModel | Maker::Pair | Maker::Eval | Maker::Overlap => 1,
+            Maker::ImportRows | Maker::ImportModel | Maker::Pair | Maker::Eval => 1,
+            // 2: letters of scripts without spaces are words.
+            Maker::Overlap => 2,
             Maker::Bench => 2,
             // 2: the questions and prompts are parents as files, not as prose.
             Maker::MtBench => 2,

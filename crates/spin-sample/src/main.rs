@@ -58,7 +58,7 @@ fn body(cli: &Cli) -> anyhow::Result<Exit> {
     let stop = stop_flag()?;
     let holder = spin_cli::whoami();
     let context = Context {
-        environment: &|| run.noted(spin_cli::environment()),
+        environment: &|| run.noted(spin_cli::environment(spin_cli::features!("cuda", "flash-attn"))),
         holder: &holder,
         device: cli.device(),
         stop: &stop,

@@ -248,7 +248,9 @@ fn settle(store: &Store, staged: Artifact, dir: tempfile::TempDir, at: Option<&s
         }
     }
     store.note(at, vec![Note::of(Event::Publishing, &staged)])?;
-    fault::point("rename", &to).and_then(|()| fs::rename(dir.path(), &to)).map_err(StoreError::io("publish", &to))?;
+    fault::point("rename", &to)
+        .and_then(|()| fsutil::move_dir(dir.path(), &to))
+        .map_err(StoreError::io("publish", &to))?;
     let _ = dir.keep();
     fsutil::sync_dir(&parent)?;
     store.note(at, vec![Note::of(Event::Published, &staged)])

@@ -38,7 +38,8 @@ fn size_of(path: &Path) -> u64 {
     files.filter(fs::Metadata::is_file).map(|meta| meta.len()).sum()
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+/// What is in a directory, by name; nothing where there is none.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let all = match fs::read_dir(dir) {
         Ok(all) => all,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -76,6 +76,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_dir(dir)
 }
 
+/// Moves a directory to a place of the same file system, whole or not at all.
+///
+/// # Errors
+/// When it cannot be moved; of two file systems, what to do about it.
+pub(crate) fn move_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::rename(from, to).map_err(|e| match e.kind() {
+        std::io::ErrorKind::CrossesDevices => std::io::Error::new(
+            e.kind(),
+            "it is on another file system than the store, where no change is whole or not at all; put all of the store on one",
+        ),
+        _ => e,
+    })
+}
+
 /// Removes a directory tree if it exists.
 ///
 /// # Errors

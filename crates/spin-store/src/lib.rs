@@ -36,6 +36,7 @@ pub mod schema;
 pub mod store;
 mod structure;
 pub mod table;
+mod unfinished;
 pub mod work;
 
 pub use artifact::{Artifact, Verified};
@@ -46,3 +47,4 @@ pub use make::{Context, Ending, Left, Making, Outcome, Share, Staged, Watch};
 pub use manifest::{FileEntry, Manifest, Origin, Parent, StageId};
 pub use row::Row;
 pub use store::{Recipe, Reference, Store, Version};
+pub use unfinished::Unfinished;

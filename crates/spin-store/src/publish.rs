@@ -152,7 +152,7 @@ impl Store {
             // An existing version is never replaced: rename onto a directory
             // that has files in it fails, and the next number is tried. Where
             // locks do nothing, this still holds.
-            match fault::point("rename", &dir).and_then(|()| fs::rename(staged.path(), &dir)) {
+            match fault::point("rename", &dir).and_then(|()| fsutil::move_dir(staged.path(), &dir)) {
                 Ok(()) => {
                     // The directory has moved away from under the guard.
                     let _ = staged.keep();
@@ -266,6 +266,23 @@ mod tests {
             let made = store.publish_anew(staged, &recipe, Map::new(), Map::new()).unwrap();
             assert_eq!(made.manifest.version, expected);
         }
+    }
+
+    /// Where there is a second file system to try it on.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_kind_on_another_file_system_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return };
+        let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).unwrap());
+        if device(dir.path()) == device(other.path()) {
+            return;
+        }
+        let store = Store::open(dir.path()).unwrap();
+        std::os::unix::fs::symlink(other.path(), dir.path().join("reference")).unwrap();
+        let error = publish(&store, "one").unwrap_err().to_string();
+        assert!(error.contains("put all of the store on one"), "{error}");
+        assert_eq!(store.list().unwrap(), []);
     }
 
     #[test]

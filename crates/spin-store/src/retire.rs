@@ -68,7 +68,7 @@ impl Store {
         // Gone at once for readers, whatever becomes of the rest.
         let staging = self.staging()?;
         fault::point("rename", &dir).map_err(StoreError::io("remove", &dir))?;
-        fs::rename(&dir, staging.path().join("removed")).map_err(StoreError::io("remove", &dir))?;
+        fsutil::move_dir(&dir, &staging.path().join("removed")).map_err(StoreError::io("remove", &dir))?;
         let parent: PathBuf = dir.parent().map(Into::into).unwrap_or_default();
         fsutil::sync_dir(&parent)?;
         self.note(at, vec![note(Event::Removed)])?;

@@ -25,7 +25,7 @@ pub(crate) fn problems(store: &Store, has_journal: bool) -> Result<Vec<StoreErro
         let path = entry.map_err(StoreError::io("read", store.root()))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if Kind::ALL.iter().any(|kind| kind.dir() == name) {
-            // A whole kind may lie on another disk.
+            // A whole kind may lie elsewhere on the same file system.
             if path.is_dir() {
                 below_a_kind(&path, has_journal, &mut problems);
             } else {

@@ -168,6 +168,14 @@ impl WorkDir {
         })
     }
 
+    /// Why a part that is there cannot be used, if it cannot.
+    pub(crate) fn unusable(&self, name: &str) -> Result<Option<String>> {
+        Ok(match self.part_bytes(name)? {
+            Found::Unusable(why) => Some(why),
+            Found::Whole(_) | Found::Absent => None,
+        })
+    }
+
     /// Reads a part that [`write_part`](Self::write_part) wrote.
     ///
     /// # Errors

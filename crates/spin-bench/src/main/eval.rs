@@ -165,7 +165,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     };
     let (stop, holder) = (stop_flag()?, spin_cli::whoami());
     let context = Context {
-        environment: &|| run.noted(spin_cli::environment()),
+        environment: &|| run.noted(spin_cli::environment(&[])),
         holder: &holder,
         stop: &stop,
         watch: &say,

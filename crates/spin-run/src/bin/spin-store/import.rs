@@ -179,7 +179,7 @@ fn import_any(args: &ImportArgs) -> anyhow::Result<Exit> {
     }
     let store = Store::open(args.store.as_deref().unwrap_or(Path::new("data")))?;
     let surroundings = Surroundings::look()?;
-    let importer = surroundings.importer(&store, &spin_cli::environment, args.rehash);
+    let importer = surroundings.importer(&store, &|| spin_cli::environment(spin_cli::features!("hub")), args.rehash);
     let made = if is_model {
         let _lock = importer.lock(Kind::Model, &name)?;
         // A directory without weights is one that starts from nothing.
@@ -213,7 +213,7 @@ fn is_model(source: &Path) -> bool {
 fn import_run(run: &RunFile, rehash: bool) -> anyhow::Result<Exit> {
     let store = Store::open(&run.store_dir())?;
     let surroundings = Surroundings::look()?;
-    let environment = || run.noted(spin_cli::environment());
+    let environment = || run.noted(spin_cli::environment(spin_cli::features!("hub")));
     let importer = surroundings.importer(&store, &environment, rehash);
     let mut demonstrations = Vec::new();
     let splits: &[Split] = if run.data.is_some() { &[Split::Train, Split::Test] } else { &[] };

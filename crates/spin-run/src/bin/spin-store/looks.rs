@@ -134,6 +134,9 @@ pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::
             (count, findings)
         }
     };
+    if reference.is_none() && level != Level::Structure {
+        tell_unfinished(store)?;
+    }
     let journal = store.journal().ok().flatten();
     if let Some(head) = &asked.head {
         let seals: BTreeMap<String, String> =
@@ -173,6 +176,17 @@ pub fn verify(store: &Store, reference: Option<&str>, asked: &Asked) -> anyhow::
         (0, _) => Exit::Failed,
         _ => Exit::AuditMismatch,
     })
+}
+
+/// Says what of unfinished work cannot be used. No fault: nobody takes it for
+/// published, and who carries on makes it again.
+fn tell_unfinished(store: &Store) -> anyhow::Result<()> {
+    for unfinished in store.unfinished()? {
+        for (path, why) in &unfinished.unusable {
+            say(&shown(&format!("unfinished work, {}: {why}; it will be made again", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Who signed what, and signatures that are none. What a signed artifact is from is

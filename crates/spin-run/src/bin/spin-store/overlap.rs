@@ -53,7 +53,11 @@ pub fn run(store: &Store, args: &Args) -> anyhow::Result<Exit> {
     let against: Vec<Against> = against.collect::<anyhow::Result<_>>()?;
     let options = Options { n: args.ngram, similarity: args.similarity };
     let holder = spin_cli::whoami();
-    let context = Context { environment: &spin_cli::environment, holder: &holder, ..Context::silent(store) };
+    let context = Context {
+        environment: &|| spin_cli::environment(spin_cli::features!("hub")),
+        holder: &holder,
+        ..Context::silent(store)
+    };
     let (artifact, made) = overlap::run(&context, &of, &against, options)?;
     let facts = &artifact.manifest.facts;
     let rows = &facts["rows"];
