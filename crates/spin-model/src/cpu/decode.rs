@@ -9,8 +9,9 @@ use super::cached::{HeadCache, LayerCache, NewRows, Part, Scratch};
 use super::few_rows::FewRows;
 use super::math::{Write, add_scaled, tanh};
 use super::norm::Norm;
-use super::pass::gather;
+use super::rows::gather;
 use crate::config::{LayerConfig, ModelConfig};
+use crate::ops::Heads;
 use crate::rope::RopeTable;
 
 /// A decoder block's weights.
@@ -31,6 +32,12 @@ fn norm(config: &ModelConfig, weight: &[f32]) -> Norm {
     Norm::new(weight, config.norm_offset, config.rms_norm_eps)
 }
 
+fn normed(config: &ModelConfig, weight: &[f32], x: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    norm(config, weight).forward(x, &mut out);
+    out
+}
+
 /// Adds a projection of `input` to `stream`, through a norm if there is one.
 fn add(config: &ModelConfig, stream: &mut [f32], linear: &FewRows, input: &[f32], post_norm: Option<&Vec<f32>>) {
     let Some(weight) = post_norm else {
@@ -39,7 +46,7 @@ fn add(config: &ModelConfig, stream: &mut [f32], linear: &FewRows, input: &[f32]
     };
     let mut projected = vec![0.0; stream.len()];
     linear.forward(input, &mut projected, Write::Over);
-    add_scaled(stream, &norm(config, weight).forward(&projected), 1.0);
+    add_scaled(stream, &normed(config, weight, &projected), 1.0);
 }
 
 impl DecodeBlock {
@@ -56,8 +63,8 @@ impl DecodeBlock {
         x: &mut Vec<f32>,
     ) {
         let hidden = config.hidden_size;
-        let attention = Attention::new(config, self.config, rope);
-        let normed = norm(config, &self.attention_norm).forward(x);
+        let attention = Attention::new(&Heads::new(config, self.config), rope);
+        let normed = normed(config, &self.attention_norm, x);
         let mut qkv = vec![0.0; normed.len() / hidden * self.qkv.outputs()];
         self.qkv.forward(&normed, &mut qkv, Write::Over);
         if last_rows {
@@ -68,10 +75,11 @@ impl DecodeBlock {
         self.attend(config, &attention, layer, parts, last_rows, &qkv, &mut attended);
         add(config, x, &self.attention_output, &attended, self.attention_post_norm.as_ref());
 
-        let normed = norm(config, &self.feed_forward_norm).forward(x);
+        let normed = self::normed(config, &self.feed_forward_norm, x);
         let mut gate_up = vec![0.0; normed.len() / hidden * self.gate_up.outputs()];
         self.gate_up.forward(&normed, &mut gate_up, Write::Over);
-        let activated = activation::forward(config.activation, &gate_up, config.intermediate_size);
+        let mut activated = vec![0.0; gate_up.len() / 2];
+        activation::forward(config.activation, &gate_up, config.intermediate_size, &mut activated);
         add(config, x, &self.down, &activated, self.feed_forward_post_norm.as_ref());
     }
 
@@ -119,7 +127,7 @@ pub(super) fn decode_logits(
     x: &[f32],
     logits: &mut Vec<f32>,
 ) {
-    let normed = norm(config, final_norm).forward(x);
+    let normed = normed(config, final_norm, x);
     logits.resize(normed.len() / config.hidden_size * output.outputs(), 0.0);
     output.forward(&normed, logits, Write::Over);
     if let Some(cap) = config.final_softcap {

@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::attention::SharedRows;
-use super::math::{self, Matrix, MatrixMut, Strided, Write};
+use super::math::{Matrix, MatrixMut, Strided, Write};
 use crate::params::Numbers;
 
 /// Rows of a tile.
@@ -305,37 +305,6 @@ impl Tiles {
 pub(super) fn matmul(out: MatrixMut<'_>, a: Factor<'_>, b: Factor<'_>, write: Write) {
     if a.columns > 0 {
         Panels::new(b).multiply(out, a, write);
-    }
-}
-
-/// `out` = (or +=) `a` `b`, both rounded where `weight` is kept so: as products with
-/// that weight are.
-pub(super) fn matmul_as(weight: Numbers<'_>, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, write: Write) {
-    match weight {
-        Numbers::F32(_) => math::matmul(out, a, b, 1.0, write),
-        Numbers::Bf16(_) => matmul(out, a.into(), b.into(), write),
-    }
-}
-
-/// `out` = (or +=) `a` times a weight `[outputs, inputs]`, transposed or not: rounded
-/// where the weight is kept so.
-pub(super) fn by_weight(
-    out: MatrixMut<'_>,
-    a: Matrix<'_>,
-    weight: Numbers<'_>,
-    [outputs, inputs]: [usize; 2],
-    transposed: bool,
-    write: Write,
-) {
-    match weight {
-        Numbers::F32(values) => {
-            let weight = Matrix::new(values, outputs, inputs);
-            math::matmul(out, a, if transposed { weight.transposed() } else { weight }, 1.0, write);
-        }
-        Numbers::Bf16(_) => {
-            let weight = Factor::new(weight, outputs, inputs);
-            matmul(out, a.into(), if transposed { weight.transposed() } else { weight }, write);
-        }
     }
 }
 
