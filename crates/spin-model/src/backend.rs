@@ -4,12 +4,12 @@
 use candle_core::{Device, Tensor};
 
 use crate::batch::{Layout, RowPlan};
-use crate::cpu::{Cpu, GrowingDecoder, Part};
+use crate::cpu::Cpu;
 use crate::decoder::Decoder;
-use crate::engine::TreePass;
+use crate::engine::{Cache, GrowingDecoder, Part, TreePass};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::ops::{Sums, TreeOperations};
+use crate::ops::{GrowingOperations, Sums, TreeOperations};
 use crate::request::{ScoreOptions, Target, TargetScore, TreeRows};
 use crate::{composed, engine};
 
@@ -82,6 +82,12 @@ pub(crate) trait TreeScorer {
 
 /// Computes steps of sequences that grow.
 pub(crate) trait Growing: Send + Sync {
+    /// Room for so many tokens of a sequence.
+    fn cache(&self, room: usize) -> Result<Cache>;
+
+    /// Room that has the first `len` tokens of another sequence.
+    fn fork(&self, from: &Cache, len: usize, room: usize) -> Result<Cache>;
+
     /// Appends new tokens, `ids` of all parts one after the other, and writes
     /// the logits after the last of each part to `logits`, `[parts, vocab]`.
     fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()>;
@@ -100,7 +106,7 @@ impl Kernels {
 /// [`crate::engine`] with a set of operations.
 struct Engine<O>(O);
 
-impl<O: TreeOperations> Backend for Engine<O>
+impl<O: TreeOperations + GrowingOperations + Copy + Send + Sync + 'static> Backend for Engine<O>
 where
     Gradients: Sums<O::Buffer>,
 {
@@ -140,7 +146,7 @@ where
     }
 
     fn growing(&self, decoder: Decoder) -> Result<Box<dyn Growing>> {
-        Ok(Box::new(GrowingDecoder::new(decoder)?))
+        Ok(Box::new(GrowingDecoder::new(self.0, decoder)?))
     }
 }
 
@@ -150,7 +156,15 @@ impl<O: TreeOperations> TreeScorer for TreePass<'_, O> {
     }
 }
 
-impl Growing for GrowingDecoder {
+impl<O: GrowingOperations + Send + Sync + 'static> Growing for GrowingDecoder<O> {
+    fn cache(&self, room: usize) -> Result<Cache> {
+        self.cache(room)
+    }
+
+    fn fork(&self, from: &Cache, len: usize, room: usize) -> Result<Cache> {
+        self.fork(from, len, room)
+    }
+
     fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
         self.step(ids, parts, logits)
     }

@@ -5,7 +5,6 @@ mod activation;
 mod attention;
 mod branches;
 mod cached;
-mod decode;
 mod few_rows;
 mod growing;
 mod head;
@@ -24,8 +23,6 @@ mod tiles;
 mod tree;
 mod weight;
 
-pub(crate) use cached::{LayerCache, Part};
-pub(crate) use growing::GrowingDecoder;
 pub(crate) use math::exp;
 pub(crate) use operations::Cpu;
 pub(crate) use scores::score_row;

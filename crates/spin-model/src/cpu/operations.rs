@@ -80,6 +80,16 @@ impl Operations for Cpu {
         self.copied(x)
     }
 
+    fn room_in(&self, mut memory: Vec<f32>, len: usize) -> Result<Vec<f32>> {
+        memory.resize(len, 0.0);
+        Ok(memory)
+    }
+
+    fn taken(&self, mut x: Vec<f32>, len: usize) -> Result<Vec<f32>> {
+        x.truncate(len);
+        Ok(x)
+    }
+
     fn indices(&self, values: &[u32]) -> Result<Vec<u32>> {
         Ok(values.to_vec())
     }
@@ -132,7 +142,7 @@ impl Operations for Cpu {
     }
 
     fn gather(&self, x: &Vec<f32>, width: usize, rows: &Vec<u32>, out: &mut Vec<f32>) -> Result<()> {
-        rows::gather_into(x, width, rows, &mut out[..rows.len() * width]);
+        rows::gather(x, width, rows, &mut out[..rows.len() * width]);
         Ok(())
     }
 

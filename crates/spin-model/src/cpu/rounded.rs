@@ -176,7 +176,7 @@ fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mu
 }
 
 /// The second factor of products, laid out: `[inputs, outputs]`.
-pub(super) struct Panels {
+pub(crate) struct Panels {
     pairs: Buffer,
     inputs: usize,
     outputs: usize,
@@ -285,7 +285,7 @@ impl Panels {
 }
 
 /// The first factor of products, laid out: `[rows, inputs]`.
-pub(super) struct Tiles {
+pub(crate) struct Tiles {
     pairs: Buffer,
     rows: usize,
 }

@@ -25,20 +25,13 @@ pub(super) fn scatter_add(values: &[f32], width: usize, rows: &[u32], scale: f32
 }
 
 /// Writes some of the rows of `x`, each `width` wide.
-pub(super) fn gather_into(x: &[f32], width: usize, rows: &[u32], out: &mut [f32]) {
+pub(super) fn gather(x: &[f32], width: usize, rows: &[u32], out: &mut [f32]) {
     out.par_chunks_mut(ROWS_PER_TASK * width).zip(rows.par_chunks(ROWS_PER_TASK)).for_each(|(out, rows)| {
         for (out, row) in out.chunks_exact_mut(width).zip(rows) {
             let at = *row as usize * width;
             out.copy_from_slice(&x[at..at + width]);
         }
     });
-}
-
-/// As [`gather_into`], new.
-pub(super) fn gather(x: &[f32], width: usize, rows: &[u32]) -> Vec<f32> {
-    let mut out = vec![0.0; rows.len() * width];
-    gather_into(x, width, rows, &mut out);
-    out
 }
 
 /// Adds a bias to every row; rows are `stride` apart.

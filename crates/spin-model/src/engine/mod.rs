@@ -3,6 +3,7 @@
 //! written by hand; no graph is recorded.
 
 mod block;
+mod growing;
 mod head;
 mod linear;
 mod pass;
@@ -10,5 +11,6 @@ mod scoring;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use growing::{Cache, GrowingDecoder, Part};
 pub(crate) use pass::{accumulate_gradients, logits, row_logps};
 pub(crate) use scoring::TreePass;

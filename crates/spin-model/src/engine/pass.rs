@@ -37,7 +37,7 @@ pub(crate) fn logits<O: Operations>(ops: &O, decoder: &Decoder, plan: &RowPlan) 
     let head = Head::new(ops, decoder, 0.0, false)?;
     let mut logits = ops.room(rows * vocab)?;
     head.logits(View::new(&hidden, rows, decoder.config.hidden_size), &mut logits)?;
-    ops.download(View::new(&logits, rows, vocab))
+    ops.taken(logits, rows * vocab)
 }
 
 /// The log-probability of each of the plan's targets.

@@ -23,11 +23,13 @@
 //! bf16 and add in f32. [`Operations::wide`] brings one as f32: of norms, biases
 //! and adapters. Sums of gradients are f32, of whoever keeps them ([`Sums`]).
 
+mod growing;
 mod operands;
 #[cfg(test)]
 pub(crate) mod plain;
 mod trees;
 
+pub(crate) use growing::{GrowingOperations, NewRows};
 pub(crate) use operands::{
     Attended, Heads, LogitsHeld, Projection, RmsNorm, Targets, TreeInputs, View, ViewMut, Write,
 };
@@ -63,7 +65,7 @@ pub(crate) trait Operations {
     /// A weight for as long as its parameter is borrowed.
     type Weight<'a>;
     /// Cosines and sines of positions.
-    type Rope;
+    type Rope: Send + Sync;
     /// Which rows attend to which.
     type Groups;
 
@@ -83,6 +85,13 @@ pub(crate) trait Operations {
 
     /// Whole rows to the host; waits for what computes them.
     fn download(&self, x: View<'_, Self::Buffer>) -> Result<Vec<f32>>;
+
+    /// As [`Operations::room`]; may use memory of the host.
+    fn room_in(&self, memory: Vec<f32>, len: usize) -> Result<Self::Buffer>;
+
+    /// As [`Operations::download`], of the first `len` numbers of a buffer that
+    /// nobody needs any longer.
+    fn taken(&self, x: Self::Buffer, len: usize) -> Result<Vec<f32>>;
 
     /// Ids or numbers of rows of the host.
     fn indices(&self, values: &[u32]) -> Result<Self::Indices>;

@@ -4,13 +4,14 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::super::{accumulate_gradients, logits, row_logps};
+use super::super::{GrowingDecoder, Part, accumulate_gradients, logits, row_logps};
 use crate::batch::{Batch, Layout, RowPlan};
 use crate::config::{ModelConfig, golden_configs};
 use crate::cpu::Cpu;
 use crate::gradients::Gradients;
 use crate::lora::LoraConfig;
 use crate::model::CausalLm;
+use crate::ops::GrowingOperations;
 use crate::ops::plain::{Plain, PlainSums};
 
 /// Every architecture of the golden files, with biases that count, and one more
@@ -157,6 +158,53 @@ fn logits_are_alike() {
             let plan = RowPlan::every_row(&ids);
             let (cpu, plain) = (logits(&Cpu, model.decoder(), &plan), logits(&Plain, model.decoder(), &plan));
             let off = difference(&cpu.unwrap(), &plain.unwrap());
+            assert!(off < bound(dtype), "{name} {dtype:?}: {off}");
+        }
+    }
+}
+
+/// The logits of several steps of sequences: prompts of different lengths, of which
+/// one is forked and one leaves, then tokens one by one.
+fn grown<O: GrowingOperations>(ops: O, model: &CausalLm) -> Vec<f32> {
+    let vocab = model.config().vocab_size as u32;
+    let decoder = GrowingDecoder::new(ops, model.clone().into_decoder()).unwrap();
+    let ids = |first: u32, count: u32| (first..first + count).map(|i| (i * i * 7 + i) % vocab).collect::<Vec<u32>>();
+    let mut caches = Vec::from([40, 30, 120].map(|room| (decoder.cache(room).unwrap(), 0)));
+    let mut new: Vec<Vec<u32>> = vec![ids(1, 1), ids(9, 12), ids(40, 70)];
+    let (mut all, mut logits) = (Vec::new(), Vec::new());
+    for step in 0..6 {
+        let mut first = 0;
+        let parts = caches.iter_mut().zip(&new).map(|((cache, len), tokens)| {
+            let (rows, position) = (first..first + tokens.len(), *len);
+            first = rows.end;
+            *len += tokens.len();
+            Part { cache, rows, position }
+        });
+        let mut parts: Vec<Part<'_>> = parts.collect();
+        decoder.step(&new.concat(), &mut parts, &mut logits).unwrap();
+        assert_eq!(logits.len(), parts.len() * vocab as usize);
+        all.extend_from_slice(&logits);
+        new = (0..caches.len() as u32).map(|index| ids(step * 5 + index, 1)).collect();
+        if step == 2 {
+            let (cache, len) = &caches[1];
+            let fork = (decoder.fork(cache, *len, 33).unwrap(), *len);
+            caches.push(fork);
+            new.push(ids(100, 9));
+        }
+        if step == 3 {
+            caches.remove(0);
+            new.remove(0);
+        }
+    }
+    all
+}
+
+#[test]
+fn sequences_grow_alike() {
+    for (name, model) in models() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let model = model.to_dtype(dtype).unwrap();
+            let off = difference(&grown(Cpu, &model), &grown(Plain, &model));
             assert!(off < bound(dtype), "{name} {dtype:?}: {off}");
         }
     }

@@ -4,6 +4,7 @@
 //! the CPU's.
 
 mod attention;
+mod growing;
 mod loss;
 mod trees;
 
@@ -147,6 +148,14 @@ impl Operations for Plain {
 
     fn download(&self, x: View<'_, Numbers>) -> Result<Vec<f32>> {
         Ok(self.copied(x)?.0)
+    }
+
+    fn room_in(&self, _memory: Vec<f32>, len: usize) -> Result<Numbers> {
+        self.room(len)
+    }
+
+    fn taken(&self, x: Numbers, len: usize) -> Result<Vec<f32>> {
+        Ok(x.0[..len].to_vec())
     }
 
     fn indices(&self, values: &[u32]) -> Result<Ids> {

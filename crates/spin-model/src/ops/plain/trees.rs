@@ -35,7 +35,13 @@ impl Tree {
 }
 
 /// All heads of a row, normalised and rotated.
-fn placed(heads: &Heads, rope: &RopeTable, norm: Option<&RmsNorm<Weight>>, row: &[f64], position: usize) -> Vec<f64> {
+pub fn placed(
+    heads: &Heads,
+    rope: &RopeTable,
+    norm: Option<&RmsNorm<Weight>>,
+    row: &[f64],
+    position: usize,
+) -> Vec<f64> {
     let head = |head: &[f64]| match norm {
         Some(norm) => heads.place(&norm.apply(head), rope, position),
         None => heads.place(head, rope, position),
