@@ -4,12 +4,14 @@
 use candle_core::{Device, Tensor};
 
 use crate::batch::{Layout, RowPlan};
-use crate::cpu::{GrowingDecoder, Part, TreePass};
+use crate::cpu::Cpu;
 use crate::decoder::Decoder;
+use crate::engine::{Cache, GrowingDecoder, Part, TreePass};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
+use crate::ops::{GrowingOperations, Sums, TreeOperations};
 use crate::request::{ScoreOptions, Target, TargetScore, TreeRows};
-use crate::{composed, cpu};
+use crate::{composed, engine};
 
 /// Which implementation computes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +57,16 @@ pub(crate) trait Backend {
     /// Computes trees of sequences with at most `longest` rows, of which paths
     /// of at most `longest_path` lead from one batch to another; `None` where
     /// nothing is shared, and each sequence has to be computed by itself.
-    fn tree<'a>(&self, decoder: &'a Decoder, longest: usize, longest_path: usize) -> Option<Box<dyn TreeScorer + 'a>>;
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for them.
+    fn tree<'a>(
+        &'a self,
+        decoder: &'a Decoder,
+        longest: usize,
+        longest_path: usize,
+    ) -> Result<Option<Box<dyn TreeScorer + 'a>>>;
 
     /// Takes a decoder apart to compute sequences that grow.
     fn growing(&self, decoder: Decoder) -> Result<Box<dyn Growing>>;
@@ -71,6 +82,12 @@ pub(crate) trait TreeScorer {
 
 /// Computes steps of sequences that grow.
 pub(crate) trait Growing: Send + Sync {
+    /// Room for so many tokens of a sequence.
+    fn cache(&self, room: usize) -> Result<Cache>;
+
+    /// Room that has the first `len` tokens of another sequence.
+    fn fork(&self, from: &Cache, len: usize, room: usize) -> Result<Cache>;
+
     /// Appends new tokens, `ids` of all parts one after the other, and writes
     /// the logits after the last of each part to `logits`, `[parts, vocab]`.
     fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()>;
@@ -80,29 +97,32 @@ impl Kernels {
     /// The implementation.
     pub(crate) fn backend(self) -> &'static dyn Backend {
         match self {
-            Kernels::Fused => &Cpu,
+            Kernels::Fused => &Engine(Cpu),
             Kernels::Composed => &Composed,
         }
     }
 }
 
-/// [`crate::cpu`].
-struct Cpu;
+/// [`crate::engine`] with a set of operations.
+struct Engine<O>(O);
 
-impl Backend for Cpu {
+impl<O: TreeOperations + GrowingOperations + Copy + Send + Sync + 'static> Backend for Engine<O>
+where
+    Gradients: Sums<O::Buffer>,
+{
     fn layout(&self, share_prompts: bool) -> Layout {
         if share_prompts { Layout::SharedPrompts } else { Layout::Packed }
     }
 
     fn logits(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Tensor> {
-        let logits = cpu::logits(decoder, plan)?;
+        let logits = engine::logits(&self.0, decoder, plan)?;
         let vocab = decoder.config.vocab_size;
         let shape = (logits.len() / vocab, vocab);
         Ok(Tensor::from_vec(logits, shape, &Device::Cpu)?)
     }
 
     fn row_logps(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>> {
-        Ok(cpu::row_logps(decoder, plan)?)
+        engine::row_logps(&self.0, decoder, plan)
     }
 
     fn accumulate_gradients(
@@ -113,25 +133,38 @@ impl Backend for Cpu {
         slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
         grads: &mut Gradients,
     ) -> Result<Vec<f64>> {
-        Ok(cpu::accumulate_gradients(decoder, plan, smoothing, recompute_every, slopes, grads)?)
+        engine::accumulate_gradients(&self.0, decoder, plan, smoothing, recompute_every, slopes, grads)
     }
 
-    fn tree<'a>(&self, decoder: &'a Decoder, longest: usize, longest_path: usize) -> Option<Box<dyn TreeScorer + 'a>> {
-        Some(Box::new(TreePass::new(decoder, longest, longest_path)))
+    fn tree<'a>(
+        &'a self,
+        decoder: &'a Decoder,
+        longest: usize,
+        longest_path: usize,
+    ) -> Result<Option<Box<dyn TreeScorer + 'a>>> {
+        Ok(Some(Box::new(TreePass::new(&self.0, decoder, longest, longest_path)?)))
     }
 
     fn growing(&self, decoder: Decoder) -> Result<Box<dyn Growing>> {
-        Ok(Box::new(GrowingDecoder::new(decoder)?))
+        Ok(Box::new(GrowingDecoder::new(self.0, decoder)?))
     }
 }
 
-impl TreeScorer for TreePass<'_> {
+impl<O: TreeOperations> TreeScorer for TreePass<'_, O> {
     fn score(&mut self, rows: &TreeRows<'_>, targets: &[Target], options: &ScoreOptions) -> Result<Vec<TargetScore>> {
-        Ok(self.score(rows, targets, options)?)
+        self.score(rows, targets, options)
     }
 }
 
-impl Growing for GrowingDecoder {
+impl<O: GrowingOperations + Send + Sync + 'static> Growing for GrowingDecoder<O> {
+    fn cache(&self, room: usize) -> Result<Cache> {
+        self.cache(room)
+    }
+
+    fn fork(&self, from: &Cache, len: usize, room: usize) -> Result<Cache> {
+        self.fork(from, len, room)
+    }
+
     fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
         self.step(ids, parts, logits)
     }
@@ -164,8 +197,8 @@ impl Backend for Composed {
         composed::accumulate_gradients(decoder, plan, smoothing, recompute_every, slopes, grads)
     }
 
-    fn tree<'a>(&self, _: &'a Decoder, _: usize, _: usize) -> Option<Box<dyn TreeScorer + 'a>> {
-        None
+    fn tree<'a>(&'a self, _: &'a Decoder, _: usize, _: usize) -> Result<Option<Box<dyn TreeScorer + 'a>>> {
+        Ok(None)
     }
 
     fn growing(&self, _: Decoder) -> Result<Box<dyn Growing>> {

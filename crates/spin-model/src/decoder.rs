@@ -2,7 +2,7 @@
 //!
 //! Pre-normalised blocks of grouped-query attention and a gated feed-forward
 //! layer; [`ModelConfig`] says which of the optional parts a model has. This is
-//! only the structure: [`crate::cpu`] and [`crate::composed`] compute it.
+//! only the structure: [`crate::engine`] and [`crate::composed`] compute it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,11 +8,11 @@
 
 use crate::backend::Growing;
 use crate::config::ModelConfig;
-use crate::cpu::{LayerCache, Part};
+use crate::engine::{Cache, Part};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 
-/// A model whose weights are laid out for generation, on the CPU and in f32.
+/// A model whose weights are laid out for generation, on the CPU.
 pub struct Generator {
     config: ModelConfig,
     layers: usize,
@@ -20,9 +20,9 @@ pub struct Generator {
 }
 
 /// A sequence that grows: the keys and values of its tokens so far.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Sequence {
-    layers: Vec<LayerCache>,
+    cache: Cache,
     len: usize,
     room: usize,
 }
@@ -52,13 +52,6 @@ impl Sequence {
     }
 }
 
-fn zeros(len: usize) -> Result<Vec<f32>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| Error::Memory { bytes: len * size_of::<f32>() })?;
-    values.resize(len, 0.0);
-    Ok(values)
-}
-
 impl Generator {
     /// Takes a model apart: each of its weights is freed once it is laid out
     /// anew, unless it is still in use elsewhere. An adapter is merged.
@@ -81,7 +74,7 @@ impl Generator {
 
     /// Bytes of memory that a sequence with room for so many tokens takes.
     pub fn sequence_bytes(&self, room: usize) -> usize {
-        2 * size_of::<f32>() * self.layers * self.head_len(room)
+        2 * size_of::<f32>() * self.layers * self.config.num_key_value_heads * room * self.config.head_dim
     }
 
     /// Bytes of memory that a step takes for itself, at most: `tokens` of all
@@ -93,10 +86,6 @@ impl Generator {
         size_of::<f32>() * (tokens * row + 2 * inputs * config.vocab_size)
     }
 
-    fn head_len(&self, room: usize) -> usize {
-        self.config.num_key_value_heads * room * self.config.head_dim
-    }
-
     /// An empty sequence with room for so many tokens. The last token of an
     /// answer needs none.
     ///
@@ -104,6 +93,11 @@ impl Generator {
     ///
     /// If there is not enough memory, or the model reads fewer tokens.
     pub fn sequence(&self, room: usize) -> Result<Sequence> {
+        self.check_room(room)?;
+        Ok(Sequence { cache: self.decoder.cache(room)?, len: 0, room })
+    }
+
+    fn check_room(&self, room: usize) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if room > limit {
             return Err(Error::Batch {
@@ -111,9 +105,7 @@ impl Generator {
                 message: format!("{room} tokens are more than the model's max_position_embeddings {limit}"),
             });
         }
-        let len = self.head_len(room);
-        let layer = |_| Ok(LayerCache { keys: zeros(len)?, values: zeros(len)? });
-        Ok(Sequence { layers: (0..self.layers).map(layer).collect::<Result<_>>()?, len: 0, room })
+        Ok(())
     }
 
     /// A sequence that begins with the same tokens, with room of its own.
@@ -122,20 +114,11 @@ impl Generator {
     ///
     /// As [`sequence`](Self::sequence), or if there is less room than tokens.
     pub fn fork(&self, from: &Sequence, room: usize) -> Result<Sequence> {
-        let mut fork = self.sequence(room)?;
+        self.check_room(room)?;
         if from.len > room {
             return Err(full(0, from.len, room));
         }
-        let (dim, len) = (self.config.head_dim, from.len * self.config.head_dim);
-        for (to, from_layer) in fork.layers.iter_mut().zip(&from.layers) {
-            for (to, values) in [(&mut to.keys, &from_layer.keys), (&mut to.values, &from_layer.values)] {
-                for (to, values) in to.chunks_exact_mut(room * dim).zip(values.chunks_exact(from.room * dim)) {
-                    to[..len].copy_from_slice(&values[..len]);
-                }
-            }
-        }
-        fork.len = from.len;
-        Ok(fork)
+        Ok(Sequence { cache: self.decoder.fork(&from.cache, from.len, room)?, len: from.len, room })
     }
 
     /// Appends new tokens to sequences and writes the logits after the last of
@@ -174,7 +157,7 @@ impl Generator {
                 first = rows.end;
                 let position = sequence.len;
                 sequence.len += tokens.len();
-                Part { layers: &mut sequence.layers, rows, position }
+                Part { cache: &mut sequence.cache, rows, position }
             })
             .collect();
         self.decoder.step(&ids, &mut parts, logits)

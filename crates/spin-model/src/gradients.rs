@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::Sums;
 
 /// Numbers that one parallel task works on, and the unit that a tensor is dealt
 /// out in among processes. A constant, so that sums are split alike, and round
@@ -178,18 +179,6 @@ impl Gradients {
         self.sums.contains_key(name)
     }
 
-    /// The sum of a tensor on the CPU, to be added to in place.
-    pub(crate) fn host_mut(&mut self, name: &str) -> Option<&mut [f32]> {
-        let sum = self.sums.get_mut(name)?;
-        match &mut sum.values {
-            GradientValues::Host(values) => {
-                sum.received = true;
-                Some(values)
-            }
-            GradientValues::Device(_) => None,
-        }
-    }
-
     fn sum_mut(&mut self, name: &str) -> Result<&mut Sum> {
         self.sums
             .get_mut(name)
@@ -255,6 +244,24 @@ impl Gradients {
             self.scale(factor)?;
         }
         Ok(norm)
+    }
+}
+
+/// Of the operations of the CPU.
+impl Sums<Vec<f32>> for Gradients {
+    fn wants(&self, name: &str) -> bool {
+        self.wants(name)
+    }
+
+    fn sum(&mut self, name: &str) -> Option<&mut Vec<f32>> {
+        let sum = self.sums.get_mut(name)?;
+        match &mut sum.values {
+            GradientValues::Host(values) => {
+                sum.received = true;
+                Some(values)
+            }
+            GradientValues::Device(_) => None,
+        }
     }
 }
 

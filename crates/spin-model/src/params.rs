@@ -69,6 +69,11 @@ impl Param {
         }
     }
 
+    /// Its numbers as f32, whatever they are kept in. They must be on the CPU.
+    pub fn widened(&self) -> Result<Kept<'_>> {
+        Ok(Kept::F32(self.read()?))
+    }
+
     /// Its numbers as they are kept. They must be on the CPU.
     pub fn kept(&self) -> Result<Kept<'_>> {
         let (storage, layout) = self.var.as_tensor().storage_and_layout();
@@ -78,7 +83,7 @@ impl Param {
             }
             _ => {
                 drop(storage);
-                Ok(Kept::F32(self.read()?))
+                self.widened()
             }
         }
     }

@@ -8,9 +8,9 @@ use crate::config::RopeConfig;
 /// Cosines and sines of the rotation of every position, `[length, dim / 2]`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    pub half: usize,
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
 }
 
 impl RopeTable {

@@ -31,15 +31,8 @@ fn gelu_tanh(gate: f32) -> (f32, f32) {
     (0.5 * gate * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * gate * slope)
 }
 
-/// Rows of `width`, from rows of the gate, then up, each `width` wide.
-pub(super) fn forward(activation: Activation, gate_up: &[f32], width: usize) -> Vec<f32> {
-    let mut out = vec![0.0; gate_up.len() / 2];
-    forward_into(activation, gate_up, width, &mut out);
-    out
-}
-
-/// As [`forward`], to rows that are there.
-pub(super) fn forward_into(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
+/// Writes rows of `width`, from rows of the gate, then up, each `width` wide.
+pub(super) fn forward(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
     match activation {
         Activation::Silu => forward_with(gate_up, width, out, silu),
         Activation::GeluTanh => forward_with(gate_up, width, out, gelu_tanh),

@@ -17,8 +17,8 @@ use rayon::prelude::*;
 
 use super::math::{dot, exp, max, sum, tanh};
 use super::tiles::{HeadRows, LANES, Large, Small, Tiles};
-use crate::batch::{Group, RowPlan, Span};
-use crate::config::{LayerConfig, ModelConfig};
+use crate::batch::{Group, Span};
+use crate::ops::{Attended, Heads};
 use crate::rope::RopeTable;
 
 /// Spans of at least this many keys use matrix products.
@@ -40,11 +40,7 @@ macro_rules! with_tiles {
     };
 }
 
-/// Attention of one layer.
-///
-/// A row of queries, keys and values holds all query heads, then all key heads,
-/// then all value heads, each `head_dim` wide; query head `h` attends with key
-/// and value head `h / (heads / kv_heads)`.
+/// Attention of one layer, whose shape is that of [`Heads`].
 pub(super) struct Attention<'a> {
     pub heads: usize,
     pub kv_heads: usize,
@@ -97,15 +93,15 @@ struct View {
 }
 
 impl<'a> Attention<'a> {
-    pub fn new(config: &ModelConfig, layer: LayerConfig, rope: &'a RopeTable) -> Self {
+    pub fn new(heads: &Heads, rope: &'a RopeTable) -> Self {
         Self {
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            scale: config.attention_scale as f32,
-            softcap: config.attention_softcap.map(|cap| cap as f32),
-            window: layer.window,
-            rope: layer.rope.then_some(rope),
+            heads: heads.heads,
+            kv_heads: heads.kv_heads,
+            head_dim: heads.head_dim,
+            scale: heads.scale,
+            softcap: heads.softcap,
+            window: heads.window,
+            rope: heads.rotates.then_some(rope),
         }
     }
 
@@ -117,34 +113,23 @@ impl<'a> Attention<'a> {
         self.heads * self.head_dim
     }
 
-    /// First columns of the query heads and of the key heads.
-    pub fn head_columns(&self) -> (Vec<usize>, Vec<usize>) {
-        let column = |head: usize| head * self.head_dim;
-        ((0..self.heads).map(column).collect(), (self.heads..self.heads + self.kv_heads).map(column).collect())
-    }
-
-    /// The heads' outputs `[rows, out_width]`, and the log-sum-exp of each row
-    /// of scores `[rows, heads]`.
-    pub fn forward(&self, plan: &RowPlan, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let rows = qkv.len() / self.qkv_width();
-        let mut out = vec![0.0; rows * self.out_width()];
-        let mut log_sums = vec![0.0; rows * self.heads];
-        let shared_out = SharedRows::new(&mut out, self.out_width());
-        let shared_sums = SharedRows::new(&mut log_sums, self.heads);
-        self.tasks(plan).for_each(|(group, kv_head)| {
+    /// Writes the heads' outputs `[rows, out_width]`, and the log-sum-exp of
+    /// each row of scores `[rows, heads]`.
+    pub fn forward(&self, groups: &[Group], qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
+        let shared_out = SharedRows::new(out, self.out_width());
+        let shared_sums = SharedRows::new(log_sums, self.heads);
+        self.tasks(groups).for_each(|(group, kv_head)| {
             for span in &group.spans {
                 with_tiles!(self, span, forward_span(qkv, span, kv_head, &shared_out, &shared_sums));
             }
         });
-        (out, log_sums)
     }
 
-    /// The gradient of `qkv`.
-    pub fn backward(&self, plan: &RowPlan, qkv: &[f32], out: &[f32], log_sums: &[f32], out_grad: &[f32]) -> Vec<f32> {
-        let mut qkv_grad = vec![0.0; qkv.len()];
-        let shared = SharedRows::new(&mut qkv_grad, self.qkv_width());
-        let known = Known { qkv, out, log_sums, out_grad };
-        self.tasks(plan).for_each(|(group, kv_head)| {
+    /// Writes the gradient of `qkv`.
+    pub fn backward(&self, groups: &[Group], known: Attended<'_, Vec<f32>>, out_grad: &[f32], qkv_grad: &mut [f32]) {
+        let shared = SharedRows::new(qkv_grad, self.qkv_width());
+        let known = Known { qkv: known.qkv, out: known.out, log_sums: known.log_sums, out_grad };
+        self.tasks(groups).for_each(|(group, kv_head)| {
             // Several spans may share keys and values.
             let len = group.rows.len() * self.head_dim;
             let mut sums = KeyValueGrads { keys: vec![0.0; len], values: vec![0.0; len] };
@@ -163,13 +148,12 @@ impl<'a> Attention<'a> {
                 }
             }
         });
-        qkv_grad
     }
 
     /// Groups with key-value heads.
-    fn tasks<'p>(&self, plan: &'p RowPlan) -> impl ParallelIterator<Item = (&'p Group, usize)> + use<'p> {
+    fn tasks<'p>(&self, groups: &'p [Group]) -> impl ParallelIterator<Item = (&'p Group, usize)> + use<'p> {
         let heads = self.kv_heads;
-        (0..plan.groups.len() * heads).into_par_iter().map(move |task| (&plan.groups[task / heads], task % heads))
+        (0..groups.len() * heads).into_par_iter().map(move |task| (&groups[task / heads], task % heads))
     }
 
     /// One head of `rows` of `values`, each `width` wide, followed by zero rows

@@ -15,6 +15,7 @@ use super::attention::{Attention, SharedRows};
 use super::math::{Matrix, MatrixMut, Write, exp, matmul_here, max, mul_add, sum};
 use super::norm::Norm;
 use super::tree::{Mask, Stretch, TILE, Tile, TileList};
+use crate::ops::{Heads, View};
 
 /// Keys whose scores are held at once, for one query head per key-value head.
 const KEYS: usize = 512;
@@ -37,13 +38,13 @@ pub(super) struct KeyValues {
 impl KeyValues {
     /// Makes room for a number of positions; what was there is lost if there
     /// was less.
-    pub fn make_room(&mut self, attention: &Attention<'_>, positions: usize) {
-        self.dim = attention.head_dim;
+    pub fn make_room(&mut self, heads: &Heads, positions: usize) {
+        self.dim = heads.head_dim;
         if positions > self.room {
             // An odd number of cache lines, so that the rows of a head's keys
             // do not compete for the same places of the cache.
             self.room = positions.next_multiple_of(16) | 16;
-            let len = attention.kv_heads * self.dim * self.room;
+            let len = heads.kv_heads * self.dim * self.room;
             self.keys.clear();
             self.keys.resize(len, 0.0);
             self.values.clear();
@@ -97,13 +98,16 @@ impl KeyValues {
 pub(super) struct HeadColumns<'a> {
     pub rows: &'a [f32],
     pub width: usize,
-    /// The first head's first column.
-    pub first: usize,
 }
 
 impl<'a> HeadColumns<'a> {
+    /// Columns of a buffer's rows, which begin with the first head.
+    pub fn of(view: View<'a, Vec<f32>>) -> Self {
+        Self { rows: &view.buffer[view.at.range()], width: view.at.stride }
+    }
+
     fn head(&self, row: usize, head: usize, dim: usize) -> &'a [f32] {
-        let at = row * self.width + self.first + head * dim;
+        let at = row * self.width + head * dim;
         &self.rows[at..at + dim]
     }
 }

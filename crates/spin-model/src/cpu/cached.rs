@@ -18,19 +18,9 @@ const TILE: usize = 64;
 
 /// Keys, rotated, and values of one layer of one sequence, each
 /// `[kv_heads, room, head_dim]`.
-#[derive(Debug, Clone)]
 pub(crate) struct LayerCache {
     pub keys: Vec<f32>,
     pub values: Vec<f32>,
-}
-
-/// A sequence's part in a step.
-pub(crate) struct Part<'a> {
-    pub layers: &'a mut [LayerCache],
-    /// Rows of its new tokens.
-    pub rows: Range<usize>,
-    /// Position of the first of them.
-    pub position: usize,
 }
 
 /// One head's share of a [`LayerCache`].
@@ -41,7 +31,7 @@ pub(super) struct HeadCache<'a> {
 
 /// New tokens of a sequence.
 #[derive(Clone)]
-pub(super) struct NewRows<'a> {
+pub(super) struct NewQkv<'a> {
     /// Queries, keys and values, `[new, qkv_width]`.
     pub qkv: &'a [f32],
     /// Position of the first.
@@ -68,7 +58,7 @@ impl Attention<'_> {
     /// outputs of the query heads that share it to `out` `[rows, out_width]`.
     pub fn forward_cached(
         &self,
-        new: &NewRows<'_>,
+        new: &NewQkv<'_>,
         kv_head: usize,
         norms: Option<&[Norm; 2]>,
         cache: &mut HeadCache<'_>,

@@ -6,12 +6,11 @@ use rayon::prelude::*;
 use super::math::{Matrix, MatrixMut, Write};
 use super::packed::Packed;
 use super::rounded::{Factor, Panels};
-use crate::decoder::Linear;
 use crate::error::Result;
 use crate::params::{Kept, Numbers, Param};
 
 /// Weights of one type or the other.
-pub(super) enum FewRows {
+pub(crate) enum FewRows {
     /// Multiplied in f32.
     F32(Packed),
     /// Kept and multiplied in bf16.
@@ -19,20 +18,8 @@ pub(super) enum FewRows {
 }
 
 impl FewRows {
-    /// Of linear projections of the same rows.
-    pub fn of(linears: &[Linear]) -> Result<Self> {
-        let weights: Vec<&Param> = linears.iter().map(|linear| &linear.weight).collect();
-        let outputs: Vec<usize> = linears.iter().map(|linear| linear.outputs).collect();
-        let biases = linears.iter().map(|linear| linear.bias.as_ref()).collect::<Vec<_>>();
-        Self::new(&weights, &biases, linears[0].inputs, &outputs)
-    }
-
-    /// Of a table of tokens `[vocab, hidden]`.
-    pub fn of_table(table: &Param, vocab: usize, hidden: usize) -> Result<Self> {
-        Self::new(&[table], &[None], hidden, &[vocab])
-    }
-
-    fn new(weights: &[&Param], biases: &[Option<&Param>], inputs: usize, outputs: &[usize]) -> Result<Self> {
+    /// Of weights `[outputs, inputs]` with their biases.
+    pub fn new(weights: &[&Param], biases: &[Option<&Param>], inputs: usize, outputs: &[usize]) -> Result<Self> {
         let all = outputs.iter().sum();
         let kept: Vec<Kept<'_>> = weights.iter().map(|weight| weight.kept()).collect::<candle_core::Result<_>>()?;
         let mut bias: Option<Vec<f32>> = None;

@@ -1,83 +1,96 @@
-//! The decoder over new tokens of sequences that grow.
+//! The operations of the CPU for sequences that grow.
 
-use super::cached::Part;
-use super::decode::{DecodeBlock, decode_logits};
+use rayon::prelude::*;
+
+use super::attention::{Attention, SharedRows};
+use super::cached::{HeadCache, LayerCache, NewQkv, Scratch};
 use super::few_rows::FewRows;
-use crate::config::ModelConfig;
-use crate::decoder::Decoder;
+use super::operations::{Cpu, norm_of, slice};
+use super::weight::CpuWeight;
 use crate::error::{Error, Result};
+use crate::ops::{GrowingOperations, Heads, NewRows, RmsNorm, View, Write};
 use crate::params::Param;
 use crate::rope::RopeTable;
 
-/// Weights that are laid out for a few rows at a time.
-pub(crate) struct GrowingDecoder {
-    config: ModelConfig,
-    /// `[vocab, hidden]`, unless it is the output projection.
-    embedding: Option<Param>,
-    blocks: Vec<DecodeBlock>,
-    norm: Vec<f32>,
-    output: FewRows,
-    rope: RopeTable,
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| Error::Memory { bytes: len * size_of::<f32>() })?;
+    values.resize(len, 0.0);
+    Ok(values)
 }
 
-impl GrowingDecoder {
-    /// Takes a decoder apart: each of its weights is freed once it is laid out
-    /// anew, unless it is still in use elsewhere.
-    pub fn new(decoder: Decoder) -> Result<Self> {
-        let config = (*decoder.config).clone();
-        let mut blocks = Vec::with_capacity(decoder.layers.len());
-        for layer in decoder.layers {
-            let read = |param: &Param| Ok::<_, Error>(param.read()?.to_vec());
-            let norms = layer.head_norms.as_ref();
-            blocks.push(DecodeBlock {
-                config: layer.config,
-                attention_norm: read(&layer.attention_norm)?,
-                head_norms: norms.map(|[queries, keys]| Ok::<_, Error>([read(queries)?, read(keys)?])).transpose()?,
-                attention_post_norm: layer.attention_post_norm.as_ref().map(read).transpose()?,
-                feed_forward_norm: read(&layer.feed_forward_norm)?,
-                feed_forward_post_norm: layer.feed_forward_post_norm.as_ref().map(read).transpose()?,
-                qkv: FewRows::of(&layer.qkv)?,
-                attention_output: FewRows::of(&[layer.attention_output])?,
-                gate_up: FewRows::of(&layer.gate_up)?,
-                down: FewRows::of(&[layer.down])?,
-            });
-        }
-        let output = FewRows::of_table(&decoder.output, config.vocab_size, config.hidden_size)?;
-        Ok(Self {
-            rope: RopeTable::new(&config.rope, config.max_position_embeddings),
-            norm: decoder.norm.read()?.to_vec(),
-            embedding: (!config.tie_word_embeddings).then_some(decoder.embedding),
-            blocks,
-            output,
-            config,
-        })
+impl GrowingOperations for Cpu {
+    type FewRows = FewRows;
+    type LayerCache = LayerCache;
+
+    fn few_rows(
+        &self,
+        weights: &[&Param],
+        biases: &[Option<&Param>],
+        outputs: &[usize],
+        inputs: usize,
+    ) -> Result<FewRows> {
+        FewRows::new(weights, biases, inputs, outputs)
     }
 
-    /// As [`crate::backend::Growing::step`].
-    pub fn step(&self, ids: &[u32], parts: &mut [Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
-        let mut x = self.embed(ids)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let last = layer + 1 == self.blocks.len();
-            block.forward(&self.config, &self.rope, layer, parts, last, &mut x);
-        }
-        decode_logits(&self.config, &self.norm, &self.output, &x, logits);
+    fn project_few(&self, out: &mut Vec<f32>, x: View<'_, Vec<f32>>, by: &FewRows, write: Write) -> Result<()> {
+        by.forward(slice(x), &mut out[..x.at.rows * by.outputs()], write);
         Ok(())
     }
 
-    /// The embeddings of tokens, `[tokens, hidden]`.
-    fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        let width = self.config.hidden_size;
-        let scale = self.config.embedding_scale as f32;
-        let mut x = vec![0.0; ids.len() * width];
-        let table = self.embedding.as_ref().map(Param::kept).transpose()?;
-        for (row, id) in x.chunks_exact_mut(width).zip(ids) {
-            let id = *id as usize;
-            match &table {
-                Some(table) => table.numbers().read(id * width, row),
-                None => self.output.read_row(id, row),
-            }
+    fn embed_few(&self, table: &FewRows, ids: &Vec<u32>, width: usize, scale: f32, out: &mut Vec<f32>) -> Result<()> {
+        for (row, id) in out.chunks_exact_mut(width).zip(ids) {
+            table.read_row(*id as usize, row);
             row.iter_mut().for_each(|value| *value *= scale);
         }
-        Ok(x)
+        Ok(())
+    }
+
+    fn layer_cache(&self, heads: &Heads, room: usize) -> Result<LayerCache> {
+        let len = heads.kv_width() * room;
+        Ok(LayerCache { keys: zeros(len)?, values: zeros(len)? })
+    }
+
+    fn copy_cache(&self, heads: &Heads, from: &LayerCache, len: usize, to: &mut LayerCache) -> Result<()> {
+        let len = len * heads.head_dim;
+        for (to, from) in [(&mut to.keys, &from.keys), (&mut to.values, &from.values)] {
+            let (own, other) = (to.len() / heads.kv_heads, from.len() / heads.kv_heads);
+            for (to, from) in to.chunks_exact_mut(own).zip(from.chunks_exact(other)) {
+                to[..len].copy_from_slice(&from[..len]);
+            }
+        }
+        Ok(())
+    }
+
+    fn attend_cached(
+        &self,
+        heads: &Heads,
+        rope: &RopeTable,
+        qkv: View<'_, Vec<f32>>,
+        norms: Option<&[RmsNorm<CpuWeight<'_>>; 2]>,
+        parts: &mut [NewRows<'_, LayerCache>],
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let norms = norms.map(|norms| norms.each_ref().map(norm_of));
+        let (attention, width, qkv) = (Attention::new(heads, rope), heads.qkv_width(), slice(qkv));
+        let shared = SharedRows::new(out, heads.out_width());
+        let mut tasks = Vec::with_capacity(parts.len() * heads.kv_heads);
+        for NewRows { cache, rows, position, wanted, out_row } in parts {
+            let new = NewQkv {
+                qkv: &qkv[rows.start * width..rows.end * width],
+                position: *position,
+                wanted: wanted.clone(),
+                out_row: *out_row,
+            };
+            let LayerCache { keys, values } = &mut **cache;
+            let len = keys.len() / heads.kv_heads;
+            for (head, (keys, values)) in keys.chunks_exact_mut(len).zip(values.chunks_exact_mut(len)).enumerate() {
+                tasks.push((new.clone(), head, HeadCache { keys, values }));
+            }
+        }
+        tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (new, head, mut cache)| {
+            attention.forward_cached(&new, head, norms.as_ref(), &mut cache, &shared, scratch);
+        });
+        Ok(())
     }
 }

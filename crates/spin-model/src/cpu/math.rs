@@ -5,6 +5,9 @@ use std::ops::Range;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+pub(super) use crate::ops::Write;
+use crate::ops::{View, ViewMut};
+
 /// a * b + c, in one instruction where the target has one; elsewhere a fused
 /// multiply-add would be a slow library call.
 #[inline(always)]
@@ -172,6 +175,13 @@ impl<'a> Matrix<'a> {
         Self { values, rows, columns: columns.len(), row_stride: width, column_stride: 1 }
     }
 
+    /// Numbers of a buffer.
+    pub fn of(view: View<'a, Vec<f32>>) -> Self {
+        let at = view.at;
+        let values = &view.buffer[at.range()];
+        Self { values, rows: at.rows, columns: at.columns, row_stride: at.stride, column_stride: 1 }
+    }
+
     fn fits(&self) -> bool {
         let last = self.rows.saturating_sub(1) * self.row_stride + self.columns.saturating_sub(1) * self.column_stride;
         self.rows == 0 || self.columns == 0 || last < self.values.len()
@@ -187,6 +197,13 @@ pub(crate) struct MatrixMut<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
+    /// Numbers of a buffer.
+    pub fn of(view: ViewMut<'a, Vec<f32>>) -> Self {
+        let at = view.at;
+        let values = &mut view.buffer[at.range()];
+        Self { values, rows: at.rows, columns: at.columns, row_stride: at.stride }
+    }
+
     /// `values` as rows.
     pub fn new(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
         assert_eq!(values.len(), rows * columns);
@@ -200,15 +217,6 @@ impl<'a> MatrixMut<'a> {
         let values = if rows == 0 { values } else { &mut values[columns.start..] };
         Self { values, rows, columns: columns.len(), row_stride: width }
     }
-}
-
-/// What becomes of the numbers that a product is written over.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
-    /// They are replaced.
-    Over,
-    /// The product is added to them.
-    Add,
 }
 
 /// `out` = `scale` `a` `b`, on all threads of the current pool; `out` += with
@@ -254,13 +262,6 @@ fn matmul_with(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, scale: f32, wri
             parallelism,
         );
     }
-}
-
-/// `a` `b` as new rows.
-pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let mut out = vec![0.0; a.rows * b.columns];
-    matmul(MatrixMut::new(&mut out, a.rows, b.columns), a, b, 1.0, Write::Over);
-    out
 }
 
 #[cfg(test)]

@@ -1,38 +1,32 @@
-//! The decoder on the CPU: every operation with its hand-written backward
-//! pass, on slices, in f32, on all threads of the current rayon pool.
-//!
-//! No graph is recorded. Gradients are added where they are kept, and results
-//! do not depend on the number of threads.
+//! The CPU's set of [operations](crate::ops): on slices, in f32, on all threads of
+//! the current rayon pool, with results that do not depend on their number.
 
 mod activation;
 mod attention;
-mod block;
 mod branches;
 mod cached;
-mod decode;
 mod few_rows;
 mod growing;
 mod head;
-mod linear;
+mod loss;
 mod math;
 mod norm;
+mod operations;
 mod packed;
-mod pass;
 mod rounded;
+mod rows;
 mod scores;
 mod scoring;
 #[cfg(test)]
 mod tests;
 mod tiles;
 mod tree;
+mod weight;
 
-pub(crate) use cached::{LayerCache, Part};
-pub(crate) use growing::GrowingDecoder;
 pub(crate) use math::exp;
-pub(crate) use pass::{accumulate_gradients, logits, row_logps};
+pub(crate) use operations::Cpu;
 pub use rounded::bf16_square;
 pub(crate) use scores::score_row;
-pub(crate) use scoring::TreePass;
 
 /// Rows that one parallel task works on. A constant, so that sums over rows
 /// are split alike, and round alike, whatever the number of threads.

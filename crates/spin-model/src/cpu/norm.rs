@@ -23,15 +23,8 @@ impl Norm {
         Self { scale: weight.iter().map(|weight| weight + offset as f32).collect(), eps: eps as f32 }
     }
 
-    /// The normalised rows of `x` `[rows, width]`.
-    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; x.len()];
-        self.forward_into(x, &mut out);
-        out
-    }
-
     /// Writes the normalised rows of `x` `[rows, width]`.
-    pub fn forward_into(&self, x: &[f32], out: &mut [f32]) {
+    pub fn forward(&self, x: &[f32], out: &mut [f32]) {
         let task = ROWS_PER_TASK * self.scale.len();
         out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
             for (out, x) in out.chunks_exact_mut(self.scale.len()).zip(x.chunks_exact(self.scale.len())) {

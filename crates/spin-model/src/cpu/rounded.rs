@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::attention::SharedRows;
-use super::math::{self, Matrix, MatrixMut, Strided, Write};
+use super::math::{Matrix, MatrixMut, Strided, Write};
 use crate::params::Numbers;
 
 /// Rows of a tile.
@@ -176,7 +176,7 @@ fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mu
 }
 
 /// The second factor of products, laid out: `[inputs, outputs]`.
-pub(super) struct Panels {
+pub(crate) struct Panels {
     pairs: Buffer,
     inputs: usize,
     outputs: usize,
@@ -285,7 +285,7 @@ impl Panels {
 }
 
 /// The first factor of products, laid out: `[rows, inputs]`.
-pub(super) struct Tiles {
+pub(crate) struct Tiles {
     pairs: Buffer,
     rows: usize,
 }
@@ -315,37 +315,6 @@ pub fn bf16_square(matrix: &[half::bf16], size: usize) -> Vec<f32> {
     let mut out = vec![0.0; size * size];
     matmul(MatrixMut::new(&mut out, size, size), factor, factor, Write::Over);
     out
-}
-
-/// `out` = (or +=) `a` `b`, both rounded where `weight` is kept so: as products with
-/// that weight are.
-pub(super) fn matmul_as(weight: Numbers<'_>, out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, write: Write) {
-    match weight {
-        Numbers::F32(_) => math::matmul(out, a, b, 1.0, write),
-        Numbers::Bf16(_) => matmul(out, a.into(), b.into(), write),
-    }
-}
-
-/// `out` = (or +=) `a` times a weight `[outputs, inputs]`, transposed or not: rounded
-/// where the weight is kept so.
-pub(super) fn by_weight(
-    out: MatrixMut<'_>,
-    a: Matrix<'_>,
-    weight: Numbers<'_>,
-    [outputs, inputs]: [usize; 2],
-    transposed: bool,
-    write: Write,
-) {
-    match weight {
-        Numbers::F32(values) => {
-            let weight = Matrix::new(values, outputs, inputs);
-            math::matmul(out, a, if transposed { weight.transposed() } else { weight }, 1.0, write);
-        }
-        Numbers::Bf16(_) => {
-            let weight = Factor::new(weight, outputs, inputs);
-            matmul(out, a.into(), if transposed { weight.transposed() } else { weight }, write);
-        }
-    }
 }
 
 /// Adds the products of a tile: `a` `[pairs, ROWS]`, `b` `[pairs, COLUMNS]`.

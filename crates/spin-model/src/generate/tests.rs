@@ -2,6 +2,8 @@ use candle_core::Device;
 
 use super::*;
 use crate::config::golden_configs;
+use crate::cpu::Cpu;
+use crate::ops::GrowingOperations;
 
 /// Every architecture of the golden files, with windows that matter.
 fn models() -> Vec<(String, CausalLm)> {
@@ -140,5 +142,6 @@ fn what_does_not_fit_is_refused() {
 }
 
 fn sequence_len(sequence: &Sequence) -> usize {
-    sequence.layers.iter().map(|layer| layer.keys.len() + layer.values.len()).sum()
+    let layers = sequence.cache.layers::<<Cpu as GrowingOperations>::LayerCache>();
+    layers.iter().map(|layer| layer.keys.len() + layer.values.len()).sum()
 }

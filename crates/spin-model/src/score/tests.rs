@@ -4,6 +4,8 @@ use super::*;
 use crate::backend::Kernels;
 use crate::batch::Batch;
 use crate::config::{ModelConfig, golden_configs};
+use crate::engine::TreePass;
+use crate::ops::plain::Plain;
 use crate::request::Rounding;
 
 /// A generator of the same numbers everywhere.
@@ -280,4 +282,36 @@ fn requests_that_cannot_be_scored_are_named() {
     // The last token takes no position.
     let longest = ScoreRequest { tokens: &ids[..701], continuation: 1 };
     assert_eq!(score(&model, &[longest], &options(0x1000)).len(), 1);
+}
+
+/// The same orchestration with operations whose buffers it cannot look into.
+#[test]
+fn plain_operations_score_alike() {
+    for (name, model) in models() {
+        for dtype in [DType::F32, DType::BF16] {
+            let model = model.to_dtype(dtype).unwrap();
+            let sequences = sequences(4, model.config().vocab_size, 100);
+            let requests = requests(&sequences);
+            let tree = Tree::new(&requests);
+            for (max_rows, rounding, temperature) in [(40, Rounding::None, 0.7), (4096, Rounding::None, 1.0)] {
+                let options = ScoreOptions { max_rows, rounding, temperature };
+                let expected = score(&model, &requests, &options);
+                let mut pass = TreePass::new(&Plain, model.decoder(), 200, 200).unwrap();
+                let (mut results, mut stats) = (Results::new(&requests), ScoreStats::default());
+                let batches = tree.batches(max_rows);
+                score_tree(&mut pass, &tree, batches, &options, &mut results, &mut stats, &mut |_| {}).unwrap();
+                // Rounded factors may be a bf16 apart.
+                let bound = if dtype == DType::BF16 { 0.1 } else { 2e-5 };
+                for (index, (plain, expected)) in results.scores.iter().zip(&expected).enumerate() {
+                    for (logp, expected) in plain.token_logps.iter().zip(&expected.token_logps) {
+                        assert!(
+                            (logp - expected).abs() < bound * expected.abs().max(1.0),
+                            "{name} {dtype:?}, {max_rows} rows, request {index}: {logp} for {expected}"
+                        );
+                    }
+                    assert!(dtype == DType::BF16 || plain.is_greedy == expected.is_greedy, "{name}, request {index}");
+                }
+            }
+        }
+    }
 }
