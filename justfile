@@ -69,6 +69,10 @@ questions-results *SEEDS="11 12 13 14 15": build
 test *NAME:
     tests/run.sh {{ NAME }}
 
+# Fuzz a reader of files for some seconds, guided by coverage; needs a nightly toolchain and cargo-fuzz (docs/bench/fuzz.md)
+fuzz TARGET SECONDS="60" *FLAGS:
+    tests/fuzz/run.sh {{ TARGET }} {{ SECONDS }} {{ FLAGS }}
+
 # Format the code
 fmt:
     cargo fmt

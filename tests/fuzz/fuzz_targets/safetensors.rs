@@ -1,0 +1,2 @@
+#![no_main]
+spin_fuzz::reader!("safetensors");
