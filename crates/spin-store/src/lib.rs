@@ -36,6 +36,7 @@ pub mod schema;
 pub mod store;
 mod structure;
 pub mod table;
+mod values;
 pub mod work;
 
 pub use artifact::{Artifact, Verified};
