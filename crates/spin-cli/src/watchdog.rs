@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use crate::process::resident_memory;
@@ -21,7 +21,7 @@ const MEMORY: u64 = 2 << 30;
 
 /// A call that is under way.
 struct Call {
-    what: String,
+    what: Arc<str>,
     looks: u32,
     /// Resident memory when it was seen first.
     before: u64,
@@ -42,11 +42,11 @@ pub(crate) fn start() {
 }
 
 /// What `f` gives. The program ends with exit code 3 and a message about `what` where `f` takes
-/// more than a minute of work or 2 GiB of memory.
-pub fn bounded<T>(what: &dyn Fn() -> String, f: impl FnOnce() -> T) -> T {
+/// more than a minute of work or 2 GiB of memory. It is called for every text: `what` is made before.
+pub fn bounded<T>(what: &Arc<str>, f: impl FnOnce() -> T) -> T {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     if let Some(calls) = CALLS.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-        calls.insert(number, Call { what: what(), looks: 0, before: 0 });
+        calls.insert(number, Call { what: what.clone(), looks: 0, before: 0 });
     }
     let _end = End(number);
     f()
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn growth_and_looks_are_bounded() {
-        let call = || Call { what: String::new(), looks: 0, before: 0 };
+        let call = || Call { what: "".into(), looks: 0, before: 0 };
         let mut large = call();
         assert_eq!(large.look(5 << 30), None, "what was there before counts for nothing");
         assert_eq!(large.look(7 << 30), None);
@@ -112,8 +112,8 @@ mod tests {
     fn calls_come_and_go() {
         *CALLS.lock().unwrap() = Some(HashMap::new());
         let count = || CALLS.lock().unwrap().as_ref().unwrap().len();
-        assert_eq!(bounded(&|| "a".into(), || bounded(&|| "b".into(), count)), 2);
-        assert!(std::panic::catch_unwind(|| bounded(&|| "a".into(), || panic!("out of it"))).is_err());
+        assert_eq!(bounded(&"a".into(), || bounded(&"b".into(), count)), 2);
+        assert!(std::panic::catch_unwind(|| bounded(&"a".into(), || panic!("out of it"))).is_err());
         assert_eq!(count(), 0);
     }
 }

@@ -3,31 +3,53 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use arrow::array::{AsArray, ListArray, RecordBatch, StringArray};
 use rayon::prelude::*;
 use spin_run::run::{PromptFate, TemplateConfig};
-use spin_run::schema::{Demonstration, Row};
+use spin_run::schema::{Demonstration, Row, turns};
 use spin_store::table;
-use spin_text::{Codec, TextError};
+use spin_text::TextError;
 
 use crate::error::{PairError, Result};
-use crate::join::{RealAnswer, SampleTable};
+use crate::ids::IdLists;
+use crate::join::{RealAnswers, SampleTable};
+
+/// Rows that a thread tokenises before it takes the next.
+const PIECE: usize = 256;
+
+/// The ids of a demonstration's prompt and of its answer.
+pub type InTokens<'a> = dyn Fn(&Demonstration) -> Result<(Vec<u32>, Vec<u32>), TextError> + Sync + 'a;
 
 /// A part of the demonstrations, in tokens too.
 pub struct Chunk {
-    /// Its rows.
-    pub rows: Vec<Demonstration>,
+    /// Its rows, with the columns of [`Demonstration`].
+    rows: RecordBatch,
     /// The same in tokens.
-    pub real: Vec<RealAnswer>,
+    pub real: RealAnswers,
     /// Prompts that are left out as too long.
     pub overlong: u64,
+}
+
+impl Chunk {
+    /// The prompt of a row, by role and content.
+    pub fn prompt(&self, row: usize) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let prompts: &ListArray = self.rows.column(1).as_list::<i32>();
+        turns::of(prompts, row)
+    }
+
+    /// The human answer of a row.
+    pub fn response(&self, row: usize) -> &str {
+        let responses: &StringArray = self.rows.column(2).as_string::<i32>();
+        responses.value(row)
+    }
 }
 
 /// Where demonstrations come from.
 pub struct Chunks<'a> {
     parts: Vec<PathBuf>,
-    codec: &'a Codec,
+    in_tokens: &'a InTokens<'a>,
     template: &'a TemplateConfig,
     context: usize,
     /// For messages: `demonstrations/name@v1`.
@@ -40,12 +62,12 @@ impl<'a> Chunks<'a> {
     /// The parts of a table for a model that reads `context` tokens.
     pub fn new(
         parts: Vec<PathBuf>,
-        codec: &'a Codec,
+        in_tokens: &'a InTokens<'a>,
         template: &'a TemplateConfig,
         context: usize,
         table: String,
     ) -> Self {
-        Chunks { parts, codec, template, context, table, last: None }
+        Chunks { parts, in_tokens, template, context, table, last: None }
     }
 
     /// How many there are.
@@ -70,26 +92,43 @@ impl<'a> Chunks<'a> {
     }
 
     fn read(&self, number: usize) -> Result<Chunk> {
-        let rows = Demonstration::read_part(&self.parts[number])?;
-        let in_tokens = |row: &Demonstration| {
-            let in_row = |error: TextError| error.in_row(&row.row_id, &self.table);
-            self.codec.exchange_ids(&row.prompt, &row.response).map_err(in_row)
-        };
+        let rows = table::read(&self.parts[number], &Demonstration::schema(), Demonstration::SCHEMA_VERSION)?;
+        let starts: Vec<usize> = (0..rows.num_rows()).step_by(PIECE).collect();
+        let piece = |start: usize| self.tokenise(&rows.slice(start, PIECE.min(rows.num_rows() - start)));
         // What takes the most time; of several bad rows the first is named.
-        let tokens: Vec<_> = rows.par_iter().map(in_tokens).collect();
-        let (mut real, mut overlong) = (Vec::with_capacity(rows.len()), 0);
-        for (row, tokens) in rows.iter().zip(tokens) {
-            let (mut prompt_ids, real_ids) = tokens?;
-            match self.template.prompt(prompt_ids.clone(), self.context) {
-                // What is cut was sampled from what is left of it.
-                PromptFate::Used(cut, _) => prompt_ids = cut,
-                PromptFate::Dropped => overlong += 1,
-                // Such a row was refused when answers were sampled.
-                PromptFate::TooLong(..) => {}
-            }
-            real.push(RealAnswer { row_id: row.row_id.clone(), prompt_ids, real_ids });
+        let pieces: Vec<_> = starts.into_par_iter().map(piece).collect();
+        let (mut prompt_ids, mut real_ids, mut overlong) = (IdLists::default(), IdLists::default(), 0);
+        for piece in pieces {
+            let (prompts, answers, left_out) = piece?;
+            prompt_ids.append(&prompts);
+            real_ids.append(&answers);
+            overlong += left_out;
         }
+        let row_ids: &StringArray = rows.column(0).as_string::<i32>();
+        let real = RealAnswers { row_ids: row_ids.clone(), prompt_ids, real_ids };
         Ok(Chunk { rows, real, overlong })
+    }
+
+    /// Prompts and answers of some rows, and how many prompts are left out as too long.
+    fn tokenise(&self, rows: &RecordBatch) -> Result<(IdLists, IdLists, u64)> {
+        let (mut prompts, mut answers, mut overlong) = (IdLists::default(), IdLists::default(), 0);
+        for row in Demonstration::from_batch(rows) {
+            let in_row = |error: TextError| error.in_row(&row.row_id, &self.table);
+            let (ids, real_ids) = (self.in_tokens)(&row).map_err(in_row)?;
+            answers.push(&real_ids);
+            let whole = ids.clone();
+            match self.template.prompt(ids, self.context) {
+                // What is cut was sampled from what is left of it.
+                PromptFate::Used(cut, _) => prompts.push(&cut),
+                PromptFate::Dropped => {
+                    prompts.push(&whole);
+                    overlong += 1;
+                }
+                // Such a row was refused when answers were sampled.
+                PromptFate::TooLong(..) => prompts.push(&whole),
+            }
+        }
+        Ok((prompts, answers, overlong))
     }
 
     /// Which chunk each row is in.
@@ -98,11 +137,13 @@ impl<'a> Chunks<'a> {
     /// When a part cannot be read.
     pub fn places(&self) -> Result<Places> {
         let mut places = Places { hasher: RandomState::new(), of: HashMap::new() };
-        for (number, part) in self.parts.iter().enumerate() {
+        let hashes = |part: &PathBuf| -> Result<Vec<u64>> {
             let batch = table::read_columns(part, &["row_id"])?;
-            for row_id in table::texts(&batch, "row_id", part)? {
-                places.of.insert(places.hasher.hash_one(row_id), u32::try_from(number).expect("few parts"));
-            }
+            Ok(table::texts(&batch, "row_id", part)?.map(|row_id| places.hasher.hash_one(row_id)).collect())
+        };
+        let parts: Vec<_> = self.parts.par_iter().map(hashes).collect();
+        for (number, hashes) in (0..).zip(parts) {
+            places.of.extend(hashes?.into_iter().map(|hash| (hash, number)));
         }
         Ok(places)
     }
@@ -125,6 +166,14 @@ pub struct Spread {
     pub samples: u64,
 }
 
+/// What a part of the samples has: the chunks of its rows, and the rest as in [`Spread`].
+#[derive(Default)]
+struct Looked {
+    chunks: BTreeSet<u32>,
+    unknown: (u64, u64),
+    samples: u64,
+}
+
 impl Places {
     /// How the samples of a table are spread over `chunks` chunks.
     ///
@@ -132,22 +181,31 @@ impl Places {
     /// When a part cannot be read.
     pub fn spread(&self, samples: &SampleTable, chunks: usize) -> Result<Spread> {
         let mut spread = Spread { parts: vec![Vec::new(); chunks], ..Spread::default() };
-        for part in &samples.parts {
-            let batch = table::read_columns(part, &["row_id", "finish_reason"])?;
-            let ids = table::texts(&batch, "row_id", part)?;
-            let reasons = table::texts(&batch, "finish_reason", part)?;
-            let mut touched = BTreeSet::new();
-            for (row_id, reason) in ids.zip(reasons) {
-                spread.samples += 1;
-                match self.of.get(&self.hasher.hash_one(row_id)) {
-                    Some(chunk) => drop(touched.insert(*chunk)),
-                    None if reason == "error" => spread.unknown.1 += 1,
-                    None => spread.unknown.0 += 1,
-                }
-            }
-            touched.into_iter().for_each(|chunk| spread.parts[chunk as usize].push(part.clone()));
+        let looked: Vec<_> = samples.parts.par_iter().map(|part| self.look_at(part)).collect();
+        for (part, looked) in samples.parts.iter().zip(looked) {
+            let looked = looked?;
+            spread.samples += looked.samples;
+            spread.unknown.0 += looked.unknown.0;
+            spread.unknown.1 += looked.unknown.1;
+            looked.chunks.into_iter().for_each(|chunk| spread.parts[chunk as usize].push(part.clone()));
         }
         Ok(spread)
+    }
+
+    fn look_at(&self, part: &Path) -> Result<Looked> {
+        let batch = table::read_columns(part, &["row_id", "finish_reason"])?;
+        let ids = table::texts(&batch, "row_id", part)?;
+        let reasons = table::texts(&batch, "finish_reason", part)?;
+        let mut looked = Looked::default();
+        for (row_id, reason) in ids.zip(reasons) {
+            looked.samples += 1;
+            match self.of.get(&self.hasher.hash_one(row_id)) {
+                Some(chunk) => drop(looked.chunks.insert(*chunk)),
+                None if reason == "error" => looked.unknown.1 += 1,
+                None => looked.unknown.0 += 1,
+            }
+        }
+        Ok(looked)
     }
 }
 
@@ -166,9 +224,9 @@ pub fn check_counted(table: &str, counted: u64, samples: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::Path;
 
     use spin_run::schema::{Message, Sample};
+    use spin_text::Codec;
 
     use super::*;
     use crate::join::{self, Rules};
@@ -197,7 +255,8 @@ mod tests {
         };
         let whole = vec![write("all", &rows)];
         let pieces = vec![write("0", &rows[..11]), write("1", &rows[11..12]), write("2", &rows[12..])];
-        let chunks = |parts| Chunks::new(parts, &codec, &template, 512, "demonstrations/t@v1".into());
+        let in_tokens = |row: &Demonstration| codec.exchange_ids(&row.prompt, &row.response);
+        let chunks = |parts| Chunks::new(parts, &in_tokens, &template, 512, "demonstrations/t@v1".into());
         let mut one = chunks(whole);
         let real = one.get(0).unwrap().real.clone();
         let samples: Vec<Sample> = (0..30)
@@ -208,7 +267,7 @@ mod tests {
                     // Every ninth is of a row that nobody has, every third of those failed.
                     row_id: if i % 9 == 8 { format!("gone{i}") } else { format!("r{i}") },
                     sample_index: sample_index as u32,
-                    prompt_ids: real[i].prompt_ids.clone(),
+                    prompt_ids: real.prompt_ids.get(i).to_vec(),
                     response_ids: ids,
                     response: "answer".into(),
                     finish_reason: if i % 27 == 8 { "error" } else { "stop" }.into(),
@@ -229,24 +288,30 @@ mod tests {
             .collect();
         let table = SampleTable { iteration: 0, reference: "samples/t@v1".into(), parts };
         let rules = |of_these_rows| Rules { eos: codec.eos_ids(), max_length: 100, of_these_rows };
-        let expected = join::join(&real, std::slice::from_ref(&table), rules(false)).unwrap();
+        let kept = |joined: &join::JoinResult, before: usize| -> Vec<_> {
+            let one = |pair| (joined.generated_ids(pair).to_vec(), joined.response(pair).to_owned());
+            joined.pairs.iter().map(|pair| (pair.row + before, pair.sample_index, one(pair))).collect()
+        };
+        let expected = join::join(&real, &table, rules(false)).unwrap();
 
         let mut pieces = chunks(pieces);
         let spread = pieces.places().unwrap().spread(&table, pieces.count()).unwrap();
         assert_eq!(spread.parts.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2]);
         assert_eq!((spread.unknown, spread.samples), ((4, 2), 60));
-        let (mut pairs, mut counts, mut before): (_, BTreeMap<String, u64>, _) = (Vec::new(), BTreeMap::new(), 0);
+        let (mut pairs, mut counts, mut before): (Vec<_>, BTreeMap<String, u64>, _) = (Vec::new(), BTreeMap::new(), 0);
         for (number, parts) in spread.parts.iter().enumerate() {
             let chunk = pieces.get(number).unwrap();
             let table = SampleTable { parts: parts.clone(), ..table.clone() };
-            let joined = join::join(&chunk.real, &[table], rules(true)).unwrap();
-            pairs.extend(joined.pairs.into_iter().map(|pair| join::Joined { row: pair.row + before, ..pair }));
+            let joined = join::join(&chunk.real, &table, rules(true)).unwrap();
+            pairs.extend(kept(&joined, before));
+            assert_eq!(chunk.response(0), rows[before].response);
+            assert!(chunk.prompt(0).eq([("user", rows[before].prompt[0].content.as_str())]));
             joined.counts.into_iter().for_each(|(fate, n)| *counts.entry(fate).or_default() += n);
-            before += chunk.rows.len();
+            before += chunk.rows.num_rows();
         }
         *counts.get_mut("no_demonstration").unwrap() += spread.unknown.0;
         *counts.get_mut("failed").unwrap() += spread.unknown.1;
-        assert_eq!((pairs, counts), (expected.pairs, expected.counts));
+        assert_eq!((pairs, counts), (kept(&expected, 0), expected.counts));
         assert!(check_counted("t", 3, 4).unwrap_err().to_string().contains("3 of its 4 samples"));
     }
 }

@@ -16,9 +16,6 @@ pub enum PairError {
     /// From the tokenizer or the template.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// From polars.
-    #[error("the join failed: {0}")]
-    Polars(#[from] polars::error::PolarsError),
     /// The tables do not belong together.
     #[error("{table}: {problem}; {remedy}")]
     Mismatch {
@@ -57,7 +54,6 @@ impl PairError {
         match self {
             PairError::Store(error) => error.is_bad_input(),
             PairError::Text(error) => error.is_bad_input(),
-            PairError::Polars(_) => false,
             _ => true,
         }
     }

@@ -1,21 +1,28 @@
-//! The join itself, as one lazy polars query over the samples' parts.
+//! The join itself: each part of the samples against the demonstrations' ids, by a hash of the row's
+//! id, parts beside each other. What is kept stays where it was decoded until it is written.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use polars::prelude::*;
+use arrow::array::{AsArray, ListArray, RecordBatch, StringArray, UInt32Array};
+use arrow::datatypes::{Schema, UInt32Type};
+use rayon::prelude::*;
+use spin_run::schema::{Row as _, Sample};
+use spin_store::table;
 
 use crate::error::{PairError, Result};
+use crate::ids::IdLists;
 
-/// A demonstration in tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RealAnswer {
-    /// Its id.
-    pub row_id: String,
-    /// Its prompt.
-    pub prompt_ids: Vec<u32>,
-    /// The human answer with its EOS.
-    pub real_ids: Vec<u32>,
+/// Demonstrations in tokens.
+#[derive(Clone, Debug)]
+pub struct RealAnswers {
+    /// Their ids.
+    pub row_ids: StringArray,
+    /// Their prompts.
+    pub prompt_ids: IdLists,
+    /// The human answers with their EOS.
+    pub real_ids: IdLists,
 }
 
 /// The samples of one iteration.
@@ -29,32 +36,57 @@ pub struct SampleTable {
     pub parts: Vec<PathBuf>,
 }
 
-/// A pair in tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A sample that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
     /// Index of the demonstration.
     pub row: usize,
-    /// The iteration that made the sample.
-    pub iteration: u32,
     /// Which of the row's samples.
     pub sample_index: u32,
-    /// The generated answer's tokens.
-    pub generated_ids: Vec<u32>,
-    /// The generated answer's text.
-    pub response: String,
+    /// The part it is in, and its place there.
+    at: (u32, u32),
 }
 
 /// What a join kept and dropped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct JoinResult {
-    /// Kept pairs, by iteration, then demonstration, then sample.
+    /// Kept samples, by demonstration, then sample.
     pub pairs: Vec<Joined>,
     /// Number of samples by fate: `kept` or the reason for the drop.
     pub counts: BTreeMap<String, u64>,
+    /// Answers of every part that has some of `pairs`.
+    answers: Vec<Option<Answers>>,
+}
+
+impl JoinResult {
+    /// The generated answer's tokens.
+    pub fn generated_ids(&self, pair: &Joined) -> &[u32] {
+        let (part, at) = (pair.at.0 as usize, pair.at.1 as usize);
+        self.answers[part].as_ref().map_or(&[], |answers| ids_of(&answers.ids, at))
+    }
+
+    /// The generated answer's text.
+    pub fn response(&self, pair: &Joined) -> &str {
+        let (part, at) = (pair.at.0 as usize, pair.at.1 as usize);
+        self.answers[part].as_ref().map_or("", |answers| answers.texts.value(at))
+    }
+}
+
+/// The answers of a part.
+#[derive(Debug)]
+struct Answers {
+    ids: ListArray,
+    texts: StringArray,
 }
 
 /// The fates of a sample, in the order in which they are tested.
 pub const FATES: [&str; 6] = ["failed", "no_demonstration", "empty", "identical", "over_length", "kept"];
+const FAILED: usize = 0;
+const NO_DEMONSTRATION: usize = 1;
+const EMPTY: usize = 2;
+const IDENTICAL: usize = 3;
+const OVER_LENGTH: usize = 4;
+const KEPT: usize = 5;
 
 /// What decides a sample's fate beside its row.
 #[derive(Clone, Copy, Debug)]
@@ -68,125 +100,131 @@ pub struct Rules<'a> {
     pub of_these_rows: bool,
 }
 
+/// A sample of a demonstration.
+struct Found {
+    row: u32,
+    sample_index: u32,
+    part: u32,
+    at: u32,
+    fate: usize,
+    same_prompt: bool,
+}
+
 /// Joins samples with demonstrations on the row id.
 ///
 /// # Errors
 /// When a prompt was sampled from other tokens than the demonstration has
-/// now, a (row, sample) stands twice, or polars fails.
-pub fn join(demonstrations: &[RealAnswer], tables: &[SampleTable], rules: Rules<'_>) -> Result<JoinResult> {
-    let Rules { eos, max_length, of_these_rows } = rules;
-    let real = demonstrations_frame(demonstrations)?.lazy();
-    let mut frames = Vec::new();
-    for table in tables {
-        for part in &table.parts {
-            let columns =
-                ["row_id", "sample_index", "prompt_ids", "response_ids", "response", "finish_reason"].map(col);
-            let samples = LazyFrame::scan_parquet(PlRefPath::try_from_path(part)?, ScanArgsParquet::default())?;
-            frames.push(samples.select(columns).with_column(lit(table.iteration).alias("iteration")));
-        }
+/// now, a (row, sample) stands twice, or a part cannot be read.
+pub fn join(real: &RealAnswers, table: &SampleTable, rules: Rules<'_>) -> Result<JoinResult> {
+    let rows: HashMap<&str, u32> = real.row_ids.iter().flatten().zip(0..).collect();
+    let look =
+        |(part, path): (usize, &PathBuf)| look_at(path, u32::try_from(part).expect("few parts"), &rows, real, rules);
+    // Of several parts that cannot be read the first is named.
+    let parts: Vec<_> = table.parts.par_iter().enumerate().map(look).collect();
+    let (mut counts, mut found, mut answers) = ([0; FATES.len()], Vec::new(), Vec::new());
+    for part in parts {
+        let part = part?;
+        counts.iter_mut().zip(part.counts).for_each(|(sum, count)| *sum += count);
+        found.extend(part.found);
+        answers.push(part.answers);
     }
-    let samples = concat(frames, UnionArgs::default())?;
-    let ended = eos.iter().fold(lit(false), |any, id| any.or(col("response_ids").list().last().eq(lit(*id))));
-    // The number of tokens besides the EOS.
-    let own_tokens = col("response_ids").list().len().cast(DataType::Int64) - ended.cast(DataType::Int64);
-    let (generated, real_length) = (col("response_ids").list().len(), col("real_ids").list().len());
-    let longest = when(generated.clone().gt(real_length.clone())).then(generated).otherwise(real_length);
-    let fate = when(col("finish_reason").eq(lit("error")))
-        .then(lit(FATES[0]))
-        .when(col("row").is_null())
-        .then(lit(FATES[1]))
-        .when(own_tokens.lt_eq(lit(0)).or(col("response").eq(lit(""))))
-        .then(lit(FATES[2]))
-        .when(col("response_ids").eq(col("real_ids")))
-        .then(lit(FATES[3]))
-        .when((col("prompt_ids").list().len() + longest).gt(lit(max_length as u32)))
-        .then(lit(FATES[4]))
-        .otherwise(lit(FATES[5]))
-        .alias("fate");
-    let how = if of_these_rows { JoinType::Inner } else { JoinType::Left };
-    let joined = samples
-        .join(real, [col("row_id")], [col("row_id")], JoinArgs::new(how))
-        .with_column(fate)
-        .with_column(col("prompt_ids").eq(col("real_prompt_ids")).alias("same_prompt"))
-        .select(["row", "iteration", "sample_index", "response_ids", "response", "fate", "same_prompt"].map(col))
-        .sort_by_exprs(["iteration", "row", "sample_index"].map(col), SortMultipleOptions::default());
-    let frame = joined.collect_with_engine(Engine::Streaming)?.unwrap_single();
-    read_back(&frame, demonstrations, tables)
-}
-
-fn id_lists<'a>(name: &str, rows: impl ExactSizeIterator<Item = &'a [u32]>) -> Column {
-    let mut builder =
-        ListPrimitiveChunkedBuilder::<UInt32Type>::new(name.into(), rows.len(), rows.len() * 64, DataType::UInt32);
-    for ids in rows {
-        builder.append_slice(ids);
-    }
-    builder.finish().into_column()
-}
-
-fn demonstrations_frame(rows: &[RealAnswer]) -> Result<DataFrame> {
-    let ids: Vec<&str> = rows.iter().map(|r| r.row_id.as_str()).collect();
-    let index: Vec<u32> = (0u32..).take(rows.len()).collect();
-    Ok(DataFrame::new(
-        rows.len(),
-        vec![
-            Column::new("row_id".into(), ids),
-            Column::new("row".into(), index),
-            id_lists("real_prompt_ids", rows.iter().map(|r| r.prompt_ids.as_slice())),
-            id_lists("real_ids", rows.iter().map(|r| r.real_ids.as_slice())),
-        ],
-    )?)
-}
-
-fn read_back(frame: &DataFrame, demonstrations: &[RealAnswer], tables: &[SampleTable]) -> Result<JoinResult> {
-    let rows = frame.column("row")?.u32()?;
-    let iterations = frame.column("iteration")?.cast(&DataType::UInt32)?;
-    let iterations = iterations.u32()?;
-    let samples = frame.column("sample_index")?.u32()?;
-    let ids = frame.column("response_ids")?.list()?;
-    let responses = frame.column("response")?.str()?;
-    let fates = frame.column("fate")?.str()?;
-    let same_prompt = frame.column("same_prompt")?.bool()?;
-    let mut result = JoinResult { pairs: Vec::new(), counts: FATES.map(|f| (f.to_owned(), 0)).into_iter().collect() };
+    found.sort_unstable_by_key(|one| (one.row, one.sample_index, one.part, one.at));
+    let mut pairs = Vec::new();
     let mut previous = None;
-    for i in 0..frame.height() {
-        let fate = fates.get(i).unwrap_or("unknown");
-        *result.counts.entry(fate.to_owned()).or_default() += 1;
-        let Some(row) = rows.get(i) else { continue };
-        let iteration = iterations.get(i).unwrap_or_default();
-        let sample_index = samples.get(i).unwrap_or_default();
-        let row_id = &demonstrations[row as usize].row_id;
+    for one in found {
+        let row_id = || real.row_ids.value(one.row as usize);
         let mismatch = |problem: String, remedy: &str| {
-            let table = tables.iter().find(|t| t.iteration == iteration).map(|t| t.reference.clone());
-            Err(PairError::Mismatch { table: table.unwrap_or_default(), problem, remedy: remedy.into() })
+            Err(PairError::Mismatch { table: table.reference.clone(), problem, remedy: remedy.into() })
         };
-        if previous == Some((iteration, row, sample_index)) {
-            return mismatch(format!("sample {sample_index} of row {row_id:?} stands twice"), "make the samples again");
+        if previous == Some((one.row, one.sample_index)) {
+            let problem = format!("sample {} of row {:?} stands twice", one.sample_index, row_id());
+            return mismatch(problem, "make the samples again");
         }
-        previous = Some((iteration, row, sample_index));
-        if same_prompt.get(i) != Some(true) {
+        previous = Some((one.row, one.sample_index));
+        if !one.same_prompt {
+            let row = row_id();
             return mismatch(
-                format!("the prompt of row {row_id:?} was sampled from other tokens than the demonstration gives now"),
+                format!("the prompt of row {row:?} was sampled from other tokens than the demonstration gives now"),
                 "the template or tokenizer changed; make the samples again",
             );
         }
-        if fate == "kept" {
-            let generated = ids.get_as_series(i).map(|s| s.u32().map(|c| c.into_no_null_iter().collect::<Vec<u32>>()));
-            result.pairs.push(Joined {
-                row: row as usize,
-                iteration,
-                sample_index,
-                generated_ids: generated.transpose()?.unwrap_or_default(),
-                response: responses.get(i).unwrap_or_default().to_owned(),
-            });
+        if one.fate == KEPT {
+            pairs.push(Joined { row: one.row as usize, sample_index: one.sample_index, at: (one.part, one.at) });
         }
     }
-    Ok(result)
+    let counts = FATES.iter().zip(counts).map(|(fate, count)| ((*fate).to_owned(), count)).collect();
+    Ok(JoinResult { pairs, counts, answers })
+}
+
+/// What a part of the samples has.
+struct Part {
+    counts: [u64; FATES.len()],
+    found: Vec<Found>,
+    answers: Option<Answers>,
+}
+
+/// The columns that a join reads, in the order in which it does.
+const COLUMNS: [&str; 6] = ["row_id", "sample_index", "prompt_ids", "response_ids", "response", "finish_reason"];
+
+fn look_at(
+    path: &Path,
+    part: u32,
+    rows: &HashMap<&str, u32>,
+    real: &RealAnswers,
+    Rules { eos, max_length, of_these_rows }: Rules<'_>,
+) -> Result<Part> {
+    let schema = Sample::schema();
+    let fields = COLUMNS.map(|name| schema.field_with_name(name).expect("a column of samples").clone());
+    let batch = table::read(path, &Arc::new(Schema::new(fields.to_vec())), Sample::SCHEMA_VERSION)?;
+    let text = |column: usize| -> &StringArray { batch.column(column).as_string::<i32>() };
+    let (row_ids, responses, reasons) = (text(0), text(4), text(5));
+    let sample_indices: &UInt32Array = batch.column(1).as_primitive::<UInt32Type>();
+    let (prompts, answers) = (lists(&batch, 2), lists(&batch, 3));
+    let (mut counts, mut found) = ([0; FATES.len()], Vec::new());
+    for at in 0..batch.num_rows() {
+        let row = rows.get(row_ids.value(at)).copied();
+        let failed = reasons.value(at) == "error";
+        let Some(row) = row else {
+            if !of_these_rows {
+                counts[if failed { FAILED } else { NO_DEMONSTRATION }] += 1;
+            }
+            continue;
+        };
+        let (prompt_ids, ids) = (ids_of(prompts, at), ids_of(answers, at));
+        let real_ids = real.real_ids.get(row as usize);
+        let ended = ids.last().is_some_and(|id| eos.contains(id));
+        let fate = if failed {
+            FAILED
+        } else if ids.len() == usize::from(ended) || responses.value(at).is_empty() {
+            EMPTY
+        } else if ids == real_ids {
+            IDENTICAL
+        } else if prompt_ids.len() + ids.len().max(real_ids.len()) > max_length {
+            OVER_LENGTH
+        } else {
+            KEPT
+        };
+        counts[fate] += 1;
+        let same_prompt = prompt_ids == real.prompt_ids.get(row as usize);
+        let (sample_index, at) = (sample_indices.value(at), u32::try_from(at).expect("a part has few rows"));
+        found.push(Found { row, sample_index, part, at, fate, same_prompt });
+    }
+    let answers = (counts[KEPT] > 0).then(|| Answers { ids: answers.clone(), texts: responses.clone() });
+    Ok(Part { counts, found, answers })
+}
+
+fn lists(batch: &RecordBatch, column: usize) -> &ListArray {
+    batch.column(column).as_list::<i32>()
+}
+
+fn ids_of(lists: &ListArray, row: usize) -> &[u32] {
+    let ends = &lists.value_offsets()[row..=row + 1];
+    &lists.values().as_primitive::<UInt32Type>().values()[ends[0] as usize..ends[1] as usize]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spin_run::schema::{Row, Sample};
 
     const EOS: u32 = 2;
 
@@ -194,8 +232,14 @@ mod tests {
         Rules { eos: &[EOS], max_length, of_these_rows: false }
     }
 
-    fn real(row_id: &str, real_ids: &[u32]) -> RealAnswer {
-        RealAnswer { row_id: row_id.into(), prompt_ids: vec![1, 5], real_ids: real_ids.to_vec() }
+    fn real(rows: &[(&str, &[u32])]) -> RealAnswers {
+        let (mut prompt_ids, mut real_ids) = (IdLists::default(), IdLists::default());
+        for (_, ids) in rows {
+            prompt_ids.push(&[1, 5]);
+            real_ids.push(ids);
+        }
+        let row_ids = StringArray::from_iter_values(rows.iter().map(|row| row.0));
+        RealAnswers { row_ids, prompt_ids, real_ids }
     }
 
     fn sample(row_id: &str, sample_index: u32, response_ids: &[u32]) -> Sample {
@@ -221,39 +265,41 @@ mod tests {
     #[test]
     fn every_sample_has_one_fate() {
         let dir = tempfile::tempdir().unwrap();
-        let demonstrations = [real("b", &[7, EOS]), real("a", &[8, 9, EOS])];
-        let first = table(
-            dir.path(),
-            0,
-            &[
-                sample("a", 0, &[8, 9, EOS]),
-                sample("a", 1, &[8, EOS]),
-                sample("b", 0, &[EOS]),
-                sample("b", 1, &[7, 7, 7, 7, 7, EOS]),
-                sample("gone", 0, &[7, EOS]),
-                Sample { finish_reason: "error".into(), ..sample("a", 2, &[]) },
-            ],
-        );
-        let second = table(dir.path(), 1, &[sample("a", 0, &[6, EOS]), sample("b", 0, &[6, 6])]);
-        let result = join(&demonstrations, &[first, second], rules(6)).unwrap();
+        let demonstrations = real(&[("b", &[7, EOS]), ("a", &[8, 9, EOS])]);
+        let samples = [
+            sample("a", 0, &[8, 9, EOS]),
+            sample("a", 1, &[8, EOS]),
+            sample("b", 0, &[EOS]),
+            sample("b", 1, &[7, 7, 7, 7, 7, EOS]),
+            sample("gone", 0, &[7, EOS]),
+            Sample { finish_reason: "error".into(), ..sample("a", 2, &[]) },
+            Sample { finish_reason: "error".into(), ..sample("gone", 1, &[]) },
+            sample("b", 2, &[6, 6]),
+            // Nothing was drawn, or only what is no text.
+            Sample { response: "text".into(), ..sample("a", 3, &[]) },
+            Sample { response: String::new(), ..sample("a", 4, &[8, 8, EOS]) },
+        ];
+        let result = join(&demonstrations, &table(dir.path(), 0, &samples), rules(6)).unwrap();
         let counts: Vec<(&str, u64)> = result.counts.iter().map(|(k, v)| (k.as_str(), *v)).collect();
         let expected =
-            [("empty", 1), ("failed", 1), ("identical", 1), ("kept", 3), ("no_demonstration", 1), ("over_length", 1)];
+            [("empty", 3), ("failed", 2), ("identical", 1), ("kept", 2), ("no_demonstration", 1), ("over_length", 1)];
         assert_eq!(counts, expected);
-        let keys: Vec<_> = result.pairs.iter().map(|p| (p.iteration, p.row, p.sample_index)).collect();
-        assert_eq!(keys, [(0, 1, 1), (1, 0, 0), (1, 1, 0)]);
-        assert_eq!(result.pairs[0].generated_ids, [8, EOS]);
-        assert_eq!(result.pairs[1].generated_ids, [6, 6]);
+        let of_these = Rules { of_these_rows: true, ..rules(6) };
+        let result = join(&demonstrations, &table(dir.path(), 0, &samples), of_these).unwrap();
+        assert_eq!((result.counts["failed"], result.counts["no_demonstration"]), (1, 0));
+        let kept: Vec<_> =
+            result.pairs.iter().map(|p| (p.row, p.sample_index, result.generated_ids(p), result.response(p))).collect();
+        assert_eq!(kept, [(0, 2, &[6, 6][..], "text"), (1, 1, &[8, EOS], "text")]);
     }
 
     #[test]
     fn doubled_samples_and_changed_prompts_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let doubled = table(dir.path(), 0, &[sample("a", 0, &[6, EOS]), sample("a", 0, &[7, EOS])]);
-        let error = join(&[real("a", &[8, EOS])], &[doubled], rules(9)).unwrap_err().to_string();
+        let error = join(&real(&[("a", &[8, EOS])]), &doubled, rules(9)).unwrap_err().to_string();
         assert!(error.contains("samples/t/iter-0@v1") && error.contains("stands twice"), "{error}");
         let changed = table(dir.path(), 1, &[Sample { prompt_ids: vec![1], ..sample("a", 0, &[6, EOS]) }]);
-        let error = join(&[real("a", &[8, EOS])], &[changed], rules(9)).unwrap_err().to_string();
+        let error = join(&real(&[("a", &[8, EOS])]), &changed, rules(9)).unwrap_err().to_string();
         assert!(error.contains("row \"a\"") && error.contains("other tokens"), "{error}");
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! What cannot teach is dropped and *counted by reason*: an answer without
 //! tokens of its own, an answer identical to the human's (its gradient is
-//! zero), a pair over the length limit. The table work is polars'; this crate
-//! never sees a tensor.
+//! zero), a pair over the length limit. Tables stay in Arrow's columns from file to
+//! file; this crate never sees a tensor.
 
 pub mod chunks;
 pub mod error;
+pub mod ids;
 pub mod join;
 pub mod preferences;
 pub mod stage;

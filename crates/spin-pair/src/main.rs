@@ -10,6 +10,11 @@ use spin_run::graph::Graph;
 use spin_run::run::RunFile;
 use spin_store::{Context, Store, StoreError};
 
+/// Tokenizers and templates make many small allocations: with the system's allocator they take
+/// half of the time (docs/bench/pair-profile.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(version, about = "Pair human answers with the opponent's, or chosen with rejected ones", after_help = spin_cli::EXIT_CODES)]
 struct Cli {

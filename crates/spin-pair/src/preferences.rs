@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde_json::{Map, json};
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, PairsOf, Product};
@@ -53,7 +54,7 @@ fn assemble(graph: &Graph<'_>, baseline: &str, of: &PairsOf, making: &Making<'_>
     facts.insert("preferences".into(), json!(rows.len()));
     facts.insert("fates".into(), json!(made.counts));
     facts.insert("truncated_prompts".into(), json!(made.truncated));
-    stage::staged(making, made.pairs.into_iter(), facts)
+    stage::staged(making, &made.pairs, facts)
 }
 
 /// Rows as pairs, by the rules that demonstrations and samples are held to:
@@ -71,48 +72,72 @@ pub fn tokenise(
     context: usize,
     table: &str,
 ) -> Result<Tokenised> {
+    let one = |row: &Preference| tokenise_row(row, codec, template, context, table);
+    // What takes the most time; of several bad rows the first is named.
+    let fates: Vec<_> = rows.par_iter().map(one).collect();
     let mut made = Tokenised { counts: FATES.map(|fate| (fate.to_owned(), 0)).into(), ..Tokenised::default() };
-    for row in rows {
-        let in_row = |error: TextError| error.in_row(&row.row_id, table);
-        let (prompt_ids, truncated) = match template.prompt(codec.prompt_ids(&row.prompt).map_err(in_row)?, context) {
-            PromptFate::Used(ids, truncated) => (ids, truncated),
-            PromptFate::Dropped => {
-                made.count(FATES[0]);
-                continue;
+    for fate in fates {
+        match fate? {
+            Fate::Left(fate) => made.count(fate),
+            Fate::Kept(pair, truncated) => {
+                made.count(FATES[3]);
+                made.truncated += u64::from(truncated);
+                made.pairs.push(pair);
             }
-            PromptFate::TooLong(problem, remedy) => {
-                let problem = format!("row {:?}: {problem}", row.row_id);
-                return Err(PairError::Mismatch { table: table.into(), problem, remedy: remedy.into() });
-            }
-        };
-        let real_ids = codec.response_ids(&row.prompt, &row.chosen).map_err(in_row)?;
-        let generated_ids = codec.response_ids(&row.prompt, &row.rejected).map_err(in_row)?;
-        if real_ids == generated_ids {
-            made.count(FATES[1]);
-        } else if prompt_ids.len() + real_ids.len().max(generated_ids.len()) > template.max_length.min(context) {
-            made.count(FATES[2]);
-        } else {
-            made.count(FATES[3]);
-            made.truncated += u64::from(truncated);
-            let with = |answer: &str| {
-                let mut messages = row.prompt.clone();
-                messages.push(Message::assistant(answer));
-                messages
-            };
-            made.pairs.push(Pair {
-                row_id: row.row_id.clone(),
-                // Nobody's round: there is one rejected answer to each prompt.
-                iteration: 0,
-                sample_index: 0,
-                real: with(&row.chosen),
-                generated: with(&row.rejected),
-                prompt_ids,
-                real_ids,
-                generated_ids,
-            });
         }
     }
     Ok(made)
+}
+
+/// What becomes of a row.
+enum Fate {
+    /// It is left out, for one of [`FATES`].
+    Left(&'static str),
+    /// It is a pair, of a prompt that was cut or not.
+    Kept(Pair, bool),
+}
+
+fn tokenise_row(
+    row: &Preference,
+    codec: &Codec,
+    template: &TemplateConfig,
+    context: usize,
+    table: &str,
+) -> Result<Fate> {
+    let in_row = |error: TextError| error.in_row(&row.row_id, table);
+    let (prompt_ids, truncated) = match template.prompt(codec.prompt_ids(&row.prompt).map_err(in_row)?, context) {
+        PromptFate::Used(ids, truncated) => (ids, truncated),
+        PromptFate::Dropped => return Ok(Fate::Left(FATES[0])),
+        PromptFate::TooLong(problem, remedy) => {
+            let problem = format!("row {:?}: {problem}", row.row_id);
+            return Err(PairError::Mismatch { table: table.into(), problem, remedy: remedy.into() });
+        }
+    };
+    let real_ids = codec.response_ids(&row.prompt, &row.chosen).map_err(in_row)?;
+    let generated_ids = codec.response_ids(&row.prompt, &row.rejected).map_err(in_row)?;
+    if real_ids == generated_ids {
+        return Ok(Fate::Left(FATES[1]));
+    }
+    if prompt_ids.len() + real_ids.len().max(generated_ids.len()) > template.max_length.min(context) {
+        return Ok(Fate::Left(FATES[2]));
+    }
+    let with = |answer: &str| {
+        let mut messages = row.prompt.clone();
+        messages.push(Message::assistant(answer));
+        messages
+    };
+    let pair = Pair {
+        row_id: row.row_id.clone(),
+        // Nobody's round: there is one rejected answer to each prompt.
+        iteration: 0,
+        sample_index: 0,
+        real: with(&row.chosen),
+        generated: with(&row.rejected),
+        prompt_ids,
+        real_ids,
+        generated_ids,
+    };
+    Ok(Fate::Kept(pair, truncated))
 }
 
 impl Tokenised {

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, PairsOf, Product, Split};
-use spin_run::schema::{Demonstration, Message, Pair, Row};
+use spin_run::schema::{Demonstration, Pair, PairColumns, PairKey, Pairs};
 use spin_store::{Artifact, Context, Making, Staged, table};
 use spin_text::Codec;
 
-use crate::chunks::{Chunks, Spread, check_counted};
+use crate::chunks::{Chunk, Chunks, InTokens, Spread, check_counted};
 use crate::error::{PairError, Result};
-use crate::join::{self, FATES, Joined, RealAnswer, Rules, SampleTable};
+use crate::join::{self, FATES, JoinResult, Rules, SampleTable};
 
 /// Fates of samples whose row no demonstration has.
 const FAILED: &str = FATES[0];
@@ -26,18 +26,33 @@ const ROWS_PER_PART: usize = 65_536;
 /// # Errors
 /// Missing inputs, rows that cannot be tokenised, nothing left to learn from.
 pub fn run(graph: &Graph<'_>, t: usize, context: &Context<'_>) -> Result<(Artifact, bool)> {
-    graph.run.check_iteration(t)?;
-    context.make(&graph.recipe(&Product::Pairs(PairsOf::Iteration(t)))?, |making| assemble(graph, t, making))
+    run_with(graph, t, context, None)
 }
 
-fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Staged> {
+/// The same where somebody has the demonstrations in tokens; benchmarks ask what the rest takes.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    graph: &Graph<'_>,
+    t: usize,
+    context: &Context<'_>,
+    in_tokens: Option<&InTokens<'_>>,
+) -> Result<(Artifact, bool)> {
+    graph.run.check_iteration(t)?;
+    let recipe = graph.recipe(&Product::Pairs(PairsOf::Iteration(t)))?;
+    context.make(&recipe, |making| assemble(graph, t, making, in_tokens))
+}
+
+fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>, in_tokens: Option<&InTokens<'_>>) -> Result<Staged> {
     let model = graph.model(&ModelId::Iteration(t))?.verified_where(ModelShape::is_beside_weights)?;
     let codec = Codec::of_run(model.dir(), graph.chat()?)?;
     let context = ModelShape::read(model.dir())?.context;
     let demonstrations = graph.demonstrations(Split::Train)?;
     let template = &graph.run.template;
     let parts = demonstrations.verified()?.parts();
-    let mut chunks = Chunks::new(parts, &codec, template, context, demonstrations.reference());
+    let own = |row: &Demonstration| codec.exchange_ids(&row.prompt, &row.response);
+    let mut chunks = Chunks::new(parts, in_tokens.unwrap_or(&own), template, context, demonstrations.reference());
     // Samples of one chunk need no places.
     let places = if chunks.count() > 1 { Some(chunks.places()?) } else { None };
     let rules = Rules { eos: codec.eos_ids(), max_length: template.max_length, of_these_rows: places.is_some() };
@@ -59,13 +74,11 @@ fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>) -> Result<Staged> 
             if parts.is_empty() {
                 continue;
             }
-            let joined = join::join(&chunk.real, &[SampleTable { parts, ..table.clone() }], rules)?;
-            for (fate, count) in joined.counts {
-                *counts.entry(fate).or_default() += count;
+            let joined = join::join(&chunk.real, &SampleTable { parts, ..table.clone() }, rules)?;
+            for (fate, count) in &joined.counts {
+                *counts.entry(fate.clone()).or_default() += count;
             }
-            for one in &joined.pairs {
-                writer.push(pair(one, &chunk.real[one.row], &chunk.rows[one.row]))?;
-            }
+            writer.extend(&Kept { iteration, chunk, joined: &joined }, joined.pairs.len())?;
         }
         let (unknown, failed) = spread.unknown;
         *counts.entry(NO_DEMONSTRATION.into()).or_default() += unknown;
@@ -98,7 +111,7 @@ pub(crate) fn drops(counts: &BTreeMap<String, u64>) -> String {
 struct Writer {
     dir: tempfile::TempDir,
     identity: String,
-    waiting: Vec<Pair>,
+    waiting: PairColumns,
     parts: usize,
     rows: u64,
 }
@@ -106,21 +119,29 @@ struct Writer {
 impl Writer {
     fn new(making: &Making<'_>) -> Result<Self> {
         let (dir, identity) = (making.staging()?, making.recipe.identity());
-        Ok(Writer { dir, identity, waiting: Vec::new(), parts: 0, rows: 0 })
+        Ok(Writer { dir, identity, waiting: PairColumns::default(), parts: 0, rows: 0 })
     }
 
-    fn push(&mut self, pair: Pair) -> Result<()> {
-        self.waiting.push(pair);
-        self.rows += 1;
-        if self.waiting.len() == ROWS_PER_PART { self.write() } else { Ok(()) }
+    /// Adds so many pairs, and writes what makes a part.
+    fn extend<P: Pairs + ?Sized>(&mut self, pairs: &P, count: usize) -> Result<()> {
+        let mut done = 0;
+        while done < count {
+            let some = (ROWS_PER_PART - self.waiting.len()).min(count - done);
+            self.waiting.extend(pairs, done..done + some);
+            done += some;
+            if self.waiting.len() == ROWS_PER_PART {
+                self.write()?;
+            }
+        }
+        self.rows += count as u64;
+        Ok(())
     }
 
     fn write(&mut self) -> Result<()> {
         if !self.waiting.is_empty() {
             let path = self.dir.path().join(table::part_name(self.parts));
-            Pair::write_part(&path, &self.waiting, &self.identity, self.parts)?;
+            self.waiting.write_part(&path, &self.identity, self.parts)?;
             self.parts += 1;
-            self.waiting.clear();
         }
         Ok(())
     }
@@ -131,33 +152,43 @@ impl Writer {
     }
 }
 
-/// Pairs that are there already, in parts.
-pub(crate) fn staged(
-    making: &Making<'_>,
-    pairs: impl Iterator<Item = Pair>,
-    facts: Map<String, Value>,
-) -> Result<Staged> {
-    let mut writer = Writer::new(making)?;
-    for pair in pairs {
-        writer.push(pair)?;
-    }
-    writer.staged(facts)
+/// What a join kept, as pairs.
+struct Kept<'a> {
+    iteration: u32,
+    chunk: &'a Chunk,
+    joined: &'a JoinResult,
 }
 
-fn pair(joined: &Joined, real: &RealAnswer, demonstration: &Demonstration) -> Pair {
-    let with = |answer: &str| {
-        let mut messages = demonstration.prompt.clone();
-        messages.push(Message::new("assistant", answer));
-        messages
-    };
-    Pair {
-        row_id: real.row_id.clone(),
-        iteration: joined.iteration,
-        sample_index: joined.sample_index,
-        real: with(&demonstration.response),
-        generated: with(&joined.response),
-        prompt_ids: real.prompt_ids.clone(),
-        real_ids: real.real_ids.clone(),
-        generated_ids: joined.generated_ids.clone(),
+impl Kept<'_> {
+    fn with<'a>(&'a self, number: usize, answer: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.chunk.prompt(self.joined.pairs[number].row).chain([("assistant", answer)])
     }
+}
+
+impl Pairs for Kept<'_> {
+    fn key(&self, number: usize) -> PairKey<'_> {
+        let pair = &self.joined.pairs[number];
+        let row_id = self.chunk.real.row_ids.value(pair.row);
+        PairKey { row_id, iteration: self.iteration, sample_index: pair.sample_index }
+    }
+
+    fn real(&self, number: usize) -> impl Iterator<Item = (&str, &str)> {
+        self.with(number, self.chunk.response(self.joined.pairs[number].row))
+    }
+
+    fn generated(&self, number: usize) -> impl Iterator<Item = (&str, &str)> {
+        self.with(number, self.joined.response(&self.joined.pairs[number]))
+    }
+
+    fn ids(&self, number: usize) -> [&[u32]; 3] {
+        let (pair, real) = (&self.joined.pairs[number], &self.chunk.real);
+        [real.prompt_ids.get(pair.row), real.real_ids.get(pair.row), self.joined.generated_ids(pair)]
+    }
+}
+
+/// Pairs that are there already, in parts.
+pub(crate) fn staged(making: &Making<'_>, pairs: &[Pair], facts: Map<String, Value>) -> Result<Staged> {
+    let mut writer = Writer::new(making)?;
+    writer.extend(pairs, pairs.len())?;
+    writer.staged(facts)
 }

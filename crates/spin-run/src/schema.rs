@@ -8,14 +8,16 @@ mod judgments;
 pub mod keys;
 pub mod metrics;
 mod overlaps;
+mod pairs;
 mod preferences;
 mod samples;
+pub mod turns;
 
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
-    StructArray, StructBuilder, UInt32Array, UInt32Builder,
+    UInt32Array, UInt32Builder,
 };
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Schema, UInt32Type};
 use spin_store::Kind;
@@ -24,6 +26,7 @@ pub use evaluations::{EvaluationRow, RequestRow};
 pub use judgments::Judgment;
 pub use metrics::MetricsRow;
 pub use overlaps::Overlap;
+pub use pairs::{Pair, PairColumns, PairKey, Pairs};
 pub use preferences::Preference;
 pub use samples::Sample;
 pub use spin_store::Row;
@@ -38,27 +41,6 @@ pub struct Demonstration {
     pub prompt: Vec<Message>,
     /// The human answer.
     pub response: String,
-}
-
-/// A real and a generated answer to one prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pair {
-    /// The demonstration's id.
-    pub row_id: String,
-    /// The iteration whose opponent generated the answer.
-    pub iteration: u32,
-    /// Which of the row's samples.
-    pub sample_index: u32,
-    /// The conversation with the human answer.
-    pub real: Vec<Message>,
-    /// The conversation with the generated answer.
-    pub generated: Vec<Message>,
-    /// Token ids of the prompt.
-    pub prompt_ids: Vec<u32>,
-    /// Token ids of the human answer with its EOS.
-    pub real_ids: Vec<u32>,
-    /// Token ids of the generated answer as sampled.
-    pub generated_ids: Vec<u32>,
 }
 
 /// The opponent's log-probabilities of a pair's answers.
@@ -143,21 +125,14 @@ fn id_lists<'a>(values: impl Iterator<Item = &'a [u32]>) -> ArrayRef {
 }
 
 pub(crate) fn message_lists<'a>(values: impl Iterator<Item = &'a [Message]>) -> ArrayRef {
-    let item = Field::new("item", DataType::Struct(message_fields()), false);
-    let inner =
-        StructBuilder::new(message_fields(), vec![Box::new(StringBuilder::new()), Box::new(StringBuilder::new())]);
-    let mut builder = ListBuilder::new(inner).with_field(item);
+    let mut builder = turns::MessageLists::default();
     for messages in values {
-        for message in messages {
-            let turn = builder.values();
-            for (i, text) in [&message.role, &message.content].into_iter().enumerate() {
-                turn.field_builder::<StringBuilder>(i).expect("built with strings").append_value(text);
-            }
-            turn.append(true);
+        for Message { role, content } in messages {
+            builder.push(role, content);
         }
-        builder.append(true);
+        builder.end();
     }
-    Arc::new(builder.finish())
+    builder.finish()
 }
 
 /// Reads the columns of a batch that has already been checked against its
@@ -200,10 +175,7 @@ impl<'a> Columns<'a> {
     }
 
     fn messages(&self, column: usize, row: usize) -> Vec<Message> {
-        let values = self.list(column).value(row);
-        let turns: &StructArray = values.as_struct();
-        let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1).as_string::<i32>());
-        (0..turns.len()).map(|i| Message::new(roles.value(i), contents.value(i))).collect()
+        turns::of(self.list(column), row).map(|(role, content)| Message::new(role, content)).collect()
     }
 
     fn rows<T>(&self, read: impl Fn(usize) -> T) -> Vec<T> {
@@ -230,51 +202,6 @@ impl Row for Demonstration {
     fn from_batch(batch: &RecordBatch) -> Vec<Self> {
         let c = Columns(batch);
         c.rows(|i| Demonstration { row_id: c.text(0, i), prompt: c.messages(1, i), response: c.text(2, i) })
-    }
-}
-
-impl Row for Pair {
-    const KIND: Kind = Kind::Pairs;
-    const SCHEMA_VERSION: u32 = 1;
-
-    fn schema() -> Arc<Schema> {
-        Arc::new(Schema::new(vec![
-            utf8("row_id"),
-            u32_field("iteration"),
-            u32_field("sample_index"),
-            messages_field("real"),
-            messages_field("generated"),
-            ids_field("prompt_ids"),
-            ids_field("real_ids"),
-            ids_field("generated_ids"),
-        ]))
-    }
-
-    fn to_columns(rows: &[Self]) -> Vec<ArrayRef> {
-        vec![
-            strings(rows.iter().map(|r| r.row_id.as_str())),
-            u32s(rows.iter().map(|r| r.iteration)),
-            u32s(rows.iter().map(|r| r.sample_index)),
-            message_lists(rows.iter().map(|r| r.real.as_slice())),
-            message_lists(rows.iter().map(|r| r.generated.as_slice())),
-            id_lists(rows.iter().map(|r| r.prompt_ids.as_slice())),
-            id_lists(rows.iter().map(|r| r.real_ids.as_slice())),
-            id_lists(rows.iter().map(|r| r.generated_ids.as_slice())),
-        ]
-    }
-
-    fn from_batch(batch: &RecordBatch) -> Vec<Self> {
-        let c = Columns(batch);
-        c.rows(|i| Pair {
-            row_id: c.text(0, i),
-            iteration: c.u32(1, i),
-            sample_index: c.u32(2, i),
-            real: c.messages(3, i),
-            generated: c.messages(4, i),
-            prompt_ids: c.ids(5, i),
-            real_ids: c.ids(6, i),
-            generated_ids: c.ids(7, i),
-        })
     }
 }
 

@@ -4,9 +4,11 @@
 //! not checked is not read. [`Artifact::place`] is for messages, and for those who
 //! check.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use walkdir::WalkDir;
 
 use crate::digest;
@@ -108,8 +110,10 @@ impl Artifact {
 
     /// The same; SHA-256, which nothing is found by, only where that is asked for.
     fn problems_of(&self, with_sha256: bool) -> Vec<StoreError> {
-        let files = self.manifest.files.iter();
-        let mut problems: Vec<StoreError> = files.filter_map(|file| self.problem(file, with_sha256)).collect();
+        let files = &self.manifest.files;
+        let mut problems: Vec<StoreError> =
+            files.par_iter().filter_map(|file| self.problem(file, with_sha256)).collect();
+        let known: BTreeSet<&Path> = files.iter().map(|file| Path::new(&file.path)).collect();
         for entry in WalkDir::new(&self.dir).sort_by_file_name() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -123,8 +127,7 @@ impl Artifact {
                 continue;
             }
             let relative = entry.path().strip_prefix(&self.dir).expect("walked below dir");
-            let is_known = |file: &FileEntry| Path::new(&file.path) == relative;
-            if relative != Path::new(manifest::FILE_NAME) && !self.manifest.files.iter().any(is_known) {
+            if relative != Path::new(manifest::FILE_NAME) && !known.contains(relative) {
                 problems.push(StoreError::corrupt(entry.path(), "is not in the manifest", "move it out of the store"));
             }
         }
@@ -166,7 +169,8 @@ impl Artifact {
     /// seal proves that a manifest was not edited, not that it was true.
     pub fn row_problems(&self) -> Vec<StoreError> {
         let tables = self.manifest.files.iter().filter(|file| file.path.ends_with(".parquet"));
-        tables.enumerate().filter_map(|(part, file)| self.row_problem(part, file).unwrap_or_else(Some)).collect()
+        let tables: Vec<_> = tables.enumerate().collect();
+        tables.into_par_iter().filter_map(|(part, file)| self.row_problem(part, file).unwrap_or_else(Some)).collect()
     }
 
     fn row_problem(&self, part: usize, file: &FileEntry) -> Result<Option<StoreError>> {

@@ -37,6 +37,7 @@ pub mod store;
 mod structure;
 pub mod table;
 mod unfinished;
+mod values;
 pub mod work;
 
 pub use artifact::{Artifact, Verified};

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 use walkdir::WalkDir;
 
@@ -190,7 +191,7 @@ fn check_rows(recipe: &Recipe, files: &[FileEntry]) -> Result<()> {
     Err(StoreError::Empty { kind: recipe.kind, name: recipe.name.clone() })
 }
 
-/// Digests and syncs every file below `dir`, except the manifest.
+/// Syncs every file below `dir`, except the manifest, and digests them beside each other.
 fn digest_files(dir: &Path) -> Result<Vec<FileEntry>> {
     let mut files = Vec::new();
     for entry in WalkDir::new(dir).sort_by_file_name() {
@@ -205,17 +206,22 @@ fn digest_files(dir: &Path) -> Result<Vec<FileEntry>> {
             continue;
         }
         fsutil::sync_file(entry.path())?;
-        let Digests { blake3, sha256, bytes } = digest::both_of_file(entry.path())?;
-        let (rows, rows_digest) = if path.ends_with(".parquet") {
-            let (rows, digest) = table::rows_digest(entry.path())?;
-            (Some(rows), Some(digest))
-        } else {
-            (None, None)
-        };
-        files.push(FileEntry { path, bytes, blake3, sha256: Some(sha256), rows, rows_digest });
+        files.push((path, entry.into_path()));
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    let entries: Vec<_> = files.into_par_iter().map(|(path, file)| entry_of(path, &file)).collect();
+    let mut entries = entries.into_iter().collect::<Result<Vec<_>>>()?;
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// What the manifest says of a file.
+fn entry_of(path: String, file: &Path) -> Result<FileEntry> {
+    let Digests { blake3, sha256, bytes } = digest::both_of_file(file)?;
+    let (rows, rows_digest) = match path.ends_with(".parquet") {
+        true => table::rows_digest(file).map(|(rows, digest)| (Some(rows), Some(digest)))?,
+        false => (None, None),
+    };
+    Ok(FileEntry { path, bytes, blake3, sha256: Some(sha256), rows, rows_digest })
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ fn store_text(layout: u32) -> String {
     format!("{{\"layout\":{layout},\"made_by\":\"spin-store\"}}\n")
 }
 
-/// Polars, which joins the tables, opens no file below another path.
+/// Run files, messages and what others read of a store have its path as text.
 fn check_root(root: &Path) -> Result<()> {
     match root.to_str() {
         Some(_) => Ok(()),

@@ -9,19 +9,25 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, Schema, UInt32Type, UInt64Type};
+use arrow::datatypes::Schema;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowLeafColumn, compute_leaves};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{DEFAULT_MAX_ROW_GROUP_ROW_COUNT, WriterProperties};
 use parquet::file::reader::ChunkReader;
+use rayon::prelude::*;
 
 use crate::error::{Result, StoreError};
 use crate::fsutil;
+use crate::values::Values;
+
+/// Rows that are decoded in one go: all of a part of most tables, which then need not be copied together.
+const ROWS_AT_ONCE: usize = 65_536;
 
 /// Stands in `created_by` in place of the Parquet library's version.
 const CREATED_BY: &str = "spin-store 1";
@@ -73,8 +79,29 @@ pub fn encode(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<Vec
     let failed =
         |e: parquet::errors::ParquetError| StoreError::corrupt(path, format!("cannot be encoded ({e})"), "report it");
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).map_err(failed)?;
-    writer.write(batch).map_err(failed)?;
-    writer.close().map_err(failed)?;
+    if batch.num_rows() == 0 || batch.num_rows() > DEFAULT_MAX_ROW_GROUP_ROW_COUNT {
+        writer.write(batch).map_err(failed)?;
+        writer.close().map_err(failed)?;
+        return Ok(bytes);
+    }
+    // What the writer does with the rows of one group, its columns beside each other.
+    let (mut file, groups) = writer.into_serialized_writer().map_err(failed)?;
+    let mut writers = groups.create_column_writers(0).map_err(failed)?.into_iter();
+    let mut leaves = Vec::new();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        leaves.extend(compute_leaves(field, column).map_err(failed)?.into_iter().zip(&mut writers));
+    }
+    let encode = |(leaf, mut writer): (ArrowLeafColumn, ArrowColumnWriter)| {
+        writer.write(&leaf)?;
+        writer.close()
+    };
+    let chunks: Vec<_> = leaves.into_par_iter().map(encode).collect::<Result<_, _>>().map_err(failed)?;
+    let mut group = file.next_row_group().map_err(failed)?;
+    for chunk in chunks {
+        chunk.append_to_row_group(&mut group).map_err(failed)?;
+    }
+    group.close().map_err(failed)?;
+    file.close().map_err(failed)?;
     Ok(bytes)
 }
 
@@ -84,7 +111,7 @@ pub fn encode(path: &Path, batch: &RecordBatch, label: &PartLabel) -> Result<Vec
 /// When it is missing, truncated or not Parquet.
 pub fn read_any(path: &Path) -> Result<RecordBatch> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
-    Ok(batch_of(path, file)?.0)
+    Ok(batch_of(path, file, None)?.0)
 }
 
 /// Some columns of a part.
@@ -95,18 +122,10 @@ pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
     let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
     let file = File::open(path).map_err(StoreError::io("open", path))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
-    let schema = builder.schema().project(
-        &names
-            .iter()
-            .map(|name| builder.schema().index_of(name).map_err(|e| damaged(&e)))
-            .collect::<Result<Vec<_>>>()?,
-    );
-    let schema = Arc::new(schema.map_err(|e| damaged(&e))?);
-    let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
-    let reader = builder.with_projection(mask).build().map_err(|e| damaged(&e))?;
-    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(&e))?;
-    let found = batches.first().map_or_else(|| schema.clone(), |batch| batch.schema());
-    concat_batches(&found, &batches).map_err(|e| damaged(&e))
+    let column = |name: &&str| builder.schema().index_of(name).map_err(|e| damaged(&e));
+    let columns = names.iter().map(column).collect::<Result<Vec<_>>>()?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
+    whole(path, builder.with_projection(mask))
 }
 
 /// The values of a column of texts of a part that was read from `path`.
@@ -121,30 +140,47 @@ pub fn texts<'a>(batch: &'a RecordBatch, name: &str, path: &Path) -> Result<impl
     Ok(column.iter().flatten())
 }
 
-/// The rows of a part, and what its metadata says.
-fn batch_of<T: ChunkReader + 'static>(path: &Path, input: T) -> Result<(RecordBatch, Vec<KeyValue>)> {
+/// The rows of a part, and what its metadata says; only columns of `wanted`, where
+/// that is given.
+fn batch_of<T: ChunkReader + 'static>(
+    path: &Path,
+    input: T,
+    wanted: Option<&Schema>,
+) -> Result<(RecordBatch, Vec<KeyValue>)> {
     let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| damaged(&e))?;
+    let mut builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| damaged(&e))?;
     let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
-    let schema = builder.schema().clone();
-    let reader = builder.build().map_err(|e| damaged(&e))?;
+    if let Some(wanted) = wanted {
+        let fields = builder.schema().fields().iter().enumerate();
+        let roots = fields.filter(|(_, field)| wanted.index_of(field.name()).is_ok()).map(|(column, _)| column);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
+        builder = builder.with_projection(mask);
+    }
+    Ok((whole(path, builder)?, metadata))
+}
+
+/// All rows that a reader gives, as one batch.
+fn whole<T: ChunkReader + 'static>(path: &Path, builder: ParquetRecordBatchReaderBuilder<T>) -> Result<RecordBatch> {
+    let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
+    let reader = builder.with_batch_size(ROWS_AT_ONCE).build().map_err(|e| damaged(&e))?;
+    let schema = reader.schema();
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(&e))?;
-    let batch = concat_batches(&schema, &batches).map_err(|e| damaged(&e))?;
-    Ok((batch, metadata))
+    // Of one batch this is the batch itself.
+    concat_batches(&schema, &batches).map_err(|e| damaged(&e))
 }
 
 fn said<'a>(metadata: &'a [KeyValue], key: &str) -> Option<&'a str> {
     metadata.iter().find(|entry| entry.key == key)?.value.as_deref()
 }
 
-/// Reads a part that must have exactly the columns of `schema`, written under
+/// Reads the columns of `schema` of a part, all of which it must have, written under
 /// `version` of them or an earlier one.
 ///
 /// # Errors
 /// As [`read_any`], and when a column is missing or of another type.
 pub fn read(path: &Path, schema: &Arc<Schema>, version: u32) -> Result<RecordBatch> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let (batch, metadata) = batch_of(path, file)?;
+    let (batch, metadata) = batch_of(path, file, Some(schema))?;
     fit(path, &batch, &metadata, schema, version)
 }
 
@@ -160,7 +196,7 @@ pub fn read_labelled(
     version: u32,
     (identity, part): (&str, usize),
 ) -> Result<RecordBatch> {
-    let (batch, metadata) = batch_of(path, Bytes::from(bytes))?;
+    let (batch, metadata) = batch_of(path, Bytes::from(bytes), Some(schema))?;
     for (key, expected) in [("spin.identity", identity), ("spin.part", &part.to_string())] {
         let found = said(&metadata, key).unwrap_or("nothing");
         if found != expected {
@@ -218,17 +254,23 @@ pub fn label(path: &Path) -> Result<Vec<(String, String)>> {
 }
 
 /// Number of rows and digest over the values of a part: column names, types
-/// and every value, lengths as 64-bit little-endian, nulls marked.
+/// and every value, lengths as 64-bit little-endian, nulls marked. One column is in
+/// memory at a time.
 ///
 /// # Errors
 /// When the part cannot be read.
 pub fn rows_digest(path: &Path) -> Result<(u64, String)> {
-    let batch = read_any(path)?;
-    let mut hasher = blake3::Hasher::new();
-    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        hash_text(&mut hasher, field.name());
-        hash_text(&mut hasher, &field.data_type().to_string());
-        hash_array(&mut hasher, column.as_ref()).map_err(|t| {
+    let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(|e| damaged(&e))?;
+    let (mut rows, mut values) = (0, Values::default());
+    for (column, field) in metadata.schema().fields().iter().enumerate() {
+        let file = file.try_clone().map_err(StoreError::io("open", path))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
+        let mask = ProjectionMask::roots(builder.parquet_schema(), [column]);
+        let batch = whole(path, builder.with_projection(mask))?;
+        rows = batch.num_rows();
+        values.field(field, batch.column(0)).map_err(|t| {
             StoreError::corrupt(
                 path,
                 format!("column {:?} has type {t}, which has no digest rule", field.name()),
@@ -236,64 +278,5 @@ pub fn rows_digest(path: &Path) -> Result<(u64, String)> {
             )
         })?;
     }
-    Ok((batch.num_rows() as u64, hasher.finalize().to_hex().to_string()))
-}
-
-fn hash_text(hasher: &mut blake3::Hasher, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes());
-    hasher.update(text.as_bytes());
-}
-
-/// Hashes values in order; `Err` is the type without a rule.
-fn hash_array(hasher: &mut blake3::Hasher, array: &dyn Array) -> Result<(), DataType> {
-    hasher.update(&(array.len() as u64).to_le_bytes());
-    if array.null_count() > 0 {
-        for i in 0..array.len() {
-            hasher.update(&[u8::from(array.is_null(i))]);
-        }
-    } else {
-        hasher.update(b"no nulls");
-    }
-    macro_rules! primitive {
-        ($t:ty) => {
-            for v in array.as_primitive::<$t>().iter() {
-                hasher.update(&v.unwrap_or_default().to_le_bytes());
-            }
-        };
-    }
-    match array.data_type() {
-        DataType::Utf8 => {
-            for v in array.as_string::<i32>().iter() {
-                hash_text(hasher, v.unwrap_or_default());
-            }
-        }
-        DataType::Boolean => {
-            for v in array.as_boolean().iter() {
-                hasher.update(&[u8::from(v.unwrap_or_default())]);
-            }
-        }
-        DataType::Int32 => primitive!(Int32Type),
-        DataType::Int64 => primitive!(Int64Type),
-        DataType::UInt32 => primitive!(UInt32Type),
-        DataType::UInt64 => primitive!(UInt64Type),
-        DataType::Float32 => primitive!(Float32Type),
-        DataType::Float64 => primitive!(Float64Type),
-        DataType::List(_) => {
-            for item in array.as_list::<i32>().iter() {
-                match item {
-                    Some(values) => hash_array(hasher, values.as_ref())?,
-                    None => {
-                        hasher.update(b"null");
-                    }
-                }
-            }
-        }
-        DataType::Struct(_) => {
-            for column in array.as_struct().columns() {
-                hash_array(hasher, column.as_ref())?;
-            }
-        }
-        other => return Err(other.clone()),
-    }
-    Ok(())
+    Ok((rows as u64, values.digest()))
 }

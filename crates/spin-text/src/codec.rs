@@ -11,9 +11,9 @@ use crate::chat::{Chat, TemplateChoice};
 use crate::error::{Result, TextError, excerpt};
 use crate::fields;
 use crate::files::Files;
-use crate::guard::{Guard, Rendered, strangers};
+use crate::guard::{Guard, Rendered, called, strangers};
 use crate::message::Message;
-use crate::template::{ALPACA_TEMPLATE, Template};
+use crate::template::{ALPACA_TEMPLATE, Template, variables};
 
 /// The version of the `tokenizers` library that made the ids, for manifests.
 pub const TOKENIZERS_VERSION: &str = "0.22.2";
@@ -58,6 +58,8 @@ pub struct Codec {
     guard: Guard,
     template: Template,
     tokens: BTreeMap<String, String>,
+    /// The same for the template.
+    variables: minijinja::Value,
     bos: Option<u32>,
     bos_policy: BosPolicy,
     eos_ids: Vec<u32>,
@@ -78,7 +80,7 @@ impl Codec {
     pub fn from_dir_with(dir: &Path, choice: TemplateChoice) -> Result<Codec> {
         let path = dir.join("tokenizer.json");
         // The tokenizers library panics on settings that it cannot use.
-        strangers(&path, || Self::read(dir, choice)).unwrap_or_else(|| {
+        strangers(&called(&path), || Self::read(dir, choice)).unwrap_or_else(|| {
             Err(TextError::parse(&path, "the tokenizers library fails on it, so it has a setting that cannot be used"))
         })
     }
@@ -107,6 +109,7 @@ impl Codec {
             guard: Guard::new(&files.path, files.tokenizer, files.unknown)?,
             path: files.path,
             template,
+            variables: variables(&files.tokens),
             tokens: files.tokens,
             bos: files.bos,
             bos_policy,
@@ -257,9 +260,9 @@ impl Codec {
             return Err(TextError::EmptyPrompt);
         }
         let text = if guarded {
-            self.template.render(&self.guard.mark(messages)?, prompt, &self.tokens)?
+            self.template.render(&self.guard.mark(messages)?, prompt, &self.variables)?
         } else {
-            self.template.render(messages, prompt, &self.tokens)?
+            self.template.render(messages, prompt, &self.variables)?
         };
         Ok(self.guard.locate(text, guarded))
     }
@@ -290,7 +293,7 @@ impl Codec {
 
     fn decode_as(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let decode = || self.guard.tokenizer().decode(ids, skip_special).map_err(|error| error.to_string());
-        let decoded = strangers(&self.path, decode).unwrap_or_else(|| Err("its `decoder` cannot be used".into()));
+        let decoded = self.guard.strangers(decode).unwrap_or_else(|| Err("its `decoder` cannot be used".into()));
         decoded.map_err(|message| TextError::Tokenizer {
             path: self.path.clone(),
             excerpt: format!("{:?}", &ids[..ids.len().min(16)]),

@@ -15,6 +15,7 @@
 //!    come out (a Unigram model can hold `</s>` as an ordinary piece) the text is refused.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use regex::Regex;
 use tokenizers::{AddedToken, Encoding, Tokenizer};
@@ -31,6 +32,8 @@ const FIRST_ANCHOR: u32 = 0x10_0000;
 /// The control tokens of a tokenizer, and the two ways to encode text around them.
 pub(crate) struct Guard {
     path: PathBuf,
+    /// What it is called by the watchdog.
+    what: Arc<str>,
     full: Tokenizer,
     plain: Tokenizer,
     controls: Vec<Control>,
@@ -111,11 +114,16 @@ impl Guard {
         let compile = |pattern: &str| Regex::new(pattern).map_err(|error| failed(error.to_string()));
         let pattern = compile(&any)?;
         let marked = compile(&format!("{MARK_START}({any}){MARK_END}|[{MARK_START}{MARK_END}]|{any}"))?;
-        Ok(Guard { path: path.to_owned(), full, plain, controls, pattern, marked })
+        Ok(Guard { path: path.to_owned(), what: called(path), full, plain, controls, pattern, marked })
     }
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.full
+    }
+
+    /// What `f` gives, which uses the tokenizer; `None` where the library panics.
+    pub(crate) fn strangers<T>(&self, f: impl FnOnce() -> T) -> Option<T> {
+        strangers(&self.what, f)
     }
 
     /// The texts of the control tokens, longest first.
@@ -217,7 +225,7 @@ impl Guard {
     /// What the library gives for `text`. The regular expressions of a tokenizer.json run in code that
     /// panics where one takes too many steps.
     fn caught(&self, text: &str, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Vec<u32>> {
-        let message = match strangers(&self.path, encode) {
+        let message = match strangers(&self.what, encode) {
             Some(Ok(encoding)) => return Ok(encoding.get_ids().to_vec()),
             Some(Err(error)) => error.to_string(),
             None => "the tokenizers library fails on this text: an expression that takes too many steps, or a \
@@ -235,7 +243,11 @@ impl Guard {
 
 /// What the tokenizers library gives with a tokenizer that is from anywhere; `None` where it panics.
 /// Nothing is left half done: a tokenizer is only read.
-pub(crate) fn strangers<T>(path: &Path, f: impl FnOnce() -> T) -> Option<T> {
-    let what = || format!("the tokenizer in {}", path.display());
-    spin_cli::bounded(&what, || spin_cli::caught(f))
+pub(crate) fn strangers<T>(what: &Arc<str>, f: impl FnOnce() -> T) -> Option<T> {
+    spin_cli::bounded(what, || spin_cli::caught(f))
+}
+
+/// What messages call the tokenizer of a file.
+pub(crate) fn called(path: &Path) -> Arc<str> {
+    format!("the tokenizer in {}", path.display()).into()
 }

@@ -2,8 +2,8 @@
 //! stage for ever, overflow its stack or fill its memory.
 
 use std::io::Write;
-use std::sync::LazyLock;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use minijinja::value::{Kwargs, Rest};
@@ -149,10 +149,29 @@ pub fn compile(env: &mut Environment<'static>, name: &'static str, source: Strin
 /// # Errors
 /// What the engine says, or which limit was reached.
 pub fn render(env: &Environment<'_>, name: &str, context: &Value, most: usize) -> Result<String, Error> {
+    let what = called(env.get_template(name)?.source());
+    render_called(env, name, &what, context, most)
+}
+
+/// What messages call a template.
+pub(crate) fn called(source: &str) -> Arc<str> {
+    format!("the template that begins {:?}", excerpt(source)).into()
+}
+
+/// As [`render`]; `what` is what the template is [`called`].
+///
+/// # Errors
+/// As [`render`].
+pub(crate) fn render_called(
+    env: &Environment<'_>,
+    name: &str,
+    what: &Arc<str>,
+    context: &Value,
+    most: usize,
+) -> Result<String, Error> {
     let mut out = Bounded { bytes: Vec::new(), most };
     let template = env.get_template(name)?;
-    let what = || format!("the template that begins {:?}", excerpt(template.source()));
-    let result = spin_cli::bounded(&what, || template.render_captured_to(context, &mut out).map(drop));
+    let result = spin_cli::bounded(what, || template.render_captured_to(context, &mut out).map(drop));
     if out.bytes.len() >= most {
         return refuse(format!("it makes a text of more than {most} bytes"));
     }

@@ -1,6 +1,7 @@
 //! Chat templates: Jinja sources, set up and rendered the way `transformers` does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -34,6 +35,8 @@ pub(crate) struct Template {
     env: Environment<'static>,
     origin: String,
     source: String,
+    /// What it is called by the watchdog.
+    what: Arc<str>,
     day: Option<NaiveDate>,
 }
 
@@ -56,7 +59,8 @@ impl Template {
         let failed = |message: String| TextError::TemplateSyntax { origin: origin.clone(), message };
         limits::compile(&mut env, NAME, without_generation_blocks(&source)).map_err(|error| failed(flatten(&error)))?;
         probe(&env).map_err(failed)?;
-        Ok(Template { env, origin, source, day: None })
+        let what = limits::called(env.get_template(NAME).map_err(|error| failed(flatten(&error)))?.source());
+        Ok(Template { env, origin, source, what, day: None })
     }
 
     /// Let `strftime_now` be midnight of `day`.
@@ -82,15 +86,12 @@ impl Template {
         &self.source
     }
 
-    /// Render a conversation. `tokens` are the variables `bos_token`, `eos_token` and so on.
-    pub(crate) fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        tokens: &BTreeMap<String, String>,
-    ) -> Result<String> {
-        let context = context_of(messages, add_generation_prompt, Value::from_serialize(tokens));
-        limits::render(&self.env, NAME, &context, limits::TEXT_BYTES).map_err(|error| self.failed(messages, &error))
+    /// Render a conversation. `tokens` are the variables `bos_token`, `eos_token` and so on, as
+    /// [`variables`] gives them.
+    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool, tokens: &Value) -> Result<String> {
+        let context = context_of(messages, add_generation_prompt, tokens.clone());
+        limits::render_called(&self.env, NAME, &self.what, &context, limits::TEXT_BYTES)
+            .map_err(|error| self.failed(messages, &error))
     }
 
     fn failed(&self, messages: &[Message], error: &Error) -> TextError {
@@ -104,6 +105,11 @@ impl Template {
             message,
         }
     }
+}
+
+/// The texts of tokens as variables of a template, made once for all conversations.
+pub(crate) fn variables(tokens: &BTreeMap<String, String>) -> Value {
+    Value::from_serialize(tokens)
 }
 
 fn context_of(messages: &[Message], add_generation_prompt: bool, tokens: Value) -> Value {
@@ -160,7 +166,7 @@ mod tests {
 
     fn render(source: &str, messages: &[Message]) -> Result<String> {
         let tokens = BTreeMap::from([("eos_token".to_owned(), "</s>".to_owned())]);
-        Template::compile("test", source)?.render(messages, true, &tokens)
+        Template::compile("test", source)?.render(messages, true, &variables(&tokens))
     }
 
     #[test]

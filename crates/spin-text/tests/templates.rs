@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use spin_text::{ALPACA_TEMPLATE, BosPolicy, Codec, Message, TemplateChoice, TextError};
 use tempfile::TempDir;
 
 #[derive(Deserialize)]
 struct Golden {
+    #[serde(deserialize_with = "day")]
     date: NaiveDate,
     conversations: Vec<Vec<Message>>,
     hostile: Vec<Vec<Message>>,
@@ -45,9 +46,14 @@ struct Construct {
 
 #[derive(Deserialize)]
 struct Date {
+    #[serde(deserialize_with = "day")]
     date: NaiveDate,
     format: String,
     text: String,
+}
+
+fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NaiveDate, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 fn root() -> PathBuf {

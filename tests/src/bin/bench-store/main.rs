@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints what it measured")]
 
 mod data;
+mod given;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
+
+/// That of spin-pair.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Args {
@@ -47,7 +52,7 @@ enum What {
         /// Directory of the report
         #[arg(long)]
         out: PathBuf,
-        /// A Python with pandas and datasets
+        /// A Python with pandas, datasets and transformers
         #[arg(long)]
         python: PathBuf,
         /// `tests/bench/pair_peers.py`
@@ -62,6 +67,14 @@ enum What {
         /// Turns
         #[arg(long, default_value_t = 3)]
         turns: usize,
+    },
+    /// What spin-pair does besides making tokens: pairs of a run file's first round
+    #[command(hide = true)]
+    Given {
+        /// The run file
+        run: PathBuf,
+        /// Demonstrations in tokens
+        tokens: PathBuf,
     },
 }
 
@@ -154,6 +167,25 @@ fn store(dir: &Path, out: &Path, sizes: &[usize]) -> anyhow::Result<()> {
     report::store(&steps, out)
 }
 
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// All that spin-pair does.
+    All,
+    /// All but the demonstrations' tokens, which are given.
+    Join,
+}
+
+impl Work {
+    /// Its name in the report's JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Work::All => "all",
+            Work::Join => "join",
+        }
+    }
+}
+
 fn pair(
     dir: &Path,
     out: &Path,
@@ -168,30 +200,60 @@ fn pair(
     measure(program("spin-store").arg("import").arg(&run))?;
     let (parts, kept) = table.samples()?;
     table.tokens(&place.join("tokens.parquet"))?;
-    let mut measured = Vec::new();
-    for turn in 0..turns {
-        let _ = std::fs::remove_dir_all(place.join("store/pairs"));
-        let (cost, _) = measure(program("spin-pair").arg(&run).args(["--iteration", "0"]))?;
-        let manifest = place.join("store/pairs/big/iter-0/v1/manifest.json");
+    let demonstrations = place.join("store/demonstrations/big/train/v1");
+    let (pairs, tokens) = (place.join("store/pairs"), place.join("tokens.parquet"));
+    let own = |work: Work, turn: usize| -> anyhow::Result<Value> {
+        let _ = std::fs::remove_dir_all(&pairs);
+        let mut command = match work {
+            Work::All => program("spin-pair"),
+            Work::Join => Command::new(std::env::current_exe()?),
+        };
+        match work {
+            Work::All => command.arg(&run).args(["--iteration", "0"]),
+            Work::Join => command.arg("given").arg(&run).arg(&tokens),
+        };
+        let (cost, _) = measure(&mut command)?;
+        let manifest = pairs.join("big/iter-0/v1/manifest.json");
         let manifest: Value = serde_json::from_slice(&std::fs::read(manifest)?)?;
         ensure!(manifest["facts"]["fates"]["kept"] == kept, "spin-pair kept other rows than the rule says");
-        measured.push(json!({"who": "spin-pair", "turn": turn, "seconds": cost.seconds, "peak_mib": cost.peak_mib}));
-        for who in ["pandas", "datasets"] {
-            let mut command = Command::new(python);
-            command.arg(peer).arg(who).arg(place.join("store/samples/big/iter-0/v1")).arg(place.join("tokens.parquet"));
-            command.arg(place.join(format!("{who}.parquet"))).arg("100");
-            // What datasets keeps from run to run would answer for it.
-            command.env("HF_HOME", place.join(format!("hf-{turn}")));
-            let (cost, text) = measure(&mut command)?;
-            let told: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
-            ensure!(told["kept"] == kept, "{who} kept other rows than the rule says: {told}");
-            measured.push(json!({
-                "who": who, "turn": turn, "seconds": cost.seconds, "inside": told["seconds"],
-                "peak_mib": cost.peak_mib, "version": told["version"],
-            }));
+        Ok(json!({
+            "who": "spin-pair", "work": work.name(), "turn": turn, "seconds": cost.seconds, "peak_mib": cost.peak_mib,
+            "content": manifest["content"],
+        }))
+    };
+    let theirs = |who: &str, work: Work, turn: usize| -> anyhow::Result<Value> {
+        let out = place.join(format!("{who}.parquet"));
+        let mut command = Command::new(python);
+        command.arg(peer).arg(who).arg(place.join("store/samples/big/iter-0/v1"));
+        match work {
+            Work::All => command.arg("-").arg(&out).arg("100").arg(&demonstrations).arg(place.join("model")),
+            Work::Join => command.arg(&tokens).arg(&out).arg("100"),
+        };
+        // What datasets keeps from run to run would answer for it.
+        command.env("HF_HOME", place.join(format!("hf-{}-{turn}", work.name())));
+        let (cost, text) = measure(&mut command)?;
+        let told: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
+        ensure!(told["kept"] == kept, "{who} kept other rows than the rule says: {told}");
+        if turn == 0 {
+            // Token for token.
+            measure(Command::new(python).arg(peer).arg("compare").arg(pairs.join("big/iter-0/v1")).arg(&out))?;
         }
-        measured.iter().skip(measured.len() - 3).for_each(|line| eprintln!("{line}"));
+        Ok(json!({
+            "who": who, "work": work.name(), "turn": turn, "seconds": cost.seconds, "inside": told["seconds"],
+            "peak_mib": cost.peak_mib, "version": told["version"],
+        }))
+    };
+    let mut measured = Vec::new();
+    for turn in 0..turns {
+        for work in [Work::All, Work::Join] {
+            let all = [own(work, turn)?, theirs("pandas", work, turn)?, theirs("datasets", work, turn)?];
+            all.iter().for_each(|line| eprintln!("{line}"));
+            measured.extend(all);
+        }
     }
+    let mut contents = measured.iter().filter_map(|one| one.get("content"));
+    let first = contents.next();
+    ensure!(contents.all(|content| Some(content) == first), "tokens that are given give other pairs");
     std::fs::remove_dir_all(&place).context("cannot clear the table away")?;
     report::pair(&measured, rows, parts, out)
 }
@@ -201,6 +263,10 @@ fn main() -> anyhow::Result<()> {
         What::Store { data, out, rows } => store(&data, &out, &rows),
         What::Pair { data, out, python, peer, rows, rows_per_part, turns } => {
             pair(&data, &out, &python, &peer, (rows, rows_per_part), turns)
+        }
+        What::Given { run, tokens } => {
+            println!("{}", given::pairs(&run, &tokens)?);
+            Ok(())
         }
     }
 }

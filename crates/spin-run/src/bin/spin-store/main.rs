@@ -7,6 +7,7 @@ mod import;
 mod life;
 mod looks;
 mod overlap;
+mod query;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -116,6 +117,8 @@ enum Command {
     },
     /// Find what a table shares with benchmarks, test rows, and itself; publishes the rows
     Overlap(overlap::Args),
+    /// Ask the rows of artifacts in SQL
+    Query(query::Args),
     /// Sign an artifact, and with it all it is from (Ed25519, an in-toto statement in a DSSE envelope)
     Seal {
         /// kind/name, kind/name@v3 or kind/name@<digest prefix>
@@ -231,30 +234,35 @@ fn head(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let cli = spin_cli::parse::<Cli>();
-    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError, ImportError, BadSecret), || match cli.command {
-        Command::Import(args) => import::run(&args),
-        Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
-        Command::Show { reference, at } => show(&open(&at)?, &reference),
-        Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
-        Command::Diff { a, b, at, format } => diff(&open(&at)?, &a, &b, format),
-        Command::Verify { reference, level, head, trust, at } => {
-            let asked = Asked { level, head, trust };
-            verify(&open(&at)?, reference.as_deref(), &asked)
+    spin_cli::run(cli.log, spin_cli::bad_input!(StoreError, ImportError, BadSecret, query::BadQuery), || {
+        match cli.command {
+            Command::Import(args) => import::run(&args),
+            Command::Ls { prefix, at, format } => ls(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
+            Command::Show { reference, at } => show(&open(&at)?, &reference),
+            Command::Lineage { reference, at, format } => lineage(&open(&at)?, &reference, format),
+            Command::Diff { a, b, at, format } => diff(&open(&at)?, &a, &b, format),
+            Command::Verify { reference, level, head, trust, at } => {
+                let asked = Asked { level, head, trust };
+                verify(&open(&at)?, reference.as_deref(), &asked)
+            }
+            Command::Extract { reference, out, at } => again::extract(&open(&at)?, &reference, out.as_deref()),
+            Command::Export { reference, format, out, at } => export::run(&open(&at)?, &reference, format, &out),
+            Command::Overlap(args) => overlap::run(&open(&args.at)?, &args),
+            Command::Query(args) => query::run(&open(&args.at)?, &args),
+            Command::Seal { reference, key, at } => life::seal(&open(&at)?, &reference, &key),
+            Command::Journal { prefix, at, format } => {
+                life::journal(&open(&at)?, prefix.as_deref().unwrap_or(""), format)
+            }
+            Command::Rm { references, force, at } => life::rm(&open(&at)?, &references, force),
+            Command::Adopt { references, all, at } => life::adopt(&open(&at)?, &references, all),
+            Command::Pin { references, at } => life::pin(&open(&at)?, &references, true),
+            Command::Unpin { references, at } => life::pin(&open(&at)?, &references, false),
+            Command::Gc(args) => life::gc(&open(&args.at)?, &args),
+            Command::Schema => {
+                out(&format!("{}\n", serde_json::to_string_pretty(&spin_store::schema::schema())?)).map(|()| Exit::Done)
+            }
+            Command::Plan { run } => print_plan(&run),
         }
-        Command::Extract { reference, out, at } => again::extract(&open(&at)?, &reference, out.as_deref()),
-        Command::Export { reference, format, out, at } => export::run(&open(&at)?, &reference, format, &out),
-        Command::Overlap(args) => overlap::run(&open(&args.at)?, &args),
-        Command::Seal { reference, key, at } => life::seal(&open(&at)?, &reference, &key),
-        Command::Journal { prefix, at, format } => life::journal(&open(&at)?, prefix.as_deref().unwrap_or(""), format),
-        Command::Rm { references, force, at } => life::rm(&open(&at)?, &references, force),
-        Command::Adopt { references, all, at } => life::adopt(&open(&at)?, &references, all),
-        Command::Pin { references, at } => life::pin(&open(&at)?, &references, true),
-        Command::Unpin { references, at } => life::pin(&open(&at)?, &references, false),
-        Command::Gc(args) => life::gc(&open(&args.at)?, &args),
-        Command::Schema => {
-            out(&format!("{}\n", serde_json::to_string_pretty(&spin_store::schema::schema())?)).map(|()| Exit::Done)
-        }
-        Command::Plan { run } => print_plan(&run),
     })
 }
 
