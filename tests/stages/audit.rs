@@ -267,3 +267,35 @@ fn one_artifact_is_verified_with_all_it_is_from() {
     project.fails("spin-store verify scores/tiny/iter-0 --store store", 4, &["model/tiny/base@v1", "config.json"]);
     project.run("spin-store verify scores/tiny/iter-0 --store store --level structure");
 }
+
+#[test]
+fn rows_are_asked_in_sql_once_their_bytes_held() {
+    let project = Project::of(&shipped(FIXTURE));
+    let ask = |sql: &str, more: &str| {
+        let mut command = project.command(&format!("spin-store query --store store {more}"));
+        let output = command.arg(sql).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let manifest = Manifest::read(&project.path(PAIRS)).unwrap();
+    let (code, out, said) = ask("SELECT count(*) AS n FROM pairs", "--from pairs/tiny/iter-0");
+    assert_eq!((code, out), (Some(0), format!("n\n{}\n", manifest.rows())), "{said}");
+    let sql = "SELECT p.row_id, s.response_ids FROM p JOIN s USING (row_id, sample_index) ORDER BY p.row_id LIMIT 1";
+    let tables = "--from p=pairs/tiny/iter-0 --from s=samples/tiny/iter-0";
+    let (code, out, said) = ask(sql, &format!("{tables} --format jsonl"));
+    assert!(code == Some(0) && out.contains("\"response_ids\":["), "{out}{said}");
+    for (sql, from, says) in [
+        ("SELECT nothing FROM pairs", "--from pairs/tiny/iter-0", "the tables are pairs"),
+        ("SELECT 1", "--from pairs/tiny/iter-0 --from pairs/tiny/iter-0", "two tables are called pairs"),
+        ("SELECT 1", "--from model/tiny/iter-0", "has no table"),
+    ] {
+        let (code, _, said) = ask(sql, from);
+        assert!(code == Some(3) && said.contains(says), "{code:?} {said}");
+    }
+    let part = project.path(PAIRS).join("part-00000.parquet");
+    let mut bytes = fs::read(&part).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&part, bytes).unwrap();
+    let (code, out, said) = ask("SELECT count(*) AS n FROM pairs", "--from pairs/tiny/iter-0");
+    assert!(code != Some(0) && out.is_empty() && said.contains("part-00000.parquet"), "{code:?} {out}{said}");
+}

@@ -56,8 +56,8 @@ fn help() {
         (
             "spin-store",
             &[
-                "import", "ls", "show", "lineage", "verify", "diff", "extract", "export", "overlap", "seal", "journal",
-                "rm", "adopt", "pin", "unpin", "gc", "schema", "plan",
+                "import", "ls", "show", "lineage", "verify", "diff", "extract", "export", "overlap", "query", "seal",
+                "journal", "rm", "adopt", "pin", "unpin", "gc", "schema", "plan",
             ][..],
         ),
         ("spin-run", &["plan", "run", "settings", "status", "submit", "cancel"]),
