@@ -12,9 +12,18 @@
 //! # Order of additions
 //!
 //! An operation gives the same bits for the same operands, whatever the number
-//! of threads or blocks. Results of a row do not depend on other rows of the
-//! call, but for sums over rows, whose order may follow their number. Sets of
-//! operations differ from each other by rounding.
+//! of threads or blocks. The last bits of a row may follow the number of rows of
+//! the call, which may take another kernel, but never the other rows' numbers;
+//! [`GrowingOperations`] promise more. Sums over rows are taken in an order that
+//! follows from their number. Sets of operations differ from each other by
+//! rounding.
+//!
+//! # A new set
+//!
+//! It implements [`Operations`], [`TreeOperations`] and [`GrowingOperations`], and
+//! [`Sums`] for [`crate::Gradients`] over its buffers; `backend.rs` then names it.
+//! The tests in `engine/tests/oracle.rs` compare sets. Norms of all gradients and
+//! the optimiser's step are not here: [`crate::Gradients`] and its users do them.
 //!
 //! # Weights
 //!
@@ -112,7 +121,9 @@ pub(crate) trait Operations {
     /// asked, back. It changes no number.
     fn prepare(&self, weight: &mut Self::Weight<'_>, shape: [usize; 2], back: bool) -> Result<()>;
 
-    /// How many logits there may be at once, for products with a weight.
+    /// How many logits there may be at once, for products with a weight: how the
+    /// rows are split decides last bits of the weight's gradient, so these are
+    /// constants of a set of operations.
     fn logits_held(&self, weight: &Self::Weight<'_>) -> LogitsHeld;
 
     // Rows.
@@ -296,8 +307,8 @@ pub(crate) trait Operations {
         log_sums: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Turns logits into the loss's gradient by what was there before the cap,
-    /// in place: g ((1 - s) e + s / V - p), by (1 - (z / c)^2) with a cap c. `slopes`
+    /// Turns logits, as the cap left them, into the loss's gradient by what was
+    /// there before it, in place: g ((1 - s) e + s / V - p), by (1 - (z / c)^2) with a cap c. `slopes`
     /// `[rows]` are g, the loss's slopes by each row's log-probability.
     fn log_probs_backward(
         &self,

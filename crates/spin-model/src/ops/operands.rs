@@ -196,7 +196,7 @@ impl Heads {
     }
 }
 
-/// The gradients of one attention by what it was given and gave.
+/// What attention was given and gave, for its backward pass.
 pub(crate) struct Attended<'a, B> {
     /// `[rows, qkv_width]`, as attention was given it.
     pub qkv: &'a B,
@@ -231,8 +231,7 @@ pub(crate) struct Targets<'a, I> {
     pub softcap: Option<f32>,
 }
 
-/// How many rows of logits there may be at once. What is computed is the same
-/// to the bit for the same answers only: sums over rows are taken by chunk.
+/// How many logits there may be at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogitsHeld {
     /// Numbers at once in forward passes.
