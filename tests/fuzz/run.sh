@@ -28,4 +28,4 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:quarantine_size_mb=16}
 # The readers' files: memory is faster than a disk.
 if [ -d /dev/shm ]; then export TMPDIR=${TMPDIR:-/dev/shm}; fi
 exec cargo +nightly fuzz run --fuzz-dir . --codegen-units 16 "$target" -- -max_total_time="$seconds" \
-    "${bounds[@]}" -max_len="$longest" -dict="dictionaries/$words.dict" -print_final_stats=1 "$@"
+    "${bounds[@]}" -max_len="$longest" -dict="dictionaries/$words.dict" -print_funcs=0 -print_final_stats=1 "$@"

@@ -31,6 +31,10 @@ const SHORT: usize = 4 << 10;
 /// Stack for others: the parser and the code generator go down one level for each operator of an
 /// expression, and a source has at most half as many as bytes.
 const STACK: usize = 256 << 20;
+/// Stack of a rendering. It can nest a value once in each of its steps, and whatever prints, compares
+/// or drops the value goes down as far, by up to a third of a kilobyte a level. Only addresses: before
+/// it is full of pages, [`spin_cli::bounded`] has ended the program for its memory.
+const DEEP: usize = 3 << 30;
 
 /// What a probe may take.
 const PROBE_MEMORY: u64 = 512 << 20;
@@ -133,15 +137,33 @@ pub fn compile(env: &mut Environment<'static>, name: &'static str, source: Strin
     if source.len() <= SHORT {
         return env.add_template_owned(name, source);
     }
-    std::thread::scope(|scope| {
-        let compile = || env.add_template_owned(name, source);
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, compile);
-        match thread.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(compiled)) => compiled,
-            Ok(Err(_)) => refuse("the template engine failed on it".into()),
-            Err(error) => refuse(format!("there is no memory to compile it ({error})")),
+    apart(&[STACK], || env.add_template_owned(name, source.clone()))
+}
+
+/// Do something in a thread that has the first stack there is room for.
+///
+/// # Errors
+/// What it says, or that it panicked, or that there is room for none.
+fn apart<T: Send>(stacks: &[usize], mut work: impl FnMut() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let mut why = None;
+    for stack in stacks {
+        let done = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(*stack);
+            thread.spawn_scoped(scope, || spin_cli::caught(&mut work)).map(std::thread::ScopedJoinHandle::join)
+        });
+        match done {
+            Ok(Ok(Some(result))) => return result,
+            Ok(_) => return refuse("the template engine failed on it".into()),
+            Err(error) => why = Some(error),
         }
-    })
+    }
+    refuse(why.map_or_else(String::new, |error| format!("there is no memory for it ({error})")))
+}
+
+/// Whether a template can make a value that is deeper than its source: assignments
+/// last from one turn of a loop to the next in a namespace alone.
+fn can_nest(source: &str) -> bool {
+    source.contains("namespace")
 }
 
 /// Render a template of `env` into at most `most` bytes.
@@ -171,7 +193,12 @@ pub(crate) fn render_called(
 ) -> Result<String, Error> {
     let mut out = Bounded { bytes: Vec::new(), most };
     let template = env.get_template(name)?;
-    let result = spin_cli::bounded(what, || template.render_captured_to(context, &mut out).map(drop));
+    let render = || template.render_captured_to(context, &mut out).map(drop);
+    // A thread for each text would cost more than the text.
+    let result = match can_nest(template.source()) {
+        true => spin_cli::bounded(what, || apart(&[DEEP, STACK], render)),
+        false => spin_cli::bounded(what, render),
+    };
     if out.bytes.len() >= most {
         return refuse(format!("it makes a text of more than {most} bytes"));
     }
@@ -291,6 +318,20 @@ mod tests {
         let elif = format!("{{% if 0 %}}{}{{% endif %}}x", "{% elif 0 %}".repeat(15_000));
         let _ = rendered(&elif);
         assert!(rendered(&"x".repeat(SOURCE_BYTES + 1)).unwrap_err().contains("are the most"));
+    }
+
+    /// Found by hand beside the fuzzer: a value that is a list of a list of a list.
+    #[test]
+    fn values_may_nest_as_deep_as_there_are_steps() {
+        let nested = |levels: usize, rest: &str| {
+            let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(40));
+            let times = levels / 40;
+            format!(
+                "{{% set a = namespace(b=1) %}}{{% for i in range({times}) %}}{{% set a.b = {open}a.b{close} %}}{{% endfor %}}{rest}"
+            )
+        };
+        assert_eq!(rendered(&nested(400_000, "")).unwrap(), "");
+        assert_eq!(rendered(&nested(200_000, "{{ a.b }}")).unwrap().len(), 400_001);
     }
 
     #[test]

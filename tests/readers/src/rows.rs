@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Float64Array, RecordBatch, StringArray, StringDictionaryBuilder};
 use arrow::datatypes::Int32Type;
-use arrow::ipc::writer::{FileWriter, StreamWriter};
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::properties::WriterProperties;
@@ -96,9 +97,12 @@ pub fn parquet(dir: &Path) -> anyhow::Result<Target> {
         let properties = WriterProperties::builder().set_dictionary_enabled(false);
         seeds.push(part(&batch.project(&[0, 1])?, properties.set_encoding(encoding).build())?);
     }
-    let mut file = FileWriter::try_new(Vec::new(), &batch.schema())?;
-    file.write(&batch)?;
-    seeds.push(file.into_inner()?);
+    for packed in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+        let options = IpcWriteOptions::default().try_with_compression(packed)?;
+        let mut file = FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options)?;
+        file.write(&batch)?;
+        seeds.push(file.into_inner()?);
+    }
     let mut stream = StreamWriter::try_new(Vec::new(), &batch.schema())?;
     stream.write(&batch)?;
     seeds.push(stream.into_inner()?);

@@ -1,7 +1,6 @@
-//! Values of Arrow tables by their types, and Arrow's own files.
+//! Values of Arrow tables by their types.
 
 use std::cell::Cell;
-use std::io::{BufReader, Seek};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait, RecordBatch};
@@ -9,12 +8,11 @@ use arrow::datatypes::{
     DataType, Field, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow::ipc::reader::{FileReader, StreamReader};
 use serde_json::{Map, Number, Value};
 
 use super::bytes::Input;
 use super::{Bad, Budget, Each, Record, json};
-use spin_store::error::{Result, StoreError};
+use spin_store::error::Result;
 
 /// Memory that the values of a row take: runs and dictionaries can say
 /// millions of values in a few bytes.
@@ -338,42 +336,4 @@ pub(super) fn hand_out(
 /// The next of something that a damaged file may make panic.
 pub(super) fn guarded<T>(next: impl FnOnce() -> T) -> Result<T, String> {
     spin_cli::caught(next).ok_or_else(|| "its reader gave up on it".to_owned())
-}
-
-/// Reads Arrow's IPC, as `datasets` saves it (a stream) or as a Feather file.
-pub(super) fn read_ipc(mut input: Input, wanted: &[&str], budget: &mut Budget, each: &mut Each) -> Result<String> {
-    let path = input.path.clone();
-    let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(&path, "Arrow", e);
-    let mut head = [0; 6];
-    let is_file = std::io::Read::read_exact(&mut input.file, &mut head).is_ok() && &head == b"ARROW1";
-    input.file.rewind().map_err(StoreError::io("read", &path))?;
-    let file = BufReader::new(input.file.try_clone().map_err(StoreError::io("read", &path))?);
-    type Batches = Box<dyn Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>>;
-    let open = || -> Result<(Arc<Schema>, Batches), arrow::error::ArrowError> {
-        if is_file {
-            let reader = FileReader::try_new(file, None)?;
-            Ok((reader.schema(), Box::new(reader)))
-        } else {
-            let reader = StreamReader::try_new(file, None)?;
-            Ok((reader.schema(), Box::new(reader)))
-        }
-    };
-    let (schema, mut batches) = guarded(open).map_err(|e| damaged(&e))?.map_err(|e| damaged(&e))?;
-    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    super::unique(&path, &names, wanted)?;
-    let mut first = 0;
-    while let Some(batch) = guarded(|| batches.next()).map_err(|e| damaged(&e))? {
-        let mut batch = batch.map_err(|e| damaged(&e))?;
-        if !wanted.is_empty() {
-            let all = schema.fields().iter().enumerate();
-            let columns: Vec<_> = all.filter(|(_, f)| wanted.contains(&f.name().as_str())).map(|(i, _)| i).collect();
-            batch = batch.project(&columns).map_err(|e| damaged(&e))?;
-        }
-        if !hand_out(&input, &schema, &batch, first, budget, each)? {
-            break;
-        }
-        first += batch.num_rows();
-    }
-    drop(batches);
-    input.finish()
 }

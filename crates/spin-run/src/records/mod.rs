@@ -10,6 +10,7 @@
 mod arrow;
 mod bytes;
 mod csv;
+mod ipc;
 mod json;
 mod parquet;
 mod source;
@@ -189,7 +190,7 @@ pub fn read(path: &Path, wanted: &[&str], budget: &mut Budget, each: &mut Each) 
     let mut input = bytes::Input::open(path)?;
     match input.format()? {
         bytes::Format::Parquet => parquet::read(input, wanted, budget, each),
-        bytes::Format::Arrow => arrow::read_ipc(input, wanted, budget, each),
+        bytes::Format::Arrow => ipc::read(input, wanted, budget, each),
         format => {
             let mut text = input.into_text()?;
             match format {

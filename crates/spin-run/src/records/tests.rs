@@ -13,6 +13,9 @@ use arrow::array::{
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::ipc::reader::read_footer_length;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+use arrow::ipc::{CompressionType, root_as_footer};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -311,11 +314,11 @@ fn ipc(dir: &Dir, columns: &[(&str, ArrayRef)], stream: bool) -> PathBuf {
     let batch = RecordBatch::try_from_iter(columns.iter().map(|(n, c)| (*n, c.clone()))).unwrap();
     let mut bytes = Vec::new();
     if stream {
-        let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut bytes, &batch.schema()).unwrap();
+        let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema()).unwrap();
         writer.write(&batch).unwrap();
         writer.finish().unwrap();
     } else {
-        let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut bytes, &batch.schema()).unwrap();
+        let mut writer = FileWriter::try_new(&mut bytes, &batch.schema()).unwrap();
         writer.write(&batch).unwrap();
         writer.finish().unwrap();
     }
@@ -414,6 +417,56 @@ fn what_unpacks_too_far_is_stopped() {
     stopped(&path, None, Some(8 << 20), "max_bytes");
     stopped(&path, None, None, "max_bytes");
     assert_eq!(rows_within(&path, &[], None, Some(1 << 30)).unwrap().len(), 600);
+}
+
+/// What an Arrow file says of itself is not believed: its readers would make room for it.
+#[test]
+fn arrow_files_declare_no_more_than_they_have() {
+    let dir = Dir::new();
+    let refused = |bytes: &[u8], total, part: &str| {
+        let error = rows_within(&dir.file("t.arrow", bytes), &[], None, total).unwrap_err();
+        assert!(error.is_bad_input() && error.to_string().contains(part), "{error}");
+    };
+    let replaced = |bytes: &[u8], from: i64, to: i64| {
+        let mut bytes = bytes.to_vec();
+        let places: Vec<usize> = (0..bytes.len() - 7).filter(|at| bytes[*at..at + 8] == from.to_le_bytes()).collect();
+        assert!(!places.is_empty(), "{from} is written somewhere");
+        places.into_iter().for_each(|at| bytes[at..at + 8].copy_from_slice(&to.to_le_bytes()));
+        bytes
+    };
+    let column = [("a", texts(&["x".repeat(192).as_str()]))];
+    let [file, stream] = [false, true].map(|stream| std::fs::read(ipc(&dir, &column, stream)).unwrap());
+    let end = file.len() - 10;
+    let footer = end - read_footer_length(file[end..].try_into().unwrap()).unwrap();
+    let body = root_as_footer(&file[footer..end]).unwrap().recordBatches().unwrap().get(0).bodyLength();
+    refused(&replaced(&file, body, 1 << 33), None, "speaks of 8589934592 bytes");
+    refused(&replaced(&stream, body, 1 << 33), None, "speaks of 8589934592 bytes");
+    refused(&replaced(&stream, body, -1), None, "negative");
+    let mut footer = file.clone();
+    footer[end..end + 4].copy_from_slice(&i32::MAX.to_le_bytes());
+    refused(&footer, None, "footer of 2147483647 bytes");
+    refused(&file[..9], None, "shorter than a footer");
+
+    let packed = |stream: bool| {
+        let batch = RecordBatch::try_from_iter([("a", texts(&["y".repeat(4 << 20).as_str()]))]).unwrap();
+        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
+        if stream {
+            let mut writer = StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), options).unwrap();
+            writer.write(&batch).unwrap();
+            writer.into_inner().unwrap()
+        } else {
+            let mut writer = FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options).unwrap();
+            writer.write(&batch).unwrap();
+            writer.into_inner().unwrap()
+        }
+    };
+    for stream in [false, true] {
+        let bomb = packed(stream);
+        assert!(bomb.len() < 4000);
+        assert_eq!(good(&dir.file("t.arrow", &bomb)).len(), 1);
+        refused(&bomb, Some(2 << 20), "max_bytes");
+        refused(&replaced(&bomb, 4 << 20, 1 << 45), None, "max_bytes");
+    }
 }
 
 #[test]
@@ -531,8 +584,7 @@ fn frames_to_be_skipped_and_packed_arrow_are_read() {
         let batch = RecordBatch::try_from_iter([("a", texts(&vec!["text"; 100]))]).unwrap();
         let options = arrow::ipc::writer::IpcWriteOptions::default().try_with_compression(Some(kind)).unwrap();
         let mut bytes = Vec::new();
-        let mut writer =
-            arrow::ipc::writer::StreamWriter::try_new_with_options(&mut bytes, &batch.schema(), options).unwrap();
+        let mut writer = StreamWriter::try_new_with_options(&mut bytes, &batch.schema(), options).unwrap();
         writer.write(&batch).unwrap();
         writer.finish().unwrap();
         drop(writer);
