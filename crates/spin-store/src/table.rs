@@ -26,8 +26,8 @@ use crate::error::{Result, StoreError};
 use crate::fsutil;
 use crate::values::Values;
 
-/// Rows that are decoded in one go: all of a part of most tables, which then need not be copied together.
-const ROWS_AT_ONCE: usize = 65_536;
+/// Rows that are decoded in one go, at most: a table's then need not be copied together.
+const ROWS_AT_ONCE: usize = 1 << 20;
 
 /// Stands in `created_by` in place of the Parquet library's version.
 const CREATED_BY: &str = "spin-store 1";
