@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         let context = Context {
             environment: &|| run.noted(spin_cli::environment(&[])),
             holder: &holder,
+            watch: &say,
             ..Context::silent(&store)
         };
         let (artifact, made) = match &cli.target.baseline {

@@ -16,6 +16,32 @@ pub(crate) fn has_none(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Unsupported || matches!(error.raw_os_error(), Some(37 | 38 | 95))
 }
 
+/// `File::try_lock`; the tests of this crate can have a thread be where there are no locks.
+pub(crate) fn try_lock(file: &File) -> std::result::Result<(), std::fs::TryLockError> {
+    #[cfg(test)]
+    if without::IS.get() {
+        return Err(std::fs::TryLockError::Error(std::io::Error::from_raw_os_error(37)));
+    }
+    file.try_lock()
+}
+
+#[cfg(test)]
+pub(crate) mod without {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static IS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// What `f` gives on a file system without locks.
+    pub fn locks<T>(f: impl FnOnce() -> T) -> T {
+        let before = IS.replace(true);
+        let given = f();
+        IS.set(before);
+        given
+    }
+}
+
 /// Takes the shared lock; nobody has one in a store that cannot be written, or on a
 /// file system without locks.
 pub(crate) fn shared(root: &Path) -> Option<Arc<File>> {

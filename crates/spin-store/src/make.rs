@@ -184,6 +184,17 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Says once of a store whose file system has no locks what that means.
+    fn look_at(&self, lock: &WorkLock) {
+        if !lock.is_held() && !self.store.told_of_locks.swap(true, Ordering::Relaxed) {
+            self.watch.note(&format!(
+                "the file system of {} has no locks: nothing is published twice, but two processes may do the same work, \
+                 and the journal may lose a line of two that are written at once; run one program at a time there",
+                self.store.root().display()
+            ));
+        }
+    }
+
     /// The lock on unfinished work, waited for as long as there is patience.
     fn lock(&self, work: &WorkDir) -> Result<WorkLock> {
         let start = Instant::now();
@@ -254,7 +265,8 @@ impl<'a> Context<'a> {
             return Ok(Outcome::Found(found));
         }
         let mut making = self.making(recipe)?;
-        let _lock = self.lock(&making.work)?;
+        let lock = self.lock(&making.work)?;
+        self.look_at(&lock);
         match self.store.find(recipe)? {
             Some(found) if is_final(&found)? => {
                 self.store.discard_work(&identity)?;
@@ -320,7 +332,7 @@ impl<'a> Context<'a> {
     ) -> Result<Outcome, E> {
         // The last shares may arrive together: one publishes, the others wait,
         // for it may fail.
-        let _lock = loop {
+        let lock = loop {
             let lock = making.work.lock_as("publish.lock", self.holder);
             if let Some(found) = self.store.find(making.recipe)? {
                 return Ok(Outcome::Found(found));
@@ -334,6 +346,7 @@ impl<'a> Context<'a> {
                 Err(error) => return Err(error.into()),
             }
         };
+        self.look_at(&lock);
         let artifact = self.publish(making.recipe, body(making)?, false)?;
         // What is left of it is cleared by the next call.
         let _ = self.store.discard_work(&making.recipe.identity());

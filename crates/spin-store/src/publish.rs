@@ -116,7 +116,7 @@ impl Store {
         recipe: &Recipe,
         facts: Map<String, Value>,
         environment: Map<String, Value>,
-        find: impl FnOnce(&Store) -> Result<Option<Artifact>>,
+        find: impl Fn(&Store) -> Result<Option<Artifact>>,
     ) -> Result<Artifact> {
         let files = digest_files(staged.path())?;
         check_rows(recipe, &files)?;
@@ -124,11 +124,14 @@ impl Store {
         fsutil::create_dir_all(&parent)?;
         let host = environment.get("host").and_then(Value::as_str).map(|host| format!(" on {host}"));
         let _lock = self.lock_versions(recipe.kind, &recipe.name, &host.unwrap_or_default())?;
-        if let Some(found) = find(self)? {
-            return Ok(found);
-        }
-        let mut version = self.versions(recipe.kind, &recipe.name)?.last().map_or(1, |v| v + 1);
+        let mut least = 1;
         loop {
+            // In this order, for where locks do nothing: what another publishes after the versions
+            // were counted is in the way of the rename, and is found the next time.
+            let version = self.versions(recipe.kind, &recipe.name)?.last().map_or(1, |v| v + 1).max(least);
+            if let Some(found) = find(self)? {
+                return Ok(found);
+            }
             let manifest = Manifest {
                 layout: LAYOUT,
                 kind: recipe.kind,
@@ -151,8 +154,7 @@ impl Store {
             let at = environment.get("finished_at").and_then(Value::as_str);
             self.note(at, vec![Note::of(Event::Publishing, &artifact)])?;
             // An existing version is never replaced: rename onto a directory
-            // that has files in it fails, and the next number is tried. Where
-            // locks do nothing, this still holds.
+            // that has files in it fails. Where locks do nothing, this still holds.
             match fault::point("rename", &dir).and_then(|()| fsutil::move_dir(staged.path(), &dir)) {
                 Ok(()) => {
                     // The directory has moved away from under the guard.
@@ -162,7 +164,15 @@ impl Store {
                     let _ = self.note(at, vec![Note::of(Event::Published, &artifact)]);
                     return Ok(artifact);
                 }
-                Err(_) if dir.exists() => version += 1,
+                Err(_) if dir.exists() => {
+                    // What was noted is not what is there.
+                    if let Ok(other) = self.load_listed(&(recipe.kind, recipe.name.clone(), version))
+                        && self.journal()?.is_some_and(|j| j.has_published(&other.reference(), &other.manifest.seal))
+                    {
+                        self.note(at, vec![Note::of(Event::Published, &other)])?;
+                    }
+                    least = version + 1;
+                }
                 Err(e) => return Err(StoreError::io("publish", dir)(e)),
             }
         }
@@ -229,9 +239,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::StageId;
     use crate::row::Row as _;
     use crate::row::numbers::Number;
+    use crate::{Context, StageId, Staged, in_use};
 
     fn recipe(kind: Kind, of: &str) -> Recipe {
         let stage = StageId { name: "test".into(), version: 1 };
@@ -260,6 +270,59 @@ mod tests {
         for left in [STAGING, ".locks"] {
             assert_eq!(fs::read_dir(dir.path().join(left)).unwrap().count(), 0, "{left}");
         }
+    }
+
+    /// Another process publishes between the look and the rename.
+    #[test]
+    fn without_locks_nothing_is_published_twice() {
+        for of in ["one", "two"] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let staged = store.staging().unwrap();
+            Number::write_part(&staged.path().join(table::part_name(0)), &[Number(1)], "id", 0).unwrap();
+            let recipe = recipe(Kind::Reference, "one");
+            let looks = std::cell::Cell::new(0);
+            let made = in_use::without::locks(|| {
+                store.publish_if(staged, &recipe, Map::new(), Map::new(), |store| {
+                    let found = store.find(&recipe)?;
+                    looks.set(looks.get() + 1);
+                    if looks.get() == 1 {
+                        publish(store, of)?;
+                    }
+                    Ok(found)
+                })
+            });
+            let made = made.unwrap();
+            assert_eq!(looks.get(), 2);
+            // Of the same identity there is one; another one has its own number.
+            let versions: &[u32] = if of == "one" { &[1] } else { &[1, 2] };
+            assert_eq!(store.versions(Kind::Reference, "run/x").unwrap(), versions);
+            assert_eq!((made.manifest.version, &made.manifest.params["of"]), (versions.len() as u32, &json!("one")));
+            let problems = crate::audit::verify(&store, crate::audit::Level::Hash, &|_| Ok(None)).unwrap().1;
+            assert!(problems.is_empty(), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn that_there_are_no_locks_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let said = std::sync::Mutex::new(Vec::new());
+        let watch = |text: &str| said.lock().unwrap().push(text.to_owned());
+        let context = Context { watch: &watch, ..Context::silent(&store) };
+        let make = |of: &str| {
+            let made = context.make(&recipe(Kind::Reference, of), |making| -> Result<Staged> {
+                let staged = making.staging()?;
+                Number::write_part(&staged.path().join(table::part_name(0)), &[Number(1)], "id", 0)?;
+                Ok(Staged::new(staged, Map::new()))
+            });
+            assert!(made.unwrap().1);
+        };
+        make("one");
+        assert!(said.lock().unwrap().is_empty());
+        in_use::without::locks(|| ["two", "three"].map(make));
+        let said = said.into_inner().unwrap();
+        assert!(said.len() == 1 && said[0].contains("has no locks"), "{said:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 use walkdir::WalkDir;
@@ -27,6 +28,8 @@ pub struct Store {
     root: PathBuf,
     /// That it is open.
     pub(crate) in_use: Option<Arc<File>>,
+    /// Whether somebody was told that it has no locks.
+    pub(crate) told_of_locks: Arc<AtomicBool>,
 }
 
 /// Everything that decides what an artifact will hold. Equal recipes give
@@ -145,7 +148,7 @@ impl Store {
     /// looked at and nothing made. For those who only want to know what a run
     /// would do.
     pub fn handle(root: &Path) -> Store {
-        Store { root: root.into(), in_use: None }
+        Store { root: root.into(), in_use: None, told_of_locks: Arc::default() }
     }
 
     /// Opens a store that must be there: a look creates none.
@@ -183,7 +186,7 @@ impl Store {
         }
         let root = root.canonicalize().map_err(StoreError::io("open", root))?;
         check_root(&root)?;
-        let store = Store { in_use: in_use::shared(&root), root };
+        let store = Store { in_use: in_use::shared(&root), root, told_of_locks: Arc::default() };
         store.layout()?;
         Ok(store)
     }

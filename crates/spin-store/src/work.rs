@@ -36,6 +36,15 @@ pub struct WorkDir {
 #[derive(Debug)]
 pub struct WorkLock {
     file: File,
+    /// Not so on a file system without locks.
+    is_held: bool,
+}
+
+impl WorkLock {
+    /// Whether it keeps others out: a file system may have no locks.
+    pub fn is_held(&self) -> bool {
+        self.is_held
+    }
 }
 
 /// What a look at a file of unfinished work finds.
@@ -231,8 +240,8 @@ impl WorkDir {
             .write(true)
             .open(&path)
             .map_err(StoreError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
+        let is_held = match in_use::try_lock(&file) {
+            Ok(()) => true,
             Err(std::fs::TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
@@ -240,14 +249,14 @@ impl WorkDir {
                 return Err(StoreError::locked(path, holder));
             }
             // Two processes may then do the same work; neither publishes over the other.
-            Err(std::fs::TryLockError::Error(e)) if in_use::has_none(&e) => {}
+            Err(std::fs::TryLockError::Error(e)) if in_use::has_none(&e) => false,
             Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),
-        }
+        };
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(StoreError::io("write", &path))?;
-        Ok(WorkLock { file })
+        Ok(WorkLock { file, is_held })
     }
 }
 
