@@ -441,7 +441,7 @@ fn arrow_files_declare_no_more_than_they_have() {
     let body = root_as_footer(&file[footer..end]).unwrap().recordBatches().unwrap().get(0).bodyLength();
     refused(&replaced(&file, body, 1 << 33), None, "speaks of 8589934592 bytes");
     refused(&replaced(&stream, body, 1 << 33), None, "speaks of 8589934592 bytes");
-    refused(&replaced(&stream, body, -1), None, "negative");
+    refused(&replaced(&stream, body, i64::MIN), None, "negative");
     let mut footer = file.clone();
     footer[end..end + 4].copy_from_slice(&i32::MAX.to_le_bytes());
     refused(&footer, None, "footer of 2147483647 bytes");
