@@ -96,6 +96,7 @@ fn stages_read_nothing_that_was_not_checked() {
 fn crates_know_only_what_is_below_them() {
     let below: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("spin-cli", &[][..]),
+        ("spin-cuda", &[]),
         ("spin-noise", &[]),
         ("spin-store", &[]),
         ("spin-text", &["spin-cli", "spin-noise"]),

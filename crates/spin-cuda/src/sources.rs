@@ -1,0 +1,86 @@
+//! The sources, as they are compiled on first use.
+
+/// A file of kernels.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// Its name without `.cu`.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// What the names of its kernels begin with.
+    pub kernels: &'static [&'static str],
+}
+
+macro_rules! source {
+    ($name:literal: $($kernel:literal),*) => {
+        Source {
+            name: $name,
+            text: include_str!(concat!("../kernels/", $name, ".cu")),
+            kernels: &[$($kernel),*],
+        }
+    };
+}
+
+/// What the files include, in the order that they need each other.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("attend.cuh", include_str!("../kernels/attend.cuh")),
+    ("spans.cuh", include_str!("../kernels/spans.cuh")),
+];
+
+/// All files of kernels.
+pub const SOURCES: &[Source] = &[
+    source!("activation": "silu_", "gelu_"),
+    source!("attention": "attention_forward_"),
+    source!("attention_backward": "attention_delta_", "attention_queries_", "attention_keys_"),
+    source!("attention_mma": "attention_mma_"),
+    source!("attention_paged": "attention_paged_", "cache_append_"),
+    source!("attention_tree": "attention_tree_"),
+    source!("draw": "draw_tokens", "penalise"),
+    source!("dropout": "dropout_"),
+    source!("elementwise": "scale_", "add_scaled_", "add_bias_", "convert_"),
+    source!("head": "head_logps", "head_gradient_"),
+    source!("norm": "rms_norm_"),
+    source!("optimizer": "adamw", "rmsprop"),
+    source!("product": "product_"),
+    source!("reduce": "column_parts_", "add_parts"),
+    source!("rope": "rotate_"),
+    source!("rows": "gather_", "add_segments_"),
+    source!("score": "score_targets"),
+    source!("squared_norm": "squared_norm_parts", "clip_factor"),
+];
+
+/// The file that has a kernel.
+pub fn source_of(kernel: &str) -> Option<&'static Source> {
+    SOURCES.iter().find(|source| source.kernels.iter().any(|begins| kernel.starts_with(begins)))
+}
+
+impl Source {
+    /// The text with all that it includes in it: what NVRTC is given, which looks for no files.
+    pub fn whole(&self) -> String {
+        let mut text = String::new();
+        for part in HEADERS.iter().map(|(_, text)| *text).chain([self.text]) {
+            for line in part.lines().filter(|line| !line.starts_with("#include \"") && *line != "#pragma once") {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_sources_include_nothing() {
+        for source in SOURCES {
+            let whole = source.whole();
+            assert!(!whole.contains("#include"), "{}", source.name);
+            assert!(whole.contains("bf16") && source.kernels.iter().all(|kernel| whole.contains(kernel)));
+        }
+        assert_eq!(source_of("rms_norm_forward_float_bf16").map(|source| source.name), Some("norm"));
+        assert!(source_of("nothing").is_none());
+    }
+}

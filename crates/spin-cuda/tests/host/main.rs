@@ -1,0 +1,30 @@
+//! The kernels' arithmetic, on the CPU: sources and launches as a GPU would be given them, run by `kernels/host.hpp`,
+//! against what the CPU's operations compute.
+//!
+//! Outputs are poisoned, sizes are odd, and memory has guards on both sides. A file here is named as the kernels that it
+//! tests. Where there is no C++ compiler the tests say so and do nothing.
+
+#![expect(clippy::print_stderr, reason = "what is left out is said")]
+
+mod activation;
+mod attention;
+mod attention_backward;
+mod attention_mma;
+mod attention_paged;
+mod attention_tree;
+mod draw;
+mod dropout;
+mod elementwise;
+mod head;
+mod library;
+mod memory;
+mod norm;
+mod optimizer;
+mod product;
+mod reduce;
+mod reference;
+mod rope;
+mod rows;
+mod score;
+mod shim;
+mod squared_norm;

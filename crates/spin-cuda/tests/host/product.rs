@@ -1,0 +1,48 @@
+use half::bf16;
+use spin_cuda::{Factor, product};
+
+use crate::library::host;
+use crate::memory::{Memory, Tested, assert_close, numbers};
+
+fn multiplied<T: Tested>() {
+    let Some(host) = host() else { return };
+    for (m, n, k) in [(1, 1, 1), (7, 33, 5), (33, 7, 129)] {
+        for bits in 0..8 {
+            let (left, right, add) = (bits & 1 == 1, bits & 2 == 2, bits & 4 == 4);
+            let (a, b, before) = (numbers::<T>(1, m * k), numbers::<T>(2, k * n), numbers::<f32>(3, m * n));
+            let (a_memory, b_memory) = (Memory::of(&a), Memory::of(&b));
+            let factor = |numbers, rows, columns, transposed| {
+                let [rows, columns] = if transposed { [columns, rows] } else { [rows, columns] };
+                Factor { numbers, rows, columns, transposed }
+            };
+            let mut out = if add { Memory::of(&before) } else { Memory::poisoned(m * n) };
+            let (a_factor, b_factor) = (factor(a_memory.view(), m, k, left), factor(b_memory.view(), k, n, right));
+            product(host, &a_factor, &b_factor, &mut out.view_mut(), add).unwrap();
+            let at = |i: usize, j: usize, rows: usize, columns: usize, transposed| {
+                if transposed { j * rows + i } else { i * columns + j }
+            };
+            let element = |place: usize| {
+                let (i, j) = (place / n, place % n);
+                let term = |x: usize| a[at(i, x, m, k, left)].get() * b[at(x, j, k, n, right)].get();
+                (0..k).map(term).sum::<f64>() + if add { f64::from(before[place]) } else { 0.0 }
+            };
+            assert_close(&out.read(), &(0..m * n).map(element).collect::<Vec<_>>(), 20.0);
+        }
+    }
+}
+
+#[test]
+fn products_and_transposes() {
+    multiplied::<f32>();
+    multiplied::<bf16>();
+}
+
+#[test]
+fn factors_that_do_not_fit_are_refused() {
+    let Some(host) = host() else { return };
+    let (numbers, mut out) = (Memory::of(&[0.0_f32; 6]), Memory::of(&[0.0_f32; 6]));
+    let factor = Factor { numbers: numbers.view(), rows: 2, columns: 3, transposed: false };
+    assert!(product(host, &factor, &factor, &mut out.view_mut(), false).is_err());
+    let more = Factor { rows: 3, columns: 3, ..factor };
+    assert!(product(host, &factor, &more, &mut out.view_mut(), false).is_err());
+}
