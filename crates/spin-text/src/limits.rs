@@ -137,27 +137,21 @@ pub fn compile(env: &mut Environment<'static>, name: &'static str, source: Strin
     if source.len() <= SHORT {
         return env.add_template_owned(name, source);
     }
-    apart(&[STACK], || env.add_template_owned(name, source.clone()))
+    apart(STACK, &mut || env.add_template_owned(name, source.clone()))
+        .unwrap_or_else(|| refuse("there is no memory to compile it".into()))
 }
 
-/// Do something in a thread that has the first stack there is room for.
+/// Do something in a thread with a stack of so many bytes; `None` where there is no room for one.
 ///
 /// # Errors
-/// What it says, or that it panicked, or that there is room for none.
-fn apart<T: Send>(stacks: &[usize], mut work: impl FnMut() -> Result<T, Error> + Send) -> Result<T, Error> {
-    let mut why = None;
-    for stack in stacks {
-        let done = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(*stack);
-            thread.spawn_scoped(scope, || spin_cli::caught(&mut work)).map(std::thread::ScopedJoinHandle::join)
-        });
-        match done {
-            Ok(Ok(Some(result))) => return result,
-            Ok(_) => return refuse("the template engine failed on it".into()),
-            Err(error) => why = Some(error),
-        }
-    }
-    refuse(why.map_or_else(String::new, |error| format!("there is no memory for it ({error})")))
+/// What it says, or that it panicked.
+fn apart<T: Send>(stack: usize, work: &mut (impl FnMut() -> Result<T, Error> + Send)) -> Option<Result<T, Error>> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(stack);
+        let thread = thread.spawn_scoped(scope, || spin_cli::caught(work)).ok()?;
+        let result = thread.join().ok().flatten();
+        Some(result.unwrap_or_else(|| refuse("the template engine failed on it".into())))
+    })
 }
 
 /// Render a template of `env` into at most `most` bytes.
@@ -168,8 +162,11 @@ pub fn render(env: &Environment<'_>, name: &str, context: &Value, most: usize) -
     let mut out = Bounded { bytes: Vec::new(), most };
     let template = env.get_template(name)?;
     let what = || format!("the template that begins {:?}", excerpt(template.source()));
-    let result =
-        spin_cli::bounded(&what, || apart(&[DEEP, STACK], || template.render_captured_to(context, &mut out).map(drop)));
+    let mut work = || template.render_captured_to(context, &mut out).map(drop);
+    // Where addresses are rationed, less must do.
+    let result = spin_cli::bounded(&what, || {
+        apart(DEEP, &mut work).or_else(|| apart(STACK, &mut work)).unwrap_or_else(&mut work)
+    });
     if out.bytes.len() >= most {
         return refuse(format!("it makes a text of more than {most} bytes"));
     }
