@@ -14,6 +14,9 @@ use anyhow::Context as _;
 use spin_readers::Reader;
 pub use spin_readers::TARGETS;
 
+/// Inputs that are tried however long they take.
+const LEAST: u64 = 20;
+
 /// What came of a target.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
@@ -109,7 +112,8 @@ fn mutated(good: &[u8], random: &mut Random) -> Vec<u8> {
 pub fn run(name: &str, time: Duration, seed: u64, keep: &Path) -> anyhow::Result<Outcome> {
     let reader = Reader::new(name)?;
     let (mut random, mut outcome, start) = (Random(seed), Outcome::default(), Instant::now());
-    while start.elapsed() < time {
+    // A machine may be slow.
+    while start.elapsed() < time || outcome.tried < LEAST {
         let good = &reader.seeds()[random.below(reader.seeds().len())];
         let input = mutated(good, &mut random);
         let begun = Instant::now();

@@ -49,8 +49,9 @@ pub fn entry(artifact: &str, event: Event) -> String {
 const BLOCK: usize = 512;
 
 /// A tar in which every header has the checksum that belongs to it, every manifest its digests, and
-/// the list of contents the manifests' seals. Sizes and names are left as they are.
-pub fn bundle(bytes: &[u8]) -> Vec<u8> {
+/// the list of contents the manifests' seals; `None` where it is no tar of a bundle. Sizes and names
+/// are left as they are.
+pub fn bundle(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = bytes.to_vec();
     let mut at = 0;
     while at + BLOCK <= out.len() {
@@ -67,7 +68,7 @@ pub fn bundle(bytes: &[u8]) -> Vec<u8> {
         };
         at = next;
     }
-    with_seals(&out).unwrap_or(out)
+    with_seals(&out)
 }
 
 /// The same files, sealed; `None` where it is no tar of a bundle.

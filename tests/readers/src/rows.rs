@@ -62,13 +62,14 @@ const ALPACA: &[u8] = br#"[{"instruction": "a", "input": "", "output": "b"},
 
 /// JSON lines, or a list where it begins as one; plain or packed.
 pub fn jsonl(dir: &Path) -> anyhow::Result<Target> {
-    let plain = fs::read(shipped("data/raw/demo/test.jsonl"))?[..4000].to_vec();
+    let plain = fs::read_to_string(shipped("data/raw/demo/test.jsonl"))?;
+    let plain: String = plain.split_inclusive('\n').take(30).collect();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(CHATS)?;
     // What unpacks to a thousand times its size.
     let bomb = format!("{{\"prompt\": \"{}\", \"response\": \"b\"}}\n", "a".repeat(1 << 20)).repeat(4);
     let packed = [gzip.finish()?, zstd::encode_all(SHARES, 3)?, zstd::encode_all(bomb.as_bytes(), 3)?];
-    let seeds = [plain, CHATS.into(), SHARES.into(), ALPACA.into()].into_iter().chain(packed).collect();
+    let seeds = [plain.into_bytes(), CHATS.into(), SHARES.into(), ALPACA.into()].into_iter().chain(packed).collect();
     let (lines, list) = (dir.join("rows.jsonl"), dir.join("rows.json"));
     Ok(Target::new(seeds, move |bytes| {
         let is_list = bytes.trim_ascii_start().starts_with(b"[");
@@ -77,7 +78,8 @@ pub fn jsonl(dir: &Path) -> anyhow::Result<Target> {
 }
 
 pub fn csv(dir: &Path) -> Target {
-    target(dir, "csv", vec![b"id,question,answer\n1,\"a, \"\"b\"\"\",c\n2,\"d\ne\",f\n".repeat(9)])
+    let rows = "\"a, \"\"b\"\"\",c\n\"d\ne\",f\n".repeat(9);
+    target(dir, "csv", vec![format!("question,answer\n{rows}").into_bytes()])
 }
 
 /// Parquet of several encodings and codecs, and Arrow, which the same code reads.

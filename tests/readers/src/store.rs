@@ -98,7 +98,11 @@ pub fn bundle(dir: &Path) -> anyhow::Result<Target> {
             }
             read_as(result)
         };
-        take(bytes).and(take(&forged::bundle(bytes)))
+        // As it is where it cannot be sealed anew.
+        match forged::bundle(bytes) {
+            Some(forged) => take(&forged),
+            None => take(bytes),
+        }
     };
     Ok(Target::new(vec![good], read))
 }
