@@ -74,7 +74,9 @@ pub fn run(store: &Store, args: &Args) -> anyhow::Result<Exit> {
             LazyFrame::scan_parquet(PlRefPath::try_from_path(part)?, ScanArgsParquet::default())
         };
         let frames: Vec<LazyFrame> = parts.iter().map(scan).collect::<PolarsResult<_>>().map_err(BadQuery::new)?;
-        context.register(&name, concat(frames, UnionArgs::default()).map_err(BadQuery::new)?);
+        // Whole, in memory: of files this release counts rows in a type that is not built in.
+        let frame = concat(frames, UnionArgs::default()).and_then(LazyFrame::collect).map_err(BadQuery::new)?;
+        context.register(&name, frame.lazy());
         names.push(name);
     }
     // polars panics at what its build leaves out.
@@ -88,7 +90,6 @@ pub fn run(store: &Store, args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn answer(mut context: SQLContext, sql: &str, format: Rows) -> PolarsResult<String> {
-    // In memory: the streaming engine of this release counts in a type that is not built in.
     let mut frame = context.execute(sql)?.collect()?;
     let mut bytes = Vec::new();
     match format {
