@@ -28,6 +28,10 @@ demo *FLAGS: (run "pipelines/demo.toml" FLAGS)
     @echo
     @echo "Look at: iter-3 beside sft-more, as many updates on the same words. Self-play pays less likelihood and greedy accuracy for right samples than SFT does; iter-0 at a lower temperature pays least."
 
+# Compile every CUDA kernel with nvcc for sm_80 and sm_90 and write docs/bench/kernels.md; needs a CUDA toolkit, no GPU
+kernels:
+    tests/cuda/compile.sh
+
 # Run every stage of a run file that is not done yet, then print its table
 run FILE *FLAGS: build
     spin-run run {{ FILE }} {{ FLAGS }}

@@ -43,6 +43,10 @@ report() {
         left=yes
         echo "left out for want of ${needs[$module]}: $(grep -c '^#\[ignore' "tests/stages/$module.rs") tests of $module"
     done
+    if ! command -v "${CXX:-c++}" > /dev/null; then
+        left=yes
+        echo "left out for want of ${CXX:-c++}: $(grep -h '^#\[test\]' crates/spin-cuda/tests/host/*.rs | wc -l) tests of CUDA kernels on the CPU"
+    fi
     others=$(grep '\.\.\. ignored' "$log" | grep -v 'needs SPIN_TEST_DATA' | grep -v -E " ($(IFS='|'; echo "${!needs[*]}"))::" || true)
     if [ -n "$others" ]; then
         printf 'left out by themselves:\n%s\n' "$others"

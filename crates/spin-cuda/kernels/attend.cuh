@@ -34,12 +34,47 @@ struct Head {
 /// queries WARPS * ROWS * DIM, keys and values 32 * (DIM + 1) each, weights WARPS * ROWS * 32, all f32.
 
 /// Copies 32 rows of `dim` numbers into shared memory, DIM + 1 apart: row(k) of first <= k < last, zeros elsewhere.
-/// Neighbouring threads read neighbouring numbers.
+/// Neighbouring threads read neighbouring numbers and write to neighbouring banks; 16 bytes to a thread would save
+/// reads, and put the writes of several threads into one bank.
 template <u32 DIM, typename Row>
 __device__ void load_rows(float* to, u32 first, u32 last, u32 dim, Row row) {
     for (u32 at = threadIdx.x; at < WARP * DIM; at += THREADS) {
         const u32 k = at / DIM, c = at % DIM;
         to[k * (DIM + 1) + c] = first + k < last && c < dim ? to_f32(row(first + k)[c]) : 0.0f;
+    }
+}
+
+/// sums[r] += vectors[r] . row for R vectors DIM apart, which all lanes read at once (16 bytes at a time), and a row of
+/// the lane's own.
+template <u32 DIM, u32 R>
+__device__ void add_dots(const float* vectors, const float* row, float (&sums)[R]) {
+#pragma unroll 4
+    for (u32 c = 0; c < DIM; c += 4) {
+        const float own[4] = {row[c], row[c + 1], row[c + 2], row[c + 3]};
+#pragma unroll
+        for (u32 r = 0; r < R; r++) {
+            const float4 four = *reinterpret_cast<const float4*>(vectors + r * DIM + c);
+            sums[r] += four.x * own[0] + four.y * own[1] + four.z * own[2] + four.w * own[3];
+        }
+    }
+}
+
+/// sums[r] += weights[r, k] rows[k] over 32 rows DIM + 1 apart, of which the lane has dimensions lane, lane + 32, ...
+template <u32 DIM, u32 R>
+__device__ void add_rows(const float* weights, const float* rows, float (&sums)[R][DIM / WARP]) {
+    constexpr u32 PARTS = DIM / WARP;
+    const u32 lane = threadIdx.x % WARP;
+#pragma unroll 4
+    for (u32 k = 0; k < WARP; k++) {
+        float row[PARTS];
+#pragma unroll
+        for (u32 i = 0; i < PARTS; i++) row[i] = rows[k * (DIM + 1) + i * WARP + lane];
+#pragma unroll
+        for (u32 r = 0; r < R; r++) {
+            const float weight = weights[r * WARP + k];
+#pragma unroll
+            for (u32 i = 0; i < PARTS; i++) sums[r][i] += weight * row[i];
+        }
     }
 }
 
@@ -76,13 +111,7 @@ __device__ void attend(const View& view, const Head& head) {
         float scores[R];
 #pragma unroll
         for (u32 r = 0; r < R; r++) scores[r] = 0.0f;
-        const float* const key = keys + lane * (DIM + 1);
-#pragma unroll 8
-        for (u32 c = 0; c < DIM; c++) {
-            const float of_key = key[c];
-#pragma unroll
-            for (u32 r = 0; r < R; r++) scores[r] += queries[(warp * R + r) * DIM + c] * of_key;
-        }
+        add_dots<DIM>(queries + warp * R * DIM, keys + lane * (DIM + 1), scores);
 #pragma unroll
         for (u32 r = 0; r < R; r++) {
             const u32 q = warp * R + r;
@@ -99,18 +128,7 @@ __device__ void attend(const View& view, const Head& head) {
             weights[q * WARP + lane] = weight;
         }
         __syncwarp();
-#pragma unroll 4
-        for (u32 k = 0; k < WARP; k++) {
-            float value[PARTS];
-#pragma unroll
-            for (u32 i = 0; i < PARTS; i++) value[i] = values[k * (DIM + 1) + i * WARP + lane];
-#pragma unroll
-            for (u32 r = 0; r < R; r++) {
-                const float weight = weights[(warp * R + r) * WARP + k];
-#pragma unroll
-                for (u32 i = 0; i < PARTS; i++) mixed[r][i] += weight * value[i];
-            }
-        }
+        add_rows<DIM>(weights + warp * R * WARP, values, mixed);
     }
 #pragma unroll
     for (u32 r = 0; r < R; r++)

@@ -46,7 +46,7 @@ __device__ void attention_forward(const T* qkv, T* out, float* log_sums, const S
 }
 
 #define ATTENTION(T, DIM)                                                                                       \
-    KERNEL(128)                                                                                                 \
+    KERNEL_OF(128, 4)                                                                                           \
     void attention_forward_##T##_##DIM(const T* qkv, T* out, float* log_sums, const Span* spans,                \
                                        const Tile* tiles, u32 heads, u32 kv_heads, u32 dim, u32 window,         \
                                        float scale, float softcap) {                                            \

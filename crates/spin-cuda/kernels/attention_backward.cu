@@ -82,15 +82,8 @@ __device__ void attention_queries(const T* qkv, const T* grad, const float* log_
         float scores[R], products[R];
 #pragma unroll
         for (u32 r = 0; r < R; r++) scores[r] = products[r] = 0.0f;
-#pragma unroll 8
-        for (u32 c = 0; c < DIM; c++) {
-            const float key = keys[lane * (DIM + 1) + c], value = values[lane * (DIM + 1) + c];
-#pragma unroll
-            for (u32 r = 0; r < R; r++) {
-                scores[r] += queries[(warp * R + r) * DIM + c] * key;
-                products[r] += grads[(warp * R + r) * DIM + c] * value;
-            }
-        }
+        add_dots<DIM>(queries + warp * R * DIM, keys + lane * (DIM + 1), scores);
+        add_dots<DIM>(grads + warp * R * DIM, values + lane * (DIM + 1), products);
 #pragma unroll
         for (u32 r = 0; r < R; r++) {
             const u32 q = warp * R + r, k = first + lane;
@@ -99,18 +92,7 @@ __device__ void attention_queries(const T* qkv, const T* grad, const float* log_
             weights[q * WARP + lane] = q < tile.count && k < last && layout.sees(position + q, k) ? ds : 0.0f;
         }
         __syncwarp();
-#pragma unroll 4
-        for (u32 k = 0; k < WARP; k++) {
-            float key[PARTS];
-#pragma unroll
-            for (u32 i = 0; i < PARTS; i++) key[i] = keys[k * (DIM + 1) + i * WARP + lane];
-#pragma unroll
-            for (u32 r = 0; r < R; r++) {
-                const float weight = weights[(warp * R + r) * WARP + k];
-#pragma unroll
-                for (u32 i = 0; i < PARTS; i++) sums[r][i] += weight * key[i];
-            }
-        }
+        add_rows<DIM>(weights + warp * R * WARP, keys, sums);
     }
 #pragma unroll
     for (u32 r = 0; r < R; r++) {
@@ -179,16 +161,8 @@ __device__ void attention_keys(const T* qkv, const T* grad, const float* log_sum
                 float scores[R], products[R];
 #pragma unroll
                 for (u32 r = 0; r < R; r++) scores[r] = products[r] = 0.0f;
-#pragma unroll 8
-                for (u32 c = 0; c < DIM; c++) {
-                    const float of_query = queries[lane * (DIM + 1) + c] * head.scale;
-                    const float of_grad = grads[lane * (DIM + 1) + c];
-#pragma unroll
-                    for (u32 r = 0; r < R; r++) {
-                        scores[r] += keys[(warp * R + r) * DIM + c] * of_query;
-                        products[r] += values[(warp * R + r) * DIM + c] * of_grad;
-                    }
-                }
+                add_dots<DIM>(keys + warp * R * DIM, queries + lane * (DIM + 1), scores);
+                add_dots<DIM>(values + warp * R * DIM, grads + lane * (DIM + 1), products);
                 const u32 q = first + lane;
                 const u64 at = u64(span.own + q) * layout.heads + of_head;
                 const float log_sum = q < last_row ? log_sums[at] : 0.0f;
@@ -197,30 +171,14 @@ __device__ void attention_keys(const T* qkv, const T* grad, const float* log_sum
                 for (u32 r = 0; r < R; r++) {
                     const u32 k = warp * R + r;
                     float p, ds;
-                    slopes(scores[r], products[r], log_sum, mean, head.softcap, p, ds);
+                    slopes(scores[r] * head.scale, products[r], log_sum, mean, head.softcap, p, ds);
                     const bool sees = q < last_row && k < known && layout.sees(span.shared_len + q, base + k);
                     probs[k * WARP + lane] = sees ? p : 0.0f;
                     weights[k * WARP + lane] = sees ? ds : 0.0f;
                 }
                 __syncwarp();
-#pragma unroll 4
-                for (u32 each = 0; each < WARP; each++) {
-                    float of_query[PARTS], of_grad[PARTS];
-#pragma unroll
-                    for (u32 i = 0; i < PARTS; i++) {
-                        of_query[i] = queries[each * (DIM + 1) + i * WARP + lane];
-                        of_grad[i] = grads[each * (DIM + 1) + i * WARP + lane];
-                    }
-#pragma unroll
-                    for (u32 r = 0; r < R; r++) {
-                        const float p = probs[(warp * R + r) * WARP + each], ds = weights[(warp * R + r) * WARP + each];
-#pragma unroll
-                        for (u32 i = 0; i < PARTS; i++) {
-                            key_sums[r][i] += ds * of_query[i];
-                            value_sums[r][i] += p * of_grad[i];
-                        }
-                    }
-                }
+                add_rows<DIM>(weights + warp * R * WARP, queries, key_sums);
+                add_rows<DIM>(probs + warp * R * WARP, grads, value_sums);
             }
         }
     }
@@ -249,7 +207,7 @@ DELTA(float)
 DELTA(bf16)
 
 #define BACKWARD(T, DIM)                                                                                          \
-    KERNEL(128)                                                                                                   \
+    KERNEL_OF(128, 4)                                                                                             \
     void attention_queries_##T##_##DIM(const T* qkv, const T* grad, const float* log_sums, const float* delta,    \
                                        T* qkv_grad, const Span* spans, const Tile* tiles, u32 heads,              \
                                        u32 kv_heads, u32 dim, u32 window, float scale, float softcap) {           \
@@ -257,7 +215,7 @@ DELTA(bf16)
                                   Layout{heads, kv_heads, window}, Head{dim, scale, softcap});                    \
     }                                                                                                             \
     HOST_KERNEL(attention_queries_##T##_##DIM)                                                                    \
-    KERNEL(128)                                                                                                   \
+    KERNEL_OF(128, 4)                                                                                             \
     void attention_keys_##T##_##DIM(const T* qkv, const T* grad, const float* log_sums, const float* delta,       \
                                     T* qkv_grad, const Span* spans, const KeyTile* tiles, u32 heads,              \
                                     u32 kv_heads, u32 dim, u32 window, float scale, float softcap) {              \

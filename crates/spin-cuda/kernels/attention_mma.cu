@@ -176,7 +176,7 @@ __device__ void attention_mma(const bf16* qkv, bf16* out, float* log_sums, const
 }
 
 #define MMA(DIM)                                                                                                   \
-    KERNEL(128)                                                                                                    \
+    KERNEL_OF(128, 2)                                                                                              \
     void attention_mma_##DIM(const bf16* qkv, bf16* out, float* log_sums, const Span* spans, const Tile* tiles,    \
                              u32 heads, u32 kv_heads, u32 dim, u32 window, float scale, float softcap) {           \
         attention_mma<DIM>(qkv, out, log_sums, spans, tiles, Layout{heads, kv_heads, window}, dim, scale, softcap); \

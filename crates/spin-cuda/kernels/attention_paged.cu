@@ -37,20 +37,19 @@ struct PagedView {
     }
 };
 
-/// Copies the keys and values of new rows of qkv, rotated, to their places; grid-stride over [rows, kv_heads * dim].
+/// Copies the keys and values of new rows of qkv, rotated, to their places; a block has a row.
 template <typename T>
 __device__ void cache_append(const T* qkv, const u32* sequences, const u32* positions, const u32* tables, T* key_pages,
-                             T* value_pages, u32 rows, u32 heads, u32 kv_heads, u32 dim, u32 page, u32 table_len) {
-    const u32 width = kv_heads * dim;
-    each_of_grid<1>(u64(rows) * width, false, [&](auto, u64 at) {
-        const u32 row = u32(at / width), column = u32(at % width), position = positions[row];
-        if (position == NONE) return;
-        const u32 of_page = tables[u64(sequences[row]) * table_len + position / page];
-        const u64 to = (u64(of_page) * page + position % page) * width + column;
-        const u64 from = u64(row) * (heads + 2 * kv_heads) * dim + u64(heads) * dim + column;
-        key_pages[to] = qkv[from];
-        value_pages[to] = qkv[from + width];
-    });
+                             T* value_pages, u32 heads, u32 kv_heads, u32 dim, u32 page, u32 table_len) {
+    const u32 row = blockIdx.x, position = positions[row], width = kv_heads * dim;
+    if (position == NONE) return;
+    const u32 of_page = tables[u64(sequences[row]) * table_len + position / page];
+    const u64 to = (u64(of_page) * page + position % page) * width;
+    const T* const from = qkv + u64(row) * (heads + 2 * kv_heads) * dim + u64(heads) * dim;
+    for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
+        key_pages[to + column] = from[column];
+        value_pages[to + column] = from[width + column];
+    }
 }
 
 /// Unnormalised outputs outs [splits, rows, heads, dim] with sums [splits, rows, heads, 2] (largest score, sum);
@@ -117,9 +116,9 @@ __device__ void attention_paged_join(const float* outs, const float* sums, const
 #define OF_TYPE(T)                                                                                                  \
     KERNEL(256)                                                                                                     \
     void cache_append_##T(const T* qkv, const u32* sequences, const u32* positions, const u32* tables,              \
-                          T* key_pages, T* value_pages, u32 rows, u32 heads, u32 kv_heads, u32 dim, u32 page,       \
+                          T* key_pages, T* value_pages, u32 heads, u32 kv_heads, u32 dim, u32 page,                 \
                           u32 table_len) {                                                                          \
-        cache_append(qkv, sequences, positions, tables, key_pages, value_pages, rows, heads, kv_heads, dim, page,   \
+        cache_append(qkv, sequences, positions, tables, key_pages, value_pages, heads, kv_heads, dim, page,         \
                      table_len);                                                                                    \
     }                                                                                                               \
     HOST_KERNEL(cache_append_##T)                                                                                   \
@@ -134,7 +133,7 @@ OF_TYPE(float)
 OF_TYPE(bf16)
 
 #define PAGED(T, DIM)                                                                                               \
-    KERNEL(128)                                                                                                     \
+    KERNEL_OF(128, 4)                                                                                               \
     void attention_paged_##T##_##DIM(const T* qkv, const T* key_pages, const T* value_pages,                        \
                                      const u32* sequences, const u32* positions, const u32* tables, float* outs,    \
                                      float* sums, u32 rows, u32 heads, u32 kv_heads, u32 dim, u32 window,           \

@@ -71,7 +71,7 @@ __device__ void attention_tree(const T* queries, const T* rows, const T* path_ke
 }
 
 #define TREE(T, DIM)                                                                                              \
-    KERNEL(128)                                                                                                   \
+    KERNEL_OF(128, 4)                                                                                             \
     void attention_tree_##T##_##DIM(const T* queries, const T* rows, const T* path_keys, const T* path_values,    \
                                     T* out, const u32* wanted, const u32* positions, const u32* ends,             \
                                     const u32* path_ends, const Stretch* stretches, const TreeTile* tiles,        \

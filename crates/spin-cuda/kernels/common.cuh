@@ -19,6 +19,10 @@
 /// A kernel: `KERNEL(threads) void name(...) { ... }`, for blocks of at most so many threads.
 #define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads)
 
+/// The same, where `blocks` are to fit a multiprocessor and no more need to: the compiler, asked for nothing, spills
+/// registers to fit others.
+#define KERNEL_OF(threads, blocks) extern "C" __global__ __launch_bounds__(threads, blocks)
+
 using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;

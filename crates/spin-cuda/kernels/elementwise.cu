@@ -37,20 +37,24 @@ __device__ void convert(const S* from, T* to, u64 count) {
     });
 }
 
-/// rows[r, c] += bias[c]; a bias has few numbers, so reading it again costs no memory traffic to speak of.
+/// rows[r, c] += bias[c]; a block has a row.
 template <typename T>
-__device__ void add_bias(T* rows, const T* bias, u32 count, u32 width) {
-    each_of_grid<1>(u64(count) * width, false, [&](auto, u64 at) {
-        rows[at] = from_f32<T>(to_f32(rows[at]) + to_f32(bias[at % width]));
+__device__ void add_bias(T* rows, const T* bias, u32 width) {
+    constexpr u32 N = 16 / sizeof(T);
+    T* const row = rows + u64(blockIdx.x) * width;
+    each<N>(width, threadIdx.x, blockDim.x, is_aligned<N>(row) && is_aligned<N>(bias), [&](auto n, u64 at) {
+        float v[n.N_], b[n.N_];
+        load(row + at, v);
+        load(bias + at, b);
+        for (u32 i = 0; i < n; i++) v[i] += b[i];
+        store(row + at, v);
     });
 }
 
 #define OF_ONE(T)                                                                            \
     KERNEL(256) void scale_##T(T* values, u64 count, float factor) { scale(values, count, factor); } \
     HOST_KERNEL(scale_##T)                                                                   \
-    KERNEL(256) void add_bias_##T(T* rows, const T* bias, u32 count, u32 width) {            \
-        add_bias(rows, bias, count, width);                                                  \
-    }                                                                                        \
+    KERNEL(256) void add_bias_##T(T* rows, const T* bias, u32 width) { add_bias(rows, bias, width); } \
     HOST_KERNEL(add_bias_##T)
 
 #define OF_TWO(S, T)                                                                                     \

@@ -35,6 +35,8 @@ pub struct Call {
     /// Bytes of shared memory that the kernel does not know itself.
     pub shared: u32,
     words: [u64; ARGUMENTS],
+    /// Bytes of memory behind each word; 0 for numbers.
+    bytes: [usize; ARGUMENTS],
     count: usize,
 }
 
@@ -44,7 +46,7 @@ impl Call {
             return Err(Error::shape(kernel, format!("{grid:?} blocks are more than a device takes")));
         }
         let grid = grid.map(|blocks| blocks as u32);
-        Ok(Self { kernel, grid, block, shared: 0, words: [0; ARGUMENTS], count: 0 })
+        Ok(Self { kernel, grid, block, shared: 0, words: [0; ARGUMENTS], bytes: [0; ARGUMENTS], count: 0 })
     }
 
     /// For kernels in which each thread takes every so many-th of `items`.
@@ -56,23 +58,31 @@ impl Call {
         Self { shared: bytes as u32, ..self }
     }
 
-    fn word(mut self, word: u64) -> Self {
-        self.words[self.count] = word;
+    fn word(self, word: u64) -> Self {
+        self.at(word, 0)
+    }
+
+    /// Memory at an address, where a view is both read and written.
+    pub(crate) fn at(mut self, address: u64, bytes: usize) -> Self {
+        (self.words[self.count], self.bytes[self.count]) = (address, bytes);
         self.count += 1;
         self
     }
 
     pub(crate) fn read<T>(self, view: View<'_, T>) -> Self {
-        self.word(view.address())
+        self.at(view.address(), view.len() * size_of::<T>())
     }
 
     pub(crate) fn write<T>(self, view: &ViewMut<'_, T>) -> Self {
-        self.word(view.address())
+        self.read(view.as_view())
     }
 
     /// An address that may be none.
     pub(crate) fn read_any<T>(self, view: Option<View<'_, T>>) -> Self {
-        self.word(view.map_or(0, |view| view.address()))
+        match view {
+            Some(view) => self.read(view),
+            None => self.word(0),
+        }
     }
 
     pub(crate) fn count(self, value: usize) -> Result<Self> {
@@ -101,6 +111,20 @@ impl Call {
     /// it is. Little-endian, as every host of a CUDA device is: a shorter argument is the beginning of its word.
     pub fn arguments(&self) -> [*mut c_void; ARGUMENTS] {
         std::array::from_fn(|at| std::ptr::from_ref(&self.words[at]).cast_mut().cast())
+    }
+
+    /// Addresses and bytes of all memory that it reads or writes; pieces may overlap.
+    pub fn memory(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.words[..self.count].iter().copied().zip(self.bytes).filter(|(_, bytes)| *bytes > 0)
+    }
+
+    /// The same with its memory elsewhere: `place` gives the new address of an old one.
+    #[must_use]
+    pub fn moved(mut self, place: impl Fn(u64) -> u64) -> Self {
+        for (word, _) in self.words.iter_mut().zip(self.bytes).filter(|(_, bytes)| *bytes > 0) {
+            *word = place(*word);
+        }
+        self
     }
 
     /// Runs it, if there is anything to do.

@@ -7,4 +7,4 @@ mod device;
 
 pub use blas::Blas;
 pub use compile::compile;
-pub use device::{Device, Graph};
+pub use device::{Bytes, Device, Graph};

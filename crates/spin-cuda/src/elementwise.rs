@@ -66,7 +66,7 @@ pub fn add_bias<T: Number>(on: &(impl Runner + ?Sized), rows: &mut ViewMut<'_, T
         return Err(Error::shape(kernel, message));
     }
     let count = rows.len() / bias.len();
-    Call::strided(kernel, rows.len(), THREADS)?.write(rows).read(bias).count(count)?.count(bias.len())?.on(on)
+    Call::new(kernel, [count, 1, 1], [THREADS, 1, 1])?.write(rows).read(bias).count(bias.len())?.on(on)
 }
 
 /// Numbers of memory that [`add_column_sums`] needs.

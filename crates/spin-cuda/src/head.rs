@@ -104,8 +104,11 @@ fn gradient<T: Number>(
     head.rows(kernel, logits.1.min(out.1), rows)?;
     of.slopes.check(kernel, "slopes", rows)?;
     of.log_sums.check(kernel, "log_sums", rows)?;
-    let call = Call::new(kernel, [rows, 1, 1], [THREADS, 1, 1])?.u64(logits.0).read(of.targets).read(of.slopes);
-    let call = call.read(of.log_sums).u64(out.0).count(head.vocab)?;
+    let call = Call::new(kernel, [rows, 1, 1], [THREADS, 1, 1])?
+        .at(logits.0, logits.1 * size_of::<f32>())
+        .read(of.targets)
+        .read(of.slopes);
+    let call = call.read(of.log_sums).at(out.0, out.1 * size_of::<T>()).count(head.vocab)?;
     call.f32(head.softcap.unwrap_or(0.0)).f32(head.smoothing).on(on)
 }
 

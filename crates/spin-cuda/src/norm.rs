@@ -164,9 +164,9 @@ pub fn rms_norm_backward<X: Number, Y: Number, W: Number>(
         InputGrad::To(to, add) => {
             of.check(kernel, &[to.stride])?;
             to.numbers.check(kernel, "x_grad", of.reach(to.stride))?;
-            (to.numbers.address(), to.stride, *add)
+            ((to.numbers.address(), to.numbers.len()), to.stride, *add)
         }
-        InputGrad::Over if X::KIND == Y::KIND => (grad.numbers.address(), grad.stride, false),
+        InputGrad::Over if X::KIND == Y::KIND => ((grad.numbers.address(), grad.numbers.len()), grad.stride, false),
         InputGrad::Over => return Err(Error::shape(kernel, "in place, x and the gradient must be of one type")),
     };
     let call = of.launch(of_type!("rms_norm_inverses", X))?.read(x.numbers).write(&scratch.inverses);
@@ -185,7 +185,12 @@ pub fn rms_norm_backward<X: Number, Y: Number, W: Number>(
         add_parts(on, scratch.parts.as_view(), parts, &mut weight_grad.reborrow().slice(0..of.width))?;
     }
     let call = of.launch(kernel)?.read(x.numbers).read(norm.weight).read(grad.numbers.as_view());
-    let call = call.write(&scratch.inverses).u64(to).count(of.count())?.count(of.width)?.count(of.heads)?;
+    let call = call
+        .write(&scratch.inverses)
+        .at(to.0, to.1 * size_of::<X>())
+        .count(of.count())?
+        .count(of.width)?
+        .count(of.heads)?;
     let call = call.u64(x.stride as u64).u64(grad.stride as u64).u64(stride as u64);
     call.f32(norm.offset).u32(u32::from(add)).on(on)
 }

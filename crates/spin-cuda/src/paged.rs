@@ -70,8 +70,8 @@ pub fn cache_append<T: Number>(
     of.check(kernel)?;
     let rows = new.check(kernel, of, pages)?;
     values.check(kernel, "values", keys.len())?;
-    let call = Call::strided(kernel, rows * of.kv_heads * of.dim, 256)?.read(new.qkv).read(new.sequences);
-    let call = call.read(new.positions).read(pages.tables).write(keys).write(values).count(rows)?;
+    let call = Call::new(kernel, [rows, 1, 1], [256, 1, 1])?.read(new.qkv).read(new.sequences);
+    let call = call.read(new.positions).read(pages.tables).write(keys).write(values);
     let call = call.count(of.heads)?.count(of.kv_heads)?.count(of.dim)?;
     call.count(pages.page)?.count(pages.table_len)?.on(on)
 }

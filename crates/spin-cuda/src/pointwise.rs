@@ -48,9 +48,9 @@ pub fn rotate<T: Number>(
     }
     rows.check(kernel, "rows", if count == 0 { 0 } else { (count - 1) * stride + heads * dim })?;
     rotation.sin.check(kernel, "sin", rotation.cos.len())?;
-    let call = Call::strided(kernel, count * heads * rotation.half, THREADS)?;
+    let call = Call::new(kernel, [count, 1, 1], [THREADS, 1, 1])?;
     let call = call.write(rows).read(positions).read(rotation.cos).read(rotation.sin);
-    let call = call.count(count)?.count(heads)?.count(dim)?.count(rotation.half)?.u64(stride as u64);
+    let call = call.count(heads)?.count(dim)?.count(rotation.half)?.u64(stride as u64);
     call.f32(if back { -1.0 } else { 1.0 }).on(on)
 }
 

@@ -21,7 +21,7 @@ macro_rules! source {
     };
 }
 
-/// What the files include, in the order that they need each other.
+/// What the files include.
 pub const HEADERS: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("attend.cuh", include_str!("../kernels/attend.cuh")),
@@ -56,16 +56,29 @@ pub fn source_of(kernel: &str) -> Option<&'static Source> {
 }
 
 impl Source {
-    /// The text with all that it includes in it: what NVRTC is given, which looks for no files.
+    /// The text with all that it includes in its place: what NVRTC is given, which looks for no files.
     pub fn whole(&self) -> String {
         let mut text = String::new();
-        for part in HEADERS.iter().map(|(_, text)| *text).chain([self.text]) {
-            for line in part.lines().filter(|line| !line.starts_with("#include \"") && *line != "#pragma once") {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
+        append(self.text, &mut Vec::new(), &mut text);
         text
+    }
+}
+
+/// Appends lines, and once what they include.
+fn append(part: &str, included: &mut Vec<&'static str>, text: &mut String) {
+    for line in part.lines().filter(|line| *line != "#pragma once") {
+        let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        // What only the host includes is no header of ours.
+        if let Some((name, header)) = HEADERS.iter().find(|header| header.0 == name)
+            && !included.contains(name)
+        {
+            included.push(name);
+            append(header, included, text);
+        }
     }
 }
 
@@ -78,9 +91,11 @@ mod tests {
         for source in SOURCES {
             let whole = source.whole();
             assert!(!whole.contains("#include"), "{}", source.name);
-            // Macros put what follows the last `_`.
-            let mut stems = source.kernels.iter().map(|kernel| kernel.trim_end_matches('_'));
-            assert!(whole.contains("bf16") && stems.all(|stem| whole.contains(stem)), "{}", source.name);
+            assert_eq!(whole.matches("struct bf16 {").count(), 1);
+            let includes = |name: &str| source.text.contains(&format!("#include \"{name}\""));
+            assert_eq!(whole.contains("void attend("), includes("attend.cuh"));
+            assert_eq!(whole.contains("struct Span {"), includes("spans.cuh"));
+            assert!(whole.contains("bf16") && source.kernels.iter().all(|kernel| whole.contains(kernel)));
         }
         assert_eq!(source_of("rms_norm_forward_float_bf16").map(|source| source.name), Some("norm"));
         assert!(source_of("nothing").is_none());

@@ -21,7 +21,12 @@ pub fn compile(source: &Source, (major, minor): (i32, i32)) -> Result<Ptx> {
         return Err(Error::device("CUDA", message));
     }
     let options = CompileOptions {
-        options: vec!["--std=c++17".to_owned(), format!("--gpu-architecture=compute_{major}{minor}")],
+        options: vec![
+            "--std=c++17".to_owned(),
+            // Lambdas say not where they run, and there is no host here.
+            "--device-as-default-execution-space".to_owned(),
+            format!("--gpu-architecture=compute_{major}{minor}"),
+        ],
         name: Some(format!("{}.cu", source.name)),
         ..CompileOptions::default()
     };

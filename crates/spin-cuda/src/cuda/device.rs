@@ -26,6 +26,9 @@ unsafe impl DeviceRepr for Choice {}
 // SAFETY: every pattern of bits is one.
 unsafe impl ValidAsZeroBits for Choice {}
 
+/// Bytes of a device.
+pub type Bytes = CudaSlice<u8>;
+
 /// A GPU. All work goes to one stream, in order.
 pub struct Device {
     context: Arc<CudaContext>,

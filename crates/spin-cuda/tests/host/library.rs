@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use libloading::Library;
 use spin_cuda::{Call, Error, Result, Runner, source_of};
 
+use crate::elsewhere;
+
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *const *mut c_void) -> *const c_char;
 type Name = unsafe extern "C" fn(u32) -> *const c_char;
 
@@ -32,8 +34,21 @@ const FLAGS: [&str; 10] = [
     "-xc++",
 ];
 
+/// Who runs the kernels of the tests: the host, or what `SPIN_TEST_DEVICE` says, `gpu` or `elsewhere` (the host, with
+/// memory copied as for a GPU). `None` where there is no C++ compiler.
+pub fn host() -> Option<&'static dyn Runner> {
+    static CHOSEN: OnceLock<Option<Box<dyn Runner + Send + Sync>>> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| match std::env::var("SPIN_TEST_DEVICE").as_deref() {
+        Ok("gpu") => Some(elsewhere::gpu()),
+        Ok("elsewhere") => compiled().map(elsewhere::on_host),
+        Ok(other) => panic!("SPIN_TEST_DEVICE is gpu or elsewhere, not {other}"),
+        Err(_) => compiled().map(|host| Box::new(host) as Box<dyn Runner + Send + Sync>),
+    });
+    chosen.as_deref().map(|runner| runner as &dyn Runner)
+}
+
 /// The host, or `None`, said in one line, where there is no C++ compiler.
-pub fn host() -> Option<&'static Host> {
+pub fn compiled() -> Option<&'static Host> {
     static HOST: OnceLock<Option<Host>> = OnceLock::new();
     let host = HOST.get_or_init(|| {
         let compiler = std::env::var_os("CXX").map_or_else(|| PathBuf::from("c++"), PathBuf::from);
@@ -114,7 +129,7 @@ impl Host {
     }
 }
 
-impl Runner for Host {
+impl Runner for &Host {
     fn run(&self, call: &Call) -> Result<()> {
         let source = source_of(call.kernel).unwrap_or_else(|| panic!("no file has {}", call.kernel));
         self.launch(&kernels().join(format!("{}.cu", source.name)), call)

@@ -3,6 +3,12 @@
 //!
 //! Outputs are poisoned, sizes are odd, and memory has guards on both sides. A file here is named as the kernels that it
 //! tests. Where there is no C++ compiler the tests say so and do nothing.
+//!
+//! The same tests run on a GPU, with the feature `cuda`:
+//!
+//! ```text
+//! SPIN_TEST_DEVICE=gpu cargo test --release --workspace --features spin-cuda/cuda --test host -- --test-threads 1
+//! ```
 
 #![expect(clippy::print_stderr, reason = "what is left out is said")]
 
@@ -15,6 +21,7 @@ mod attention_tree;
 mod draw;
 mod dropout;
 mod elementwise;
+mod elsewhere;
 mod head;
 mod library;
 mod memory;

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use spin_cuda::{Runner, SOURCES, source_of};
 
-use crate::library::host;
+use crate::library::compiled;
 use crate::memory::Memory;
 
 #[test]
 fn files_have_the_kernels_that_launches_look_for() {
-    let Some(host) = host() else { return };
+    let Some(host) = compiled() else { return };
     for source in SOURCES {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("kernels/{}.cu", source.name));
         let names = host.names(&path);
@@ -31,7 +31,7 @@ fn run(kernel: &'static str, threads: u32) -> Result<Vec<f32>, String> {
             let mut call = *call;
             (call.kernel, call.grid, call.block) = (self.0, [1, 1, 1], [self.1, 1, 1]);
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/shim.cu");
-            host().expect("asked before").launch(&path, &call)
+            compiled().expect("asked before").launch(&path, &call)
         }
     }
     let mut values = Memory::of(&[f32::NAN; 64]);
@@ -41,7 +41,7 @@ fn run(kernel: &'static str, threads: u32) -> Result<Vec<f32>, String> {
 
 #[test]
 fn threads_of_a_block_meet_at_barriers() {
-    if host().is_none() {
+    if compiled().is_none() {
         return;
     }
     let wanted: Vec<f32> = (0..64).map(|at| ((at + 1) % 64) as f32).collect();
@@ -52,7 +52,7 @@ fn threads_of_a_block_meet_at_barriers() {
 
 #[test]
 fn what_a_gpu_would_do_wrong_in_silence_is_an_error() {
-    if host().is_none() {
+    if compiled().is_none() {
         return;
     }
     for (kernel, message) in [
@@ -73,7 +73,7 @@ fn what_a_gpu_would_do_wrong_in_silence_is_an_error() {
 
 #[test]
 fn shared_memory_begins_poisoned() {
-    if host().is_none() {
+    if compiled().is_none() {
         return;
     }
     assert!(run("reads_unwritten", 64).unwrap().iter().all(|value| value.is_nan()));
