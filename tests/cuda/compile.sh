@@ -66,6 +66,10 @@ for operation in "${operations[@]}"; do
         "$nvcc" -std=c++17 -arch=$arch -cubin -o "$out/$name.$arch.cubin" -Werror all-warnings \
             --resource-usage "$kernels/$name.cu" > "$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
         resources "$name" $arch < "$out/log" | tee -a "$out/all" | awk '{ printf "%-20s %s %-34s %4d registers %6d shared %4d spilled\n", $1, $2, $3, $4, $5, $6 }'
+        # What tensor cores do, without them: to tell on a GPU which of the two is wrong.
+        if grep -q SPIN_SCALAR "$kernels/$name.cu"; then
+            "$nvcc" -std=c++17 -arch=$arch -cubin -o "$out/scalar.cubin" -Werror all-warnings -DSPIN_SCALAR "$kernels/$name.cu"
+        fi
     done
 done
 
@@ -81,7 +85,7 @@ range() { awk -v file="$1" -v arch="$2" -v column="$3" '
     echo "barriers (\`crates/spin-cuda/kernels/host.hpp\`), against the CPU's operations. No kernel has been run on a GPU:"
     echo "what they take there was not measured, and what a simulation of lockstep cannot show (races between barriers,"
     echo "the device's own functions in their last bits) was not seen. \`attention_mma.cu\` is tested with the scalar twin of its"
-    echo "one instruction. The same tests run on a GPU where there is one:"
+    echo "one instruction, which nvcc compiles, too (\`-DSPIN_SCALAR\`). The same tests run on a GPU where there is one:"
     echo
     echo '```'
     echo "SPIN_TEST_DEVICE=gpu cargo test --release --workspace --features spin-cuda/cuda --test host -- --test-threads 1"
