@@ -18,6 +18,9 @@ use crate::stage;
 /// The fates of a row, in the order in which they are tested.
 pub const FATES: [&str; 4] = ["prompt_overlong", "identical", "over_length", "kept"];
 
+/// Rows that are tokenised beside each other.
+const PIECE: usize = 4096;
+
 /// What became of a preference set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tokenised {
@@ -73,16 +76,18 @@ pub fn tokenise(
     table: &str,
 ) -> Result<Tokenised> {
     let one = |row: &Preference| tokenise_row(row, codec, template, context, table);
-    // What takes the most time; of several bad rows the first is named.
-    let fates: Vec<_> = rows.par_iter().map(one).collect();
     let mut made = Tokenised { counts: FATES.map(|fate| (fate.to_owned(), 0)).into(), ..Tokenised::default() };
-    for fate in fates {
-        match fate? {
-            Fate::Left(fate) => made.count(fate),
-            Fate::Kept(pair, truncated) => {
-                made.count(FATES[3]);
-                made.truncated += u64::from(truncated);
-                made.pairs.push(pair);
+    // What takes the most time. Of several bad rows the first is named, before all others are looked at.
+    for piece in rows.chunks(PIECE) {
+        let fates: Vec<_> = piece.par_iter().map(one).collect();
+        for fate in fates {
+            match fate? {
+                Fate::Left(fate) => made.count(fate),
+                Fate::Kept(pair, truncated) => {
+                    made.count(FATES[3]);
+                    made.truncated += u64::from(truncated);
+                    made.pairs.push(pair);
+                }
             }
         }
     }
