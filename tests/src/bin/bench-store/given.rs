@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::ensure;
 use arrow::array::{AsArray, ListArray};
 use arrow::datatypes::UInt32Type;
+use rayon::prelude::*;
 use spin_run::graph::Graph;
 use spin_run::run::RunFile;
 use spin_run::schema::Demonstration;
@@ -17,9 +18,10 @@ fn ids(lists: &ListArray, row: usize) -> Vec<u32> {
 
 /// Publishes the pairs of a run's first round; the content's digest.
 pub fn pairs(run: &Path, tokens: &Path) -> anyhow::Result<String> {
-    let batch = table::read_columns(tokens, &["row_id", "prompt_ids", "response_ids"])?;
-    let (prompts, answers) = (batch.column(1).as_list::<i32>(), batch.column(2).as_list::<i32>());
-    let places: HashMap<&str, usize> = table::texts(&batch, "row_id", tokens)?.zip(0..).collect();
+    let names = ["row_id", "prompt_ids", "response_ids"];
+    let columns = names.par_iter().map(|name| table::read_columns(tokens, &[*name])).collect::<Result<Vec<_>, _>>()?;
+    let (prompts, answers) = (columns[1].column(0).as_list::<i32>(), columns[2].column(0).as_list::<i32>());
+    let places: HashMap<&str, usize> = table::texts(&columns[0], "row_id", tokens)?.zip(0..).collect();
     let given = |row: &Demonstration| {
         let place = places[row.row_id.as_str()];
         Ok((ids(prompts, place), ids(answers, place)))

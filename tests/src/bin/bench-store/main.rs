@@ -83,15 +83,25 @@ enum What {
 pub struct Cost {
     /// From start to exit.
     pub seconds: f64,
+    /// Of the processors, over all threads.
+    pub processor_seconds: f64,
     /// The largest resident memory.
     pub peak_mib: f64,
 }
 
-/// Runs a process to its end, looking at its memory meanwhile.
+/// Hundredths of a second that a process has had of the processors: Linux's `USER_HZ` is 100.
+fn processor_ticks(stat: &str) -> Option<u32> {
+    let text = std::fs::read_to_string(stat).ok()?;
+    // Behind the name, which may hold anything, the fields from the third on.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?)
+}
+
+/// Runs a process to its end, looking at its memory and its processor time meanwhile.
 fn measure(command: &mut Command) -> anyhow::Result<(Cost, String)> {
     let start = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let status = format!("/proc/{}/status", child.id());
+    let [status, stat] = ["status", "stat"].map(|file| format!("/proc/{}/{file}", child.id()));
     let reader = child
         .stdout
         .take()
@@ -100,19 +110,21 @@ fn measure(command: &mut Command) -> anyhow::Result<(Cost, String)> {
         .stderr
         .take()
         .map(|mut out| std::thread::spawn(move || std::io::read_to_string(&mut out).unwrap_or_default()));
-    let mut peak_mib: f64 = 0.0;
+    let (mut peak_mib, mut ticks): (f64, u32) = (0.0, 0);
     let exit = loop {
         if let Some(kib) =
             spin_cli::field(&status, "VmHWM").and_then(|text| text.trim_end_matches(" kB").parse::<f64>().ok())
         {
             peak_mib = peak_mib.max(kib / 1024.0);
         }
+        ticks = ticks.max(processor_ticks(&stat).unwrap_or(0));
         if let Some(exit) = child.try_wait()? {
             break exit;
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let cost = Cost { seconds: start.elapsed().as_secs_f64(), peak_mib };
+    let processor_seconds = f64::from(ticks) / 100.0;
+    let cost = Cost { seconds: start.elapsed().as_secs_f64(), processor_seconds, peak_mib };
     let text = |thread: Option<std::thread::JoinHandle<String>>| thread.and_then(|t| t.join().ok()).unwrap_or_default();
     let (out, said) = (text(reader), text(errors));
     ensure!(exit.success(), "{command:?} ended with {exit}: {said}");
@@ -217,8 +229,8 @@ fn pair(
         let manifest: Value = serde_json::from_slice(&std::fs::read(manifest)?)?;
         ensure!(manifest["facts"]["fates"]["kept"] == kept, "spin-pair kept other rows than the rule says");
         Ok(json!({
-            "who": "spin-pair", "work": work.name(), "turn": turn, "seconds": cost.seconds, "peak_mib": cost.peak_mib,
-            "content": manifest["content"],
+            "who": "spin-pair", "work": work.name(), "turn": turn, "seconds": cost.seconds,
+            "processor_seconds": cost.processor_seconds, "peak_mib": cost.peak_mib, "content": manifest["content"],
         }))
     };
     let theirs = |who: &str, work: Work, turn: usize| -> anyhow::Result<Value> {
@@ -240,7 +252,7 @@ fn pair(
         }
         Ok(json!({
             "who": who, "work": work.name(), "turn": turn, "seconds": cost.seconds, "inside": told["seconds"],
-            "peak_mib": cost.peak_mib, "version": told["version"],
+            "processor_seconds": cost.processor_seconds, "peak_mib": cost.peak_mib, "version": told["version"],
         }))
     };
     let mut measured = Vec::new();

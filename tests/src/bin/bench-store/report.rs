@@ -77,16 +77,17 @@ pub fn pair(measured: &[Value], rows: usize, parts: usize, out: &Path) -> anyhow
         let least =
             |key: &str| ["pandas", "datasets"].map(|who| of(who, key)).into_iter().fold(f64::INFINITY, f64::min);
         text += &format!(
-            "\n## {title}\n\n{note}\n\n| | s | of it inside | rows/s | peak memory |\n|---|---|---|---|---|\n"
+            "\n## {title}\n\n{note}\n\n| | s | of it inside | processor s | rows/s | peak memory |\n|---|---|---|---|---|---|\n"
         );
         for who in ["spin-pair", "pandas", "datasets"] {
             let version = measured.iter().find(|one| one["who"] == who).and_then(|one| one["version"].as_str());
             let inside = of(who, "inside");
             let inside = if inside.is_nan() { "-".into() } else { format!("{inside:.2}") };
             text += &format!(
-                "| {who} {} | {:.2} | {inside} | {:.0} | {:.0} MiB |\n",
+                "| {who} {} | {:.2} | {inside} | {:.2} | {:.0} | {:.0} MiB |\n",
                 version.unwrap_or_default(),
                 of(who, "seconds"),
+                of(who, "processor_seconds"),
                 rows as f64 / of(who, "seconds"),
                 of(who, "peak_mib"),
             );
