@@ -9,7 +9,9 @@ cat <<'END'
 Written by `just scale` from `spin-fit plan`, which reckons for any run file (`--world`, `--gpu`, `--model`).
 **Nothing here was measured on a GPU**, and the backend that would reach these times is not written: `spin-fit` trains on
 several processes on CPUs (`docs/training.md`), and on one GPU by composed operations, which on paper reach
-a few hundredths of its peak. What is worth reading are the bytes: they follow from the buffers that the code has.
+a few hundredths of its peak. What is worth reading are the bytes: they follow from the buffers that the code has
+(`spin-model`'s own operations: numbers in f32 whatever the weights are kept in), and at the end they are held against a
+dry run of it.
 
 Settings of `pipelines/zephyr-7b.toml`: bf16 weights with f32 masters, RMSProp, 64 pairs an update, full lengths (512 + 512
 tokens). `shares` are as many as processes. Memory each: weights, gradient in f32, of state and masters a part (ZeRO-1),
@@ -29,6 +31,23 @@ for gpu in h100 h200; do
     done
 done
 cat <<'END'
+## Against what the code asks for
+
+`spin-fit plan --dry-run` runs the passes of an update with operations that compute nothing and count the bytes of every
+buffer that they are given, and likewise with `--generate 256` the prompts and a token of 256 sequences. Masters and
+state are not in it. Llama 7B, bf16, 512 + 512 tokens, prompts read one at a time; training on one process, then on 8:
+
+END
+for world in 1 8; do
+    plan --gpu h100 --model llama-7b --set fit.recompute_every=1 --world "$world" --dry-run | awk '/^$/ { rest = 1; next } rest'
+    printf '\n'
+done
+plan --gpu h100 --model llama-7b --set fit.recompute_every=1 --world 1 --dry-run --generate 256 | awk '/^$/ { tables++; next } tables == 2'
+cat <<'END'
+
+So a full fine-tune of 7B fits a card of 80 GB where masters and state are on the host, and 8 cards with ZeRO-1. 256 sequences of
+1,024 tokens do not fit one at this shape, which has as many keys as queries, and f32 keys and values.
+
 ## Against what can be measured here
 
 A Llama of the shape of SmolLM2-135M (134.5M weights, f32, AdamW, no recomputation, 16 rows of 277 tokens, 4 in a pass,
@@ -37,7 +56,7 @@ as the system has it:
 
 | processes | reckoned | measured, first process | measured, second |
 |---|---|---|---|
-| 1 | 3448 MiB | 3426 MiB | |
-| 2 | 2486 MiB | 2463 MiB | 2460 MiB |
+| 1 | 3441 MiB | 3426 MiB | |
+| 2 | 2478 MiB | 2463 MiB | 2460 MiB |
 
 END

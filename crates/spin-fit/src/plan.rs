@@ -1,5 +1,7 @@
 //! `spin-fit plan`: what a training takes on other machines, on paper.
 
+mod sizes;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -9,12 +11,14 @@ use serde_json::{Value, json};
 use spin_cli::{Exit, out};
 use spin_fit::error::FitError;
 use spin_fit::metrics::flops::measure_peak;
-use spin_fit::scale::{Lengths, MACHINES, Machine, SHAPES, Scale, Training};
+use spin_fit::scale::{Generating, Lengths, MACHINES, Machine, SHAPES, Scale, Training};
 use spin_model::ModelConfig;
 use spin_run::ModelShape;
 use spin_run::graph::{Graph, ModelId, Split};
 use spin_run::run::{FitConfig, OptimizerKind, RunFile};
 use spin_store::{Store, StoreError};
+
+use sizes::{Sizes, aligned};
 
 /// Flags of `plan`.
 #[derive(clap::Args)]
@@ -46,6 +50,12 @@ pub struct Args {
     /// The peak in 10¹² operations per second, in place of the data sheet's or the measured one
     #[arg(long, value_name = "TFLOP/s", value_parser = super::positive)]
     peak_tflops: Option<f64>,
+    /// Beside what is reckoned, what the code asks for: its passes are run without computing anything
+    #[arg(long)]
+    dry_run: bool,
+    /// Reckon also what it takes to generate so many answers at a time
+    #[arg(long, value_name = "SEQUENCES", value_parser = clap::value_parser!(u32).range(1..))]
+    generate: Option<u32>,
     /// The share of the peak that training reaches
     #[arg(long, value_name = "0..1", value_parser = super::positive)]
     share: Option<f64>,
@@ -95,33 +105,60 @@ pub fn plan(args: &Args) -> anyhow::Result<Exit> {
         machine.memory = spin_cli::available_memory().unwrap_or(0);
     }
     let updates = updates(&graph, &config, args.iteration);
-    let rows: Vec<(usize, usize, Scale)> = args
-        .world
-        .iter()
-        .map(|&world| {
-            let world = usize::from(world);
-            // As a run that is made for so many has it.
-            let shards = if config.shards > 1 { config.shards } else { world };
-            (world, shards, Training { model: &model, config: &config, shards, world, lengths, machine }.scale())
-        })
-        .collect();
+    let training = |world: usize| {
+        // As a run that is made for so many has it.
+        let shards = if config.shards > 1 { config.shards } else { world };
+        Training { model: &model, config: &config, shards, world, lengths, machine }
+    };
+    let worlds: Vec<usize> = args.world.iter().map(|world| usize::from(*world)).collect();
+    let rows: Vec<(usize, usize, Scale)> =
+        worlds.iter().map(|world| (*world, training(*world).shards, training(*world).scale())).collect();
     if let Some((world, shards, _)) = rows.iter().find(|(world, shards, _)| !shards.is_multiple_of(*world)) {
         let problem = format!("fit.shards = {shards} is not shared evenly by {world} processes; take a divisor of it");
         return Err(StoreError::run(&run.path, problem).into());
     }
+    let sizes = sizes(args, &rows[0].2, &training(worlds[0]))?;
     match args.format {
         Format::Json => {
-            let all: Value =
+            let mut all: Vec<Value> =
                 rows.iter().map(|(world, shards, scale)| to_json(*world, *shards, scale, updates)).collect();
-            out(&format!("{}\n", serde_json::to_string_pretty(&all)?));
+            all.extend(sizes.iter().map(Sizes::to_json));
+            out(&format!("{}\n", serde_json::to_string_pretty(&Value::from(all))?));
         }
         Format::Text => {
             out(&head(&config, &rows[0].2, lengths, machine));
             out(&table(&rows, updates, machine, "  ", ""));
+            sizes.iter().for_each(|sizes| out(&format!("\n{}", sizes.table("  ", ""))));
         }
-        Format::Markdown => out(&table(&rows, updates, machine, " | ", "|")),
+        Format::Markdown => {
+            out(&table(&rows, updates, machine, " | ", "|"));
+            sizes.iter().for_each(|sizes| out(&format!("\n{}", sizes.table(" | ", "|"))));
+        }
     }
     Ok(Exit::Done)
+}
+
+/// What was asked for besides.
+fn sizes(args: &Args, scale: &Scale, training: &Training<'_>) -> anyhow::Result<Vec<Sizes>> {
+    let mut sizes = Vec::new();
+    if args.dry_run {
+        match training.dry_run().map_err(FitError::from)? {
+            Some(asked) => sizes.push(Sizes::of_training(scale, &asked)),
+            None => anyhow::bail!("--dry-run is of trainings of all weights; this one is of adapters (fit.lora)"),
+        }
+    }
+    if let Some(sequences) = args.generate {
+        let generating = Generating {
+            model: training.model,
+            dtype: spin_fit::scale::dtype(training.config),
+            sequences: sequences as usize,
+            together: 1,
+            lengths: training.lengths,
+        };
+        let asked = args.dry_run.then(|| generating.dry_run()).transpose().map_err(FitError::from)?;
+        sizes.push(Sizes::of_generation(&generating.scale(), asked.as_ref()));
+    }
+    Ok(sizes)
 }
 
 fn model(args: &Args, run: &RunFile, graph: &Graph<'_>) -> anyhow::Result<ModelConfig> {
@@ -201,7 +238,9 @@ fn table(rows: &[(usize, usize, Scale)], updates: Option<f64>, machine: Machine,
     for (world, shards, s) in rows {
         let fits = match machine.memory {
             0 => "-".to_owned(),
-            memory => if s.memory() <= memory { "yes" } else { "no" }.into(),
+            memory if s.memory() <= memory => "yes".into(),
+            memory if s.memory() - s.state <= memory => "state on the host".into(),
+            _ => "no".into(),
         };
         // What nothing is sent for takes no time.
         let time = |seconds: f64| if seconds == 0.0 { "-".into() } else { spin_cli::duration(seconds) };
@@ -225,20 +264,7 @@ fn table(rows: &[(usize, usize, Scale)], updates: Option<f64>, machine: Machine,
             updates.map_or_else(|| "-".into(), |updates| time(updates * s.seconds())),
         ]);
     }
-    if !edge.is_empty() {
-        lines.insert(1, columns.map(|_| "---".to_owned()));
-    }
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let line = |line: &[String; 17]| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        let text = cells.join(between);
-        match edge {
-            "" => text.trim_end().to_owned() + "\n",
-            edge => format!("{edge} {text} {edge}\n"),
-        }
-    };
-    lines.iter().map(line).collect()
+    aligned(lines, between, edge)
 }
 
 fn to_json(world: usize, shards: usize, s: &Scale, updates: Option<f64>) -> Value {

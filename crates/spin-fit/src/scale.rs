@@ -5,8 +5,13 @@
 //! Times follow from a machine's peak and the share of it that is reached, which
 //! of GPUs was not measured.
 
-use spin_model::ModelConfig;
+mod generation;
+
+use candle_core::DType;
+use spin_model::{Batch, Footprint, ModelConfig};
 use spin_run::run::{FitConfig, FitDtype, ObjectiveKind, OptimizerKind};
+
+pub use generation::{Generating, Generation};
 
 /// What computes, and what is between.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,8 +31,6 @@ pub struct Machine {
     pub link: f64,
     /// Bytes per second that a device sends to other nodes.
     pub network: f64,
-    /// Bytes of a number that is kept for the backward pass.
-    pub activation: u64,
 }
 
 /// Machines by name. Peaks, memory and links of the GPUs are those of NVIDIA's data
@@ -35,23 +38,14 @@ pub struct Machine {
 /// training reaches 0.4 of the peak is an assumption. Of a CPU the peak is
 /// measured, and the share was (docs/bench/fit.md).
 pub const MACHINES: [Machine; 4] = [
-    Machine {
-        name: "cpu",
-        peak: 0.0,
-        share: 0.5,
-        memory: 0,
-        per_node: usize::MAX,
-        link: 4e9,
-        network: 1e9,
-        activation: 4,
-    },
+    Machine { name: "cpu", peak: 0.0, share: 0.5, memory: 0, per_node: usize::MAX, link: 4e9, network: 1e9 },
     gpu("a100", 312e12, 80, 300e9, 25e9),
     gpu("h100", 989e12, 80, 450e9, 50e9),
     gpu("h200", 989e12, 141, 450e9, 50e9),
 ];
 
 const fn gpu(name: &'static str, peak: f64, gigabytes: u64, link: f64, network: f64) -> Machine {
-    Machine { name, peak, share: 0.4, memory: gigabytes * 1_000_000_000, per_node: 8, link, network, activation: 2 }
+    Machine { name, peak, share: 0.4, memory: gigabytes * 1_000_000_000, per_node: 8, link, network }
 }
 
 /// Bytes that are on their way to and from a process at a time: see
@@ -62,6 +56,8 @@ const PROCESS: u64 = 64 << 20;
 /// Logits that the output head holds at a time, in numbers, as `spin-model` has it.
 const LOGITS: u64 = 1 << 24;
 const MIN_LOGIT_ROWS: u64 = 64;
+/// Bytes of a number that is computed, whatever the weights are kept in.
+const NUMBER: u64 = 4;
 
 /// Rows of a training, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,17 +213,35 @@ impl Training<'_> {
         let qkv = attended + 2 * (m.num_key_value_heads * m.head_dim) as u64;
         let heads = m.num_attention_heads as u64;
         let post = if m.post_norms { 2 * hidden } else { 0 };
-        // `cpu/block.rs`, `Saved`.
+        // `engine/block.rs`, `Saved`.
         let block = 2 * hidden + qkv + heads + attended + 2 * inner + post;
         let layers = m.num_hidden_layers as u64;
+        // Of the blocks that are computed again together, the first's input is kept.
         let kept = match self.config.recompute_every as u64 {
             0 => layers * block,
-            every => layers.div_ceil(every) * hidden + every.min(layers) * block,
+            every => (layers.div_ceil(every).max(1) - 1) * hidden + every.min(layers) * block,
         };
-        // The gradient of the stream and, in the block under way, what goes in, its
-        // gradient and twice the activated rows.
-        let under_way = 4 * hidden + 2 * inner;
-        self.tokens() * (kept + under_way) * self.machine.activation
+        // The gradient of the stream and, in the feed-forward layer under way, the
+        // activated rows and their gradient.
+        let under_way = hidden + 2 * inner;
+        self.tokens() * (kept + under_way) * NUMBER
+    }
+
+    /// What the passes of an update ask for, buffer by buffer, on the CPU and without
+    /// computing: [`Scale::weights`], [`Scale::gradient`] less the sum so far, and
+    /// activations with logits. `None` where adapters are trained.
+    ///
+    /// # Errors
+    ///
+    /// If rows are longer than the model's.
+    pub fn dry_run(&self) -> spin_model::Result<Option<Footprint>> {
+        if self.config.lora.is_some() {
+            return Ok(None);
+        }
+        let (rows, _) = self.passes();
+        let (prompt, answer) = (vec![0; self.lengths.prompt], vec![0; self.lengths.answer]);
+        let batch = Batch::grouped((0..rows).map(|_| (&prompt[..], vec![&answer[..]; self.answers()])))?;
+        Footprint::of_training(self.model, dtype(self.config), &batch, self.config.recompute_every).map(Some)
     }
 
     fn logits(&self) -> u64 {
@@ -268,6 +282,14 @@ impl Training<'_> {
     }
 }
 
+/// What weights are kept in.
+pub fn dtype(config: &FitConfig) -> DType {
+    match config.dtype {
+        FitDtype::F32 => DType::F32,
+        FitDtype::Bf16 => DType::BF16,
+    }
+}
+
 fn count(shape: &[usize]) -> u64 {
     shape.iter().map(|n| *n as u64).product()
 }
@@ -283,53 +305,4 @@ pub const SHAPES: [(&str, &str); 4] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shape(name: &str) -> ModelConfig {
-        let (_, text) = SHAPES.iter().find(|(known, _)| *known == name).expect("a name");
-        ModelConfig::from_json(text, name).expect("a configuration")
-    }
-
-    fn of(model: &ModelConfig, config: &FitConfig, world: usize, shards: usize) -> Scale {
-        let lengths = Lengths { prompt: 200, answer: 300 };
-        Training { model, config, shards, world, lengths, machine: MACHINES[2] }.scale()
-    }
-
-    #[test]
-    fn weights_are_counted_as_their_names_say() {
-        let counts = SHAPES.map(|(name, _)| of(&shape(name), &FitConfig::default(), 1, 1).parameters);
-        assert_eq!(counts, [1_235_814_400, 6_738_415_616, 13_015_864_320, 70_553_706_496]);
-    }
-
-    #[test]
-    fn state_is_shared_and_what_is_sent_follows_from_rounds() {
-        let model = shape("llama-7b");
-        let config = FitConfig { dtype: FitDtype::Bf16, optimizer: OptimizerKind::Rmsprop, ..FitConfig::default() };
-        let (one, eight) = (of(&model, &config, 1, 1), of(&model, &config, 8, 8));
-        let p = one.parameters;
-        assert_eq!((one.weights, one.gradient, one.state, one.sent), (2 * p, 4 * p, 8 * p, 0));
-        assert_eq!((eight.weights, eight.gradient, eight.state), (2 * p, 4 * p, p));
-        assert_eq!((eight.sent, one.checkpoint, eight.checkpoint), (7 * 6 * p / 8, 10 * p, 10 * p));
-        assert!(eight.computing < one.computing / 7.9 && eight.sending > 0.0);
-        // Four processes take two rounds, and keep the sum of their part.
-        let four = of(&model, &config, 4, 8);
-        assert_eq!((four.gradient, four.sent), (5 * p, 3 * 10 * p / 4));
-        // Across nodes the network decides.
-        let many = of(&model, &config, 64, 64);
-        assert!(many.sending > 5.0 * eight.sending, "{} {}", many.sending, eight.sending);
-        assert!(many.overlapped() <= many.seconds());
-    }
-
-    #[test]
-    fn recomputation_trades_memory_for_time_and_adapters_are_small() {
-        let model = shape("llama-7b");
-        let kept = FitConfig { micro_batch_size: 8, recompute_every: 0, ..FitConfig::default() };
-        let again = FitConfig { recompute_every: 1, ..kept.clone() };
-        let (kept, again) = (of(&model, &kept, 1, 1), of(&model, &again, 1, 1));
-        assert!(again.activations < kept.activations / 5 && again.computing > 1.2 * kept.computing);
-        let lora = serde_json::from_value(serde_json::json!({"r": 8, "target_modules": ["q_proj", "v_proj"]}));
-        let lora = of(&model, &FitConfig { lora: Some(lora.expect("settings")), ..FitConfig::default() }, 1, 1);
-        assert_eq!(lora.trained, 32 * 2 * 8 * (4096 + 4096));
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ mod config;
 mod cpu;
 mod decoder;
 mod dropout;
+mod dry;
 mod engine;
 mod error;
 mod generate;
@@ -41,6 +42,7 @@ pub use config::{
     Activation, Architecture, LayerConfig, ModelConfig, RopeConfig, RopeScaling, SUPPORTED_ARCHITECTURES,
 };
 pub use cpu::bf16_square;
+pub use dry::Footprint;
 pub use error::{Error, Result};
 pub use generate::{Generator, Sequence, StepInput};
 pub use gradients::{CHUNK, GradientValues, Gradients, clip_factor, never_reached, squares};

@@ -179,6 +179,8 @@ impl<O: GrowingOperations> GrowingDecoder<O> {
         let normed = self.normed(&block.attention_norm, &x, rows)?;
         let mut qkv = ops.room(rows * heads.qkv_width())?;
         ops.project_few(&mut qkv, View::new(&normed, rows, hidden), &block.qkv, Write::Over)?;
+        // Of the prompts of a batch each of these is large.
+        drop(normed);
         let count = if last_rows { parts.len() } else { rows };
         if last_rows {
             let rows: Vec<u32> = parts.iter().map(|part| part.rows.end as u32 - 1).collect();
@@ -198,17 +200,21 @@ impl<O: GrowingOperations> GrowingDecoder<O> {
             let cache = &mut part.cache.layers_mut()[layer];
             new.push(NewRows { cache, rows: part.rows.clone(), position: part.position, wanted, out_row });
         }
-        let qkv = View::new(&qkv, rows, heads.qkv_width());
-        ops.attend_cached(&heads, &self.rope, qkv, norms.as_ref(), &mut new, &mut attended)?;
+        let new_rows = View::new(&qkv, rows, heads.qkv_width());
+        ops.attend_cached(&heads, &self.rope, new_rows, norms.as_ref(), &mut new, &mut attended)?;
+        drop((new, qkv));
         let input = View::new(&attended, count, heads.out_width());
         self.add(&mut x, &block.attention_output, input, block.attention_post_norm.as_ref())?;
+        drop(attended);
 
         let width = self.config.intermediate_size;
         let normed = self.normed(&block.feed_forward_norm, &x, count)?;
         let mut gate_up = ops.room(count * 2 * width)?;
         ops.project_few(&mut gate_up, View::new(&normed, count, hidden), &block.gate_up, Write::Over)?;
+        drop(normed);
         let mut activated = ops.room(count * width)?;
         ops.activate(self.config.activation, &gate_up, count, width, &mut activated)?;
+        drop(gate_up);
         let input = View::new(&activated, count, width);
         self.add(&mut x, &block.down, input, block.feed_forward_post_norm.as_ref())?;
         Ok(x)
