@@ -55,15 +55,12 @@ report FILE *FLAGS: build
 # Play the experiments of pipelines/questions for these seeds, as far as they are not done, and sum them up; hours
 questions *SEEDS="11 12 13": build && (questions-results SEEDS)
     cargo build --release --workspace --examples
-    # θ0 is made by words*.toml, from which the others start.
-    for seed in {{ SEEDS }}; do \
-        for file in pipelines/questions/words*.toml; do spin-run run "$file" --set seed="$seed"; done; \
-        "{{ bin }}"/examples/oracle_preferences pipelines/questions/words.toml 0 data/oracle-"$seed".jsonl --set seed="$seed"; \
-        for file in pipelines/questions/*.toml; do \
-            case "$file" in */base.toml | */words*.toml) continue ;; esac; \
-            spin-run run "$file" --set seed="$seed"; \
-        done; \
-    done
+    PATH="{{ bin }}/examples:$PATH" pipelines/questions/run.sh {{ SEEDS }}
+
+# Play the experiments with few words, undisturbed and killed at random moments, into DIR: the tables must be equal (15 minutes)
+questions-kills DIR KILLS="10": build
+    cargo build --release --workspace --examples
+    PATH="{{ bin }}/examples:$PATH" tests/questions/kills.sh {{ DIR }} {{ KILLS }}
 
 # Write docs/questions/results.md from what the store has of the experiments
 questions-results *SEEDS="11 12 13 14 15": build
