@@ -9,13 +9,17 @@
 //! An element of the result is a sum over the pairs in their order. It depends on
 //! nothing else: not on the other rows and columns, not on threads.
 
+mod layout;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+
+use layout::{Buffer, Steps, round};
 
 use super::attention::SharedRows;
 use super::math::{Matrix, MatrixMut, Strided, Write};
@@ -30,8 +34,6 @@ pub(super) const COLUMNS: usize = 64;
 const PAIRS: usize = 1024;
 /// Row tiles of a task.
 const TILES: usize = 16;
-/// Pairs of a line that are laid out at once.
-const BLOCK: usize = 16;
 
 /// Two numbers that are multiplied with two others: the first in the lower half.
 type Pair = u32;
@@ -68,113 +70,6 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// To the nearest bf16, of two equally near to the even one.
-#[inline(always)]
-fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
-    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
-}
-
-/// Lays lines side by side in panels of `width`: `[panel][pair][line in panel]`, and
-/// zeros where there are no lines or no second number.
-///
-/// Line l has the numbers `of(l, 0)`, `of(l, 1)`, ….
-fn lay_out(factor: Factor<'_>, width: usize) -> Buffer {
-    // Lines are rows of the factor.
-    let pairs = factor.columns.div_ceil(2);
-    let mut panels = Buffer::new(factor.rows.div_ceil(width) * pairs * width);
-    panels.0.par_chunks_mut(pairs * width).enumerate().for_each(|(panel, pairs)| {
-        let first = panel * width;
-        let lines = width.min(factor.rows - first);
-        if lines < width || factor.columns % 2 == 1 {
-            pairs.fill(0);
-        }
-        fill(factor, first, lines, width, pairs);
-    });
-    panels
-}
-
-/// Memory for factors that are laid out, used again and again: the system would clear
-/// its pages each time.
-struct Buffer(Vec<Pair>);
-
-/// Buffers that nobody uses.
-static FREE: Mutex<Vec<Vec<Pair>>> = Mutex::new(Vec::new());
-/// So many of them, and not more, are kept.
-const KEPT: usize = 8;
-
-impl Buffer {
-    /// One of a length, with whatever is in it.
-    fn new(len: usize) -> Self {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        // The smallest that is large enough, or else the largest.
-        let fits = |buffer: &Vec<Pair>| (buffer.capacity() < len, buffer.capacity().abs_diff(len));
-        let best = (0..free.len()).min_by_key(|index| fits(&free[*index]));
-        let mut buffer = best.map_or_else(Vec::new, |index| free.swap_remove(index));
-        drop(free);
-        buffer.resize(len, 0);
-        Self(buffer)
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < KEPT {
-            free.push(std::mem::take(&mut self.0));
-        }
-    }
-}
-
-fn fill(factor: Factor<'_>, first: usize, lines: usize, width: usize, panel: &mut [Pair]) {
-    let pair = |low: u16, high: u16| Pair::from(low) | Pair::from(high) << 16;
-    let whole = factor.columns / 2;
-    if factor.column_stride == 1 {
-        // Some pairs of all lines, then the next: what is written stays in the cache.
-        for start in (0..whole).step_by(BLOCK) {
-            let end = (start + BLOCK).min(whole);
-            let panel = &mut panel[start * width..];
-            for line in 0..lines {
-                let at = (first + line) * factor.row_stride;
-                let numbers = at + 2 * start..at + 2 * end;
-                let to = panel[line..].iter_mut().step_by(width);
-                match factor.values {
-                    Numbers::F32(values) => {
-                        let pairs = values[numbers].chunks_exact(2);
-                        to.zip(pairs).for_each(|(to, x)| *to = pair(round(x[0]), round(x[1])));
-                    }
-                    Numbers::Bf16(values) => {
-                        let pairs = values[numbers].chunks_exact(2);
-                        to.zip(pairs).for_each(|(to, x)| *to = pair(x[0].to_bits(), x[1].to_bits()));
-                    }
-                }
-            }
-        }
-    } else {
-        // Lines lie side by side.
-        assert_eq!(factor.row_stride, 1);
-        for (index, to) in panel.chunks_exact_mut(width).take(whole).enumerate() {
-            let [low, high] = [2 * index, 2 * index + 1].map(|column| column * factor.column_stride + first);
-            match factor.values {
-                Numbers::F32(values) => {
-                    let pairs = values[low..low + lines].iter().zip(&values[high..high + lines]);
-                    to.iter_mut().zip(pairs).for_each(|(to, (low, high))| *to = pair(round(*low), round(*high)));
-                }
-                Numbers::Bf16(values) => {
-                    let pairs = values[low..low + lines].iter().zip(&values[high..high + lines]);
-                    to.iter_mut().zip(pairs).for_each(|(to, (low, high))| *to = pair(low.to_bits(), high.to_bits()));
-                }
-            }
-        }
-    }
-    if factor.columns % 2 == 1 {
-        for (line, to) in panel[whole * width..].iter_mut().take(lines).enumerate() {
-            *to = Pair::from(factor.bits(first + line, factor.columns - 1));
-        }
-    }
-}
-
 /// The second factor of products, laid out: `[inputs, outputs]`.
 pub(crate) struct Panels {
     pairs: Buffer,
@@ -185,7 +80,7 @@ pub(crate) struct Panels {
 impl Panels {
     /// Of a factor `[inputs, outputs]`.
     pub fn new(factor: Factor<'_>) -> Self {
-        Self { pairs: lay_out(factor.transposed(), COLUMNS), inputs: factor.rows, outputs: factor.columns }
+        Self { pairs: layout::panels(factor.transposed()), inputs: factor.rows, outputs: factor.columns }
     }
 
     /// Number of inputs.
@@ -268,16 +163,24 @@ impl Panels {
         for start in (0..pairs).step_by(PAIRS) {
             let part = start..(start + PAIRS).min(pairs);
             let b = &b[part.start * COLUMNS..part.end * COLUMNS];
+            let is_sum = write == Write::Add || start > 0;
             for tile in tiles.clone() {
                 let rows = tile * ROWS..((tile + 1) * ROWS).min(a.rows);
-                let a = &a.pairs.0[tile * pairs * ROWS..(tile + 1) * pairs * ROWS];
+                let pairs = &a.pairs.0[tile * pairs * ROWS..(tile + 1) * pairs * ROWS];
+                let a = TilePart { pairs: &pairs[part.start * a.steps.pair..], steps: a.steps };
                 // SAFETY: as the caller promises; one row at a time.
                 let row = |row: usize| unsafe { out.row(row - place.start, columns.clone()) };
+                if rows.len() == ROWS && width == COLUMNS {
+                    let mut sums: [&mut [f32; COLUMNS]; ROWS] =
+                        std::array::from_fn(|at| row(rows.start + at).try_into().expect("a whole panel"));
+                    add_products(a, b, &mut sums, is_sum);
+                    continue;
+                }
                 let mut sums = [[0.0; COLUMNS]; ROWS];
-                if write == Write::Add || start > 0 {
+                if is_sum {
                     rows.clone().zip(&mut sums).for_each(|(at, sums)| sums[..width].copy_from_slice(row(at)));
                 }
-                add_products(&a[part.start * ROWS..part.end * ROWS], b, &mut sums);
+                add_products(a, b, &mut sums.each_mut(), true);
                 rows.zip(&sums).for_each(|(at, sums)| row(at).copy_from_slice(&sums[..width]));
             }
         }
@@ -287,12 +190,14 @@ impl Panels {
 /// The first factor of products, laid out: `[rows, inputs]`.
 pub(crate) struct Tiles {
     pairs: Buffer,
+    steps: Steps,
     rows: usize,
 }
 
 impl Tiles {
     pub fn new(factor: Factor<'_>) -> Self {
-        Self { pairs: lay_out(factor, ROWS), rows: factor.rows }
+        let (pairs, steps) = layout::tiles(factor);
+        Self { pairs, steps, rows: factor.rows }
     }
 
     /// Tiles of rows.
@@ -317,15 +222,33 @@ pub fn bf16_square(matrix: &[half::bf16], size: usize) -> Vec<f32> {
     out
 }
 
-/// Adds the products of a tile: `a` `[pairs, ROWS]`, `b` `[pairs, COLUMNS]`.
-fn add_products(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; ROWS]) {
+/// Some pairs of a tile, from its first row's on.
+#[derive(Clone, Copy)]
+struct TilePart<'a> {
+    pairs: &'a [Pair],
+    steps: Steps,
+}
+
+impl TilePart<'_> {
+    /// Whether it has so many pairs of each row.
+    fn has(&self, pairs: usize) -> bool {
+        pairs == 0 || (ROWS - 1) * self.steps.row + (pairs - 1) * self.steps.pair < self.pairs.len()
+    }
+}
+
+/// The sums of a tile, row by row.
+type Sums<'a> = [&'a mut [f32; COLUMNS]; ROWS];
+
+/// Adds the products of a tile with `b` `[pairs, COLUMNS]`, to zeros unless these are
+/// sums already.
+fn add_products(a: TilePart<'_>, b: &[Pair], sums: &mut Sums<'_>, is_sum: bool) {
     #[cfg(target_arch = "x86_64")]
     if has_instructions() {
         // SAFETY: the processor has them.
-        unsafe { with_instructions(a, b, sums) };
+        unsafe { with_instructions(a, b, sums, is_sum) };
         return;
     }
-    step_by_step(a, b, sums);
+    step_by_step(a, b, sums, is_sum);
 }
 
 /// Whether this processor multiplies pairs of bf16.
@@ -336,32 +259,36 @@ pub(super) fn has_instructions() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn with_instructions(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; ROWS]) {
+unsafe fn with_instructions(a: TilePart<'_>, b: &[Pair], sums: &mut Sums<'_>, is_sum: bool) {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
         _mm512_storeu_ps,
     };
     const LANES: usize = 16;
-    let pairs = a.len() / ROWS;
-    assert_eq!(b.len(), pairs * COLUMNS);
+    let pairs = b.len() / COLUMNS;
+    assert!(b.len() == pairs * COLUMNS && a.has(pairs));
     // SAFETY: loads and stores are within `sums`, `a` and `b`, whose lengths are
     // asserted; registers of 512 bits are reinterpreted as such.
     unsafe {
-        let mut acc: [[__m512; COLUMNS / LANES]; ROWS] = std::array::from_fn(|row| {
-            std::array::from_fn(|column| _mm512_loadu_ps(sums[row].as_ptr().add(column * LANES)))
-        });
-        let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
-        for _ in 0..pairs {
+        let mut acc = [[_mm512_setzero_ps(); COLUMNS / LANES]; ROWS];
+        if is_sum {
+            acc = std::array::from_fn(|row| {
+                std::array::from_fn(|column| _mm512_loadu_ps(sums[row].as_ptr().add(column * LANES)))
+            });
+        }
+        let rows: [*const Pair; ROWS] = std::array::from_fn(|row| a.pairs.as_ptr().wrapping_add(row * a.steps.row));
+        let mut b = b.as_ptr();
+        for pair in 0..pairs {
             let columns: [__m512bh; COLUMNS / LANES] = std::array::from_fn(|column| {
                 std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(column * LANES).cast()))
             });
-            for (row, acc) in acc.iter_mut().enumerate() {
-                let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(row) as i32));
+            for (row, acc) in rows.iter().zip(&mut acc) {
+                let x = _mm512_set1_epi32(*row.add(pair * a.steps.pair) as i32);
+                let x = std::mem::transmute::<__m512i, __m512bh>(x);
                 for (acc, column) in acc.iter_mut().zip(columns) {
                     *acc = _mm512_dpbf16_ps(*acc, x, column);
                 }
             }
-            a = a.add(ROWS);
             b = b.add(COLUMNS);
         }
         for (sums, acc) in sums.iter_mut().zip(acc) {
@@ -374,10 +301,13 @@ unsafe fn with_instructions(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; 
 
 /// What the instruction does: the second number of a pair first, each product added
 /// in one rounding; what is too small for a normal number is zero.
-fn step_by_step(a: &[Pair], b: &[Pair], sums: &mut [[f32; COLUMNS]; ROWS]) {
-    for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLUMNS)) {
-        for (sums, a) in sums.iter_mut().zip(a) {
-            let [a_low, a_high] = numbers(*a);
+fn step_by_step(a: TilePart<'_>, b: &[Pair], sums: &mut Sums<'_>, is_sum: bool) {
+    if !is_sum {
+        sums.iter_mut().for_each(|sums| sums.fill(0.0));
+    }
+    for (pair, b) in b.chunks_exact(COLUMNS).enumerate() {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let [a_low, a_high] = numbers(a.pairs[row * a.steps.row + pair * a.steps.pair]);
             for (sum, b) in sums.iter_mut().zip(b) {
                 let [b_low, b_high] = numbers(*b);
                 let first = normal(a_high.mul_add(b_high, normal(*sum)));

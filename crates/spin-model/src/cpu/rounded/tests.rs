@@ -29,13 +29,55 @@ fn instructions_do_what_is_done_step_by_step() {
         let pair = |x: &[f32]| Pair::from(round(x[0] * scale)) | Pair::from(round(x[1] * scale)) << 16;
         let a: Vec<Pair> = wild(seed, 2 * pairs * ROWS).chunks_exact(2).map(pair).collect();
         let b: Vec<Pair> = wild(seed + 10, 2 * pairs * COLUMNS).chunks_exact(2).map(pair).collect();
-        let (mut one, mut other) = ([[0.5; COLUMNS]; ROWS], [[0.5; COLUMNS]; ROWS]);
-        // SAFETY: the processor has them.
-        unsafe { with_instructions(&a, &b, &mut one) };
-        step_by_step(&a, &b, &mut other);
-        // What is no number has more than one way to say so.
-        let bits = |sums: [[f32; COLUMNS]; ROWS]| sums.map(|row| row.map(|x| if x.is_nan() { 0 } else { x.to_bits() }));
-        assert!(bits(one) == bits(other), "scale {scale}");
+        for (steps, is_sum) in [(Steps { pair: ROWS, row: 1 }, true), (Steps { pair: 1, row: pairs }, false)] {
+            let a = TilePart { pairs: &a, steps };
+            let (mut one, mut other) = ([[0.5; COLUMNS]; ROWS], [[0.5; COLUMNS]; ROWS]);
+            // SAFETY: the processor has them.
+            unsafe { with_instructions(a, &b, &mut one.each_mut(), is_sum) };
+            step_by_step(a, &b, &mut other.each_mut(), is_sum);
+            // What is no number has more than one way to say so.
+            let bits =
+                |sums: [[f32; COLUMNS]; ROWS]| sums.map(|row| row.map(|x| if x.is_nan() { 0 } else { x.to_bits() }));
+            assert!(bits(one) == bits(other), "scale {scale}");
+        }
+    }
+}
+
+/// Factors of every shape and both types, against where each pair belongs.
+#[test]
+fn factors_are_laid_out_pair_by_pair() {
+    let special = [0.0, -0.0, f32::NAN, f32::INFINITY, 1e-40, -1e-45, f32::MAX, 1.003_906_2];
+    for (rows, columns) in [(1, 1), (6, 64), (49, 33), (100, 130), (131, 70), (48, 32), (64, 31)] {
+        let mut values = wild(3, rows * columns);
+        values.iter_mut().step_by(7).zip(special.iter().cycle()).for_each(|(value, special)| *value = *special);
+        let narrow: Vec<bf16> = values.iter().map(|x| bf16::from_bits(round(*x))).collect();
+        for numbers in [Numbers::F32(&values), Numbers::Bf16(&narrow)] {
+            let rows_of = Factor::new(numbers, rows, columns);
+            let columns_of = Factor::new(numbers, columns, rows).transposed();
+            for factor in [rows_of, columns_of] {
+                let pairs = columns.div_ceil(2);
+                let wanted = |row: usize, pair: usize| {
+                    let bits = |column: usize| {
+                        if row < rows && column < columns { Pair::from(factor.bits(row, column)) } else { 0 }
+                    };
+                    bits(2 * pair) | bits(2 * pair + 1) << 16
+                };
+                let panels = layout::panels(factor);
+                assert_eq!(panels.0.len(), rows.div_ceil(COLUMNS) * pairs * COLUMNS);
+                for (at, found) in panels.0.iter().enumerate() {
+                    let (panel, pair, line) = (at / COLUMNS / pairs, at / COLUMNS % pairs, at % COLUMNS);
+                    assert_eq!(*found, wanted(panel * COLUMNS + line, pair), "{rows} {columns} panels {at}");
+                }
+                let (tiles, steps) = layout::tiles(factor);
+                assert_eq!(tiles.0.len(), rows.div_ceil(ROWS) * pairs * ROWS);
+                for row in 0..rows.div_ceil(ROWS) * ROWS {
+                    for pair in 0..pairs {
+                        let at = row / ROWS * ROWS * pairs + row % ROWS * steps.row + pair * steps.pair;
+                        assert_eq!(tiles.0[at], wanted(row, pair), "{rows} {columns} tiles {row} {pair}");
+                    }
+                }
+            }
+        }
     }
 }
 
