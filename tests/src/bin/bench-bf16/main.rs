@@ -34,6 +34,9 @@ struct Args {
     /// Directory of the report
     #[arg(long)]
     out: PathBuf,
+    /// Measure speeds alone; what rounding does is taken from an earlier report, bf16.json, since when no bit has changed
+    #[arg(long, value_name = "FILE")]
+    rounding: Option<PathBuf>,
     /// Turns of each comparison
     #[arg(long, default_value_t = 3)]
     turns: usize,
@@ -120,7 +123,8 @@ impl Bench<'_> {
                 self.score(name, model, "score", dtype, ("mmlu_high_school_psychology", 100))?;
             }
         }
-        for dtype in ["f32", "bf16"] {
+        let types: &[&'static str] = if self.args.rounding.is_some() { &[] } else { &["f32", "bf16"] };
+        for &dtype in types {
             let spec = self.fit(model, dtype, [128, 4, UPDATES]);
             self.measure(name, "curve", dtype, "bench-fit", &spec)?;
             for task in TASKS.into_iter().filter(|_| is_trained) {
@@ -152,6 +156,17 @@ fn main() -> anyhow::Result<()> {
     bench.run("56M, random weights", &args.fit.join("model"), false)?;
     if let [name, dir] = args.model.as_slice() {
         bench.run(name, Path::new(dir), true)?;
+    }
+    if let Some(path) = &args.rounding {
+        let earlier: Value =
+            serde_json::from_slice(&std::fs::read(path).with_context(|| format!("{}", path.display()))?)?;
+        for measured in earlier["measurements"].as_array().into_iter().flatten() {
+            let known = ["curve"].into_iter().chain(TASKS.map(|task| task.0));
+            let Some(part) = known.into_iter().find(|part| measured["part"] == *part) else { continue };
+            let Some(dtype) = ["f32", "bf16"].into_iter().find(|dtype| measured["dtype"] == *dtype) else { continue };
+            let model = measured["model"].as_str().unwrap_or_default().to_owned();
+            bench.all.push(Measured { model, part, dtype, result: measured["result"].clone() });
+        }
     }
     report::write(&bench.all, &args.out)
 }
