@@ -9,8 +9,9 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$1 kills=${2:-10}
 RANDOM=${3:-$$}
-flags=(--set data.train.limit=200 --set data.test.limit=100 --set sample.samples_per_prompt=2 --set sample.rows_per_part=50
-    --set fit.checkpoint_every=3 --set sft.checkpoint_every=5)
+# Enough words for θ0 to get some right: the oracle has to have something to prefer.
+flags=(--set data.train.limit=600 --set data.test.limit=100 --set sample.samples_per_prompt=2 --set sample.rows_per_part=100
+    --set fit.checkpoint_every=5)
 
 for part in whole killed; do
     mkdir -p "$dir/$part/data"
