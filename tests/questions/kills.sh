@@ -32,7 +32,7 @@ while [ "$done_kills" -lt "$kills" ]; do
     pid=$!
     set +m
     # So that all kills together are spread over the whole of it.
-    wait_ms=$((200 + (RANDOM * 32768 + RANDOM) % (took * 2000 / kills)))
+    wait_ms=$((200 + (RANDOM * 32768 + RANDOM) % (took * 1400 / kills)))
     sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
     if ! kill -9 -- "-$pid" 2> /dev/null; then
         wait "$pid" || { echo "a run failed: $dir/killed.log" >&2; exit 1; }
