@@ -100,7 +100,7 @@ fn crates_know_only_what_is_below_them() {
         ("spin-noise", &[]),
         ("spin-store", &[]),
         ("spin-text", &["spin-cli", "spin-noise"]),
-        ("spin-model", &["spin-noise"]),
+        ("spin-model", &["spin-cuda", "spin-noise"]),
         ("spin-net", &["spin-noise", "spin-store"]),
         ("spin-run", &["spin-cli", "spin-net", "spin-noise", "spin-store", "spin-text"]),
         ("spin-report", &["spin-run", "spin-store"]),

@@ -4,7 +4,9 @@
 mod blas;
 mod compile;
 mod device;
+mod gpu;
 
 pub use blas::Blas;
 pub use compile::compile;
 pub use device::{Bytes, Device, Graph};
+pub use gpu::Gpu;

@@ -23,6 +23,14 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// There is no memory.
+    #[error("the GPU has no memory for another {bytes} bytes: {message}")]
+    Memory {
+        /// How many were asked for.
+        bytes: usize,
+        /// What the device said.
+        message: String,
+    },
     /// The device, or the host that stands in for it, refused.
     #[error("{what}: {message}")]
     Device {

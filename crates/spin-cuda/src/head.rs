@@ -44,12 +44,43 @@ pub fn head_logps(
     logps: &mut ViewMut<'_, f32>,
     log_sums: &mut ViewMut<'_, f32>,
 ) -> Result<()> {
+    logps_of(on, head, (logits.address(), logits.len()), targets, logps, log_sums)
+}
+
+/// The same of logits that are capped already, or have no cap: `head` has none.
+///
+/// # Errors
+///
+/// As [`head_logps`], and if `head` has a cap.
+pub fn capped_logps(
+    on: &(impl Runner + ?Sized),
+    head: &Head,
+    logits: View<'_, f32>,
+    targets: View<'_, u32>,
+    logps: &mut ViewMut<'_, f32>,
+    log_sums: &mut ViewMut<'_, f32>,
+) -> Result<()> {
+    if head.softcap.is_some() {
+        return Err(Error::shape("head_logps", "what caps logits writes to them"));
+    }
+    logps_of(on, head, (logits.address(), logits.len()), targets, logps, log_sums)
+}
+
+fn logps_of(
+    on: &(impl Runner + ?Sized),
+    head: &Head,
+    logits: (u64, usize),
+    targets: View<'_, u32>,
+    logps: &mut ViewMut<'_, f32>,
+    log_sums: &mut ViewMut<'_, f32>,
+) -> Result<()> {
     let (kernel, rows) = ("head_logps", targets.len());
-    head.rows(kernel, logits.len(), rows)?;
+    head.rows(kernel, logits.1, rows)?;
     logps.check(kernel, "logps", rows)?;
     log_sums.check(kernel, "log_sums", rows)?;
-    let call = Call::new(kernel, [rows, 1, 1], [THREADS, 1, 1])?.write(logits).read(targets).write(logps);
-    call.write(log_sums).count(head.vocab)?.f32(head.softcap.unwrap_or(0.0)).f32(head.smoothing).on(on)
+    let call = Call::new(kernel, [rows, 1, 1], [THREADS, 1, 1])?;
+    let call = call.at(logits.0, logits.1 * size_of::<f32>()).read(targets).write(logps).write(log_sums);
+    call.count(head.vocab)?.f32(head.softcap.unwrap_or(0.0)).f32(head.smoothing).on(on)
 }
 
 /// What is known of a chunk after [`head_logps`], and the slopes of the loss by its log-probabilities.

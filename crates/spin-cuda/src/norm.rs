@@ -128,13 +128,20 @@ pub fn weight_parts(of: Normed) -> usize {
     of.count().div_ceil(PART) * of.width
 }
 
-/// Where the gradient of what was normalised goes.
+/// The gradient of the output, and where that of what was normalised goes.
 #[derive(Debug)]
-pub enum InputGrad<'a, T> {
-    /// To other memory: added to it, or over it.
-    To(StridedMut<'a, T>, bool),
+pub enum NormGrads<'a, X, Y> {
+    /// To other memory.
+    To {
+        /// Of the output.
+        grad: Strided<'a, Y>,
+        /// Of what was normalised.
+        x_grad: StridedMut<'a, X>,
+        /// Whether it is added to what is there, or goes over it.
+        add: bool,
+    },
     /// Over the gradient of the output, in place.
-    Over,
+    Over(StridedMut<'a, Y>),
 }
 
 /// The gradients of `x` and, added, of the weight (f32, `[width]`), given that of the output.
@@ -142,33 +149,36 @@ pub enum InputGrad<'a, T> {
 /// # Errors
 ///
 /// As [`rms_norm`].
-#[expect(clippy::too_many_arguments, reason = "operands, gradients and scratch memory of one operation")]
 pub fn rms_norm_backward<X: Number, Y: Number, W: Number>(
     on: &(impl Runner + ?Sized),
     of: Normed,
     x: Strided<'_, X>,
     norm: &Norm<'_, W>,
-    grad: &mut StridedMut<'_, Y>,
-    x_grad: &mut InputGrad<'_, X>,
+    grads: &mut NormGrads<'_, X, Y>,
     weight_grad: Option<&mut ViewMut<'_, f32>>,
     scratch: &mut NormScratch<'_>,
 ) -> Result<()> {
     let kernel = of_types!("rms_norm_backward", X, Y);
     check_weight::<X, Y, W>(kernel)?;
+    let (grad, to, stride, add) = match grads {
+        NormGrads::To { grad, x_grad, add } => {
+            of.check(kernel, &[x_grad.stride])?;
+            x_grad.numbers.check(kernel, "x_grad", of.reach(x_grad.stride))?;
+            (*grad, (x_grad.numbers.address(), x_grad.numbers.len()), x_grad.stride, *add)
+        }
+        NormGrads::Over(grad) if X::KIND == Y::KIND => {
+            let to = (grad.numbers.address(), grad.numbers.len());
+            (Strided { numbers: grad.numbers.as_view(), stride: grad.stride }, to, grad.stride, false)
+        }
+        NormGrads::Over(_) => {
+            return Err(Error::shape(kernel, "in place, x and the gradient must be of one type"));
+        }
+    };
     of.check(kernel, &[x.stride, grad.stride])?;
     x.numbers.check(kernel, "x", of.reach(x.stride))?;
     grad.numbers.check(kernel, "grad", of.reach(grad.stride))?;
     norm.weight.check(kernel, "weight", of.width)?;
     scratch.inverses.check(kernel, "inverses", of.count())?;
-    let (to, stride, add) = match x_grad {
-        InputGrad::To(to, add) => {
-            of.check(kernel, &[to.stride])?;
-            to.numbers.check(kernel, "x_grad", of.reach(to.stride))?;
-            ((to.numbers.address(), to.numbers.len()), to.stride, *add)
-        }
-        InputGrad::Over if X::KIND == Y::KIND => ((grad.numbers.address(), grad.numbers.len()), grad.stride, false),
-        InputGrad::Over => return Err(Error::shape(kernel, "in place, x and the gradient must be of one type")),
-    };
     let call = of.launch(of_type!("rms_norm_inverses", X))?.read(x.numbers).write(&scratch.inverses);
     let call = call.count(of.count())?.count(of.width)?.count(of.heads)?;
     call.u64(x.stride as u64).f32(norm.eps).on(on)?;
@@ -178,13 +188,13 @@ pub fn rms_norm_backward<X: Number, Y: Number, W: Number>(
         scratch.parts.check(kernel, "parts", weight_parts(of))?;
         let parts = of.count().div_ceil(PART);
         let grid = [of.width.div_ceil(COLUMN_THREADS as usize), parts, 1];
-        let call = Call::new(kernel, grid, [COLUMN_THREADS, 1, 1])?.read(x.numbers).read(grad.numbers.as_view());
+        let call = Call::new(kernel, grid, [COLUMN_THREADS, 1, 1])?.read(x.numbers).read(grad.numbers);
         let call = call.write(&scratch.inverses).write(&scratch.parts);
         let call = call.count(of.count())?.count(of.width)?.count(of.heads)?.u64(x.stride as u64);
         call.u64(grad.stride as u64).count(PART)?.on(on)?;
         add_parts(on, scratch.parts.as_view(), parts, &mut weight_grad.reborrow().slice(0..of.width))?;
     }
-    let call = of.launch(kernel)?.read(x.numbers).read(norm.weight).read(grad.numbers.as_view());
+    let call = of.launch(kernel)?.read(x.numbers).read(norm.weight).read(grad.numbers);
     let call = call
         .write(&scratch.inverses)
         .at(to.0, to.1 * size_of::<X>())

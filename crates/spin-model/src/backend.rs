@@ -1,15 +1,16 @@
 //! Who computes a decoder. Everything above asks a [`Backend`], and nothing
 //! above knows which there are.
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, DeviceLocation, Tensor};
 
 use crate::batch::{Layout, RowPlan};
+use crate::config::ModelConfig;
 use crate::cpu::Cpu;
 use crate::decoder::Decoder;
 use crate::engine::{Cache, GrowingDecoder, Part, TreePass};
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
-use crate::ops::{GrowingOperations, Sums, TreeOperations};
+use crate::gradients::{GradientSums, Gradients};
+use crate::ops::{GrowingOperations, TreeOperations};
 use crate::request::{ScoreOptions, Target, TargetScore, TreeRows};
 use crate::{composed, engine};
 
@@ -21,6 +22,11 @@ pub enum Kernels {
     Fused,
     /// Compositions of candle's operations; any device and type.
     Composed,
+    /// The same operations as [`Kernels::Fused`] with the kernels of `spin-cuda`, on
+    /// the GPU with a number. Weights may be in memory or on a device; the GPU has a
+    /// copy of its own. Never run on a GPU yet.
+    #[cfg(feature = "cuda-kernels")]
+    Cuda(usize),
 }
 
 /// How gradients are computed.
@@ -94,22 +100,56 @@ pub(crate) trait Growing: Send + Sync {
 }
 
 impl Kernels {
-    /// The implementation.
-    pub(crate) fn backend(self) -> &'static dyn Backend {
-        match self {
-            Kernels::Fused => &Engine(Cpu),
-            Kernels::Composed => &Composed,
+    /// Who computes models with weights on a device, unless told otherwise.
+    pub(crate) fn of(device: &Device, config: &ModelConfig) -> Self {
+        match device.location() {
+            DeviceLocation::Cpu => Kernels::Fused,
+            #[cfg(feature = "cuda-kernels")]
+            DeviceLocation::Cuda { gpu_id } if crate::cuda::computes(config) => Kernels::Cuda(gpu_id),
+            _ => {
+                let _ = config;
+                Kernels::Composed
+            }
         }
     }
+
+    /// The implementation.
+    ///
+    /// # Errors
+    ///
+    /// If the GPU is not there, or its libraries are not.
+    pub(crate) fn backend(self) -> Result<&'static dyn Backend> {
+        Ok(match self {
+            Kernels::Fused => &Engine(Cpu),
+            Kernels::Composed => &Composed,
+            #[cfg(feature = "cuda-kernels")]
+            Kernels::Cuda(ordinal) => gpu(ordinal)?,
+        })
+    }
+}
+
+/// The GPU with a number, opened once.
+#[cfg(feature = "cuda-kernels")]
+fn gpu(ordinal: usize) -> Result<&'static dyn Backend> {
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, PoisonError};
+
+    use crate::cuda::{Cuda, Gpu};
+
+    static OPENED: Mutex<BTreeMap<usize, &'static Engine<Cuda<Gpu>>>> = Mutex::new(BTreeMap::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(engine) = opened.get(&ordinal) {
+        return Ok(*engine);
+    }
+    let engine: &'static Engine<_> = Box::leak(Box::new(Engine(Cuda::new(Box::leak(Box::new(Gpu::new(ordinal)?))))));
+    opened.insert(ordinal, engine);
+    Ok(engine)
 }
 
 /// [`crate::engine`] with a set of operations.
 struct Engine<O>(O);
 
-impl<O: TreeOperations + GrowingOperations + Copy + Send + Sync + 'static> Backend for Engine<O>
-where
-    Gradients: Sums<O::Buffer>,
-{
+impl<O: TreeOperations + GrowingOperations + GradientSums + Copy + Send + Sync + 'static> Backend for Engine<O> {
     fn layout(&self, share_prompts: bool) -> Layout {
         if share_prompts { Layout::SharedPrompts } else { Layout::Packed }
     }
@@ -133,7 +173,11 @@ where
         slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
         grads: &mut Gradients,
     ) -> Result<Vec<f64>> {
-        engine::accumulate_gradients(&self.0, decoder, plan, smoothing, recompute_every, slopes, grads)
+        let mut sums = self.0.sums(grads)?;
+        let logps =
+            engine::accumulate_gradients(&self.0, decoder, plan, smoothing, recompute_every, slopes, &mut sums)?;
+        self.0.finish(sums)?;
+        Ok(logps)
     }
 
     fn tree<'a>(

@@ -12,11 +12,11 @@ const CHUNK: usize = 1 << 14;
 
 /// Which elements are dropped.
 pub(crate) struct Mask {
-    key: u64,
+    pub key: u64,
     /// Elements whose 32 random bits are below this are dropped.
-    threshold: u32,
+    pub threshold: u32,
     /// What the others are multiplied with: 1 / (1 - rate).
-    kept: f32,
+    pub kept: f32,
 }
 
 impl Mask {

@@ -69,6 +69,12 @@ pub enum Error {
         /// How many were asked for.
         bytes: usize,
     },
+    /// A GPU refused, or has no memory.
+    #[error("{message}")]
+    Device {
+        /// What it said, and what helps.
+        message: String,
+    },
     /// A batch breaks a rule.
     #[error("sequence {sequence} of the batch: {message}")]
     Batch {
@@ -97,7 +103,21 @@ impl Error {
             Self::Read { source, .. } => is_of_the_file(source),
             Self::Config { .. } | Self::WeightsFile { .. } => true,
             Self::Tensor { .. } | Self::Batch { .. } => true,
-            Self::Write { .. } | Self::Gradient { .. } | Self::Memory { .. } | Self::Candle(_) => false,
+            Self::Write { .. } | Self::Gradient { .. } | Self::Memory { .. } => false,
+            Self::Device { .. } | Self::Candle(_) => false,
         }
+    }
+}
+
+#[cfg(any(test, feature = "cuda-kernels"))]
+impl From<spin_cuda::Error> for Error {
+    fn from(error: spin_cuda::Error) -> Self {
+        use spin_cuda::Error::{Device, Length, Memory, Shape};
+        let help = match error {
+            Memory { .. } => "; fewer tokens at a time take less",
+            Shape { .. } => "; candle's kernels (`Kernels::Composed`) compute any shape",
+            Length { .. } | Device { .. } => "",
+        };
+        Self::Device { message: format!("{error}{help}") }
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::{Cache, Part};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 
-/// A model whose weights are laid out for generation, on the CPU.
+/// A model whose weights are laid out for generation.
 pub struct Generator {
     config: ModelConfig,
     layers: usize,
@@ -58,10 +58,10 @@ impl Generator {
     ///
     /// # Errors
     ///
-    /// If the model is not on the CPU.
+    /// If composed kernels compute the model, or its device has no memory.
     pub fn new(model: CausalLm) -> Result<Self> {
         let model = if model.adapter().is_some() { model.merge_adapter()? } else { model };
-        let backend = model.backend();
+        let backend = model.backend()?;
         let decoder = model.into_decoder();
         let config = (*decoder.config).clone();
         Ok(Self { layers: decoder.layers.len(), decoder: backend.growing(decoder)?, config })

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
+use crate::cpu::Cpu;
 use crate::error::{Error, Result};
-use crate::ops::Sums;
+use crate::ops::{Operations, Sums};
 
 /// Numbers that one parallel task works on, and the unit that a tensor is dealt
 /// out in among processes. A constant, so that sums are split alike, and round
@@ -125,11 +126,24 @@ impl Gradients {
         }
         match &mut sum.values {
             GradientValues::Host(values) => {
-                let grad = grad.flatten_all()?.to_vec1::<f32>()?;
-                let pairs = values.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
-                pairs.for_each(|(sums, grads)| sums.iter_mut().zip(grads).for_each(|(sum, grad)| *sum += grad));
+                add_to(values, &grad.flatten_all()?.to_vec1::<f32>()?);
             }
             GradientValues::Device(tensor) => *tensor = (&*tensor + grad)?,
+        }
+        Ok(())
+    }
+
+    /// Adds numbers, row-major, to a tensor's gradient, wherever that is.
+    #[cfg(any(test, feature = "cuda-kernels"))]
+    pub(crate) fn add_numbers(&mut self, name: &str, numbers: Vec<f32>) -> Result<()> {
+        let sum = self.sum_mut(name)?;
+        sum.received = true;
+        match &mut sum.values {
+            GradientValues::Host(sums) => add_to(sums, &numbers),
+            GradientValues::Device(tensor) => {
+                let numbers = Tensor::from_vec(numbers, tensor.shape(), tensor.device())?;
+                *tensor = (&*tensor + numbers)?;
+            }
         }
         Ok(())
     }
@@ -145,8 +159,7 @@ impl Gradients {
             sum.received |= more.received;
             match (&mut sum.values, &more.values) {
                 (GradientValues::Host(sums), GradientValues::Host(grads)) if sums.len() == grads.len() => {
-                    let pairs = sums.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
-                    pairs.for_each(|(sums, grads)| sums.iter_mut().zip(grads).for_each(|(sum, grad)| *sum += grad));
+                    add_to(sums, grads);
                 }
                 (GradientValues::Device(sum), GradientValues::Device(grad)) => *sum = (&*sum + grad)?,
                 _ => return Err(Error::Gradient { tensor: name.clone(), message: "is another tensor's".to_owned() }),
@@ -172,6 +185,12 @@ impl Gradients {
     /// The trained tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sums.keys().map(String::as_str)
+    }
+
+    /// The trained tensors, and of how many numbers each is.
+    #[cfg(any(test, feature = "cuda-kernels"))]
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (&String, usize)> {
+        self.sums.iter().map(|(name, sum)| (name, sum.shape.iter().product()))
     }
 
     /// Whether a tensor is trained at all.
@@ -244,6 +263,38 @@ impl Gradients {
             self.scale(factor)?;
         }
         Ok(norm)
+    }
+}
+
+/// Adds number by number.
+fn add_to(sums: &mut [f32], grads: &[f32]) {
+    let pairs = sums.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
+    pairs.for_each(|(sums, grads)| sums.iter_mut().zip(grads).for_each(|(sum, grad)| *sum += grad));
+}
+
+/// Operations whose backward passes add to [`Gradients`], wherever their own sums
+/// are meanwhile.
+pub(crate) trait GradientSums: Operations {
+    /// Their sums during a backward pass.
+    type Sums<'a>: Sums<Self::Buffer>;
+
+    /// For a backward pass that adds to `grads`.
+    fn sums<'a>(&self, grads: &'a mut Gradients) -> Result<Self::Sums<'a>>;
+
+    /// The pass has succeeded: what it added is in the gradients afterwards.
+    fn finish(&self, sums: Self::Sums<'_>) -> Result<()>;
+}
+
+/// In place.
+impl GradientSums for Cpu {
+    type Sums<'a> = &'a mut Gradients;
+
+    fn sums<'a>(&self, grads: &'a mut Gradients) -> Result<&'a mut Gradients> {
+        Ok(grads)
+    }
+
+    fn finish(&self, _: &mut Gradients) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -9,14 +9,17 @@
 //! candle's own models cannot be trained: their fused normalisation, rotary
 //! embedding and softmax drop gradients silently. Here a model on the CPU is
 //! computed by operations with hand-written backward passes that record no
-//! graph; elsewhere it is composed of candle's differentiable operations, which
-//! are also what tests compare the former with.
+//! graph, and so it is on an NVIDIA GPU with the feature `cuda`; elsewhere it is
+//! composed of candle's differentiable operations, which are also what tests
+//! compare the former with.
 
 mod backend;
 mod batch;
 mod composed;
 mod config;
 mod cpu;
+#[cfg(any(test, feature = "cuda-kernels"))]
+mod cuda;
 mod decoder;
 mod dropout;
 mod dry;
@@ -49,6 +52,7 @@ pub use gradients::{CHUNK, GradientValues, Gradients, clip_factor, never_reached
 pub use logits::{largest_logit, softmax_weights};
 pub use lora::{LoraConfig, LoraPatterns};
 pub use model::CausalLm;
+pub use params::written;
 pub use request::{Rounding, ScoreOptions};
 pub use score::{ContinuationScore, ScoreRequest, ScoreStats};
 pub use weights::DEFAULT_MAX_SHARD_BYTES;

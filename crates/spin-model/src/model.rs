@@ -15,6 +15,7 @@ use crate::config::ModelConfig;
 use crate::decoder::{Decoder, Linear};
 use crate::error::{Error, Result};
 use crate::lora::{self, LoraConfig};
+use crate::params::written;
 use crate::{init, weights};
 
 /// A decoder-only transformer to train, whole or by an adapter.
@@ -114,7 +115,7 @@ impl CausalLm {
             params.insert(name, Var::from_tensor(&tensor)?);
         }
         let config = Arc::new(config);
-        let kernels = if device.is_cpu() { Kernels::Fused } else { Kernels::Composed };
+        let kernels = Kernels::of(device, &config);
         Ok(Self {
             decoder: Decoder::new(&config, &params),
             config,
@@ -183,13 +184,15 @@ impl CausalLm {
     }
 
     /// The model's tensors by Hugging Face name, in the order of the names.
-    /// An adapter's are not among them.
+    /// An adapter's are not among them. Who writes to one says so by
+    /// [`crate::written`].
     pub fn params(&self) -> &BTreeMap<String, Var> {
         &self.params
     }
 
     /// The tensors that training changes, by name: all of [`CausalLm::params`],
-    /// or the adapter's where the model has one.
+    /// or the adapter's where the model has one. Who writes to one says so by
+    /// [`crate::written`].
     pub fn trainable(&self) -> &BTreeMap<String, Var> {
         self.adapter.as_ref().map_or(&self.params, |(_, tensors)| tensors)
     }
@@ -251,6 +254,7 @@ impl CausalLm {
         }
         for (var, tensor) in converted {
             var.set(&tensor)?;
+            written(var);
         }
         Ok(())
     }

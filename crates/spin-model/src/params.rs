@@ -1,5 +1,9 @@
 //! Named weights, wherever in the model they are used.
 
+#[cfg(any(test, feature = "cuda-kernels"))]
+mod copies;
+mod writes;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::RwLockReadGuard;
@@ -9,11 +13,18 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+#[cfg(any(test, feature = "cuda-kernels"))]
+pub(crate) use copies::Form;
+pub use writes::written;
+
 /// A weight with its Hugging Face name. Copies share the numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Param {
     pub name: String,
     pub var: Var,
+    /// What machines with memory of their own keep of it.
+    #[cfg(any(test, feature = "cuda-kernels"))]
+    copies: copies::Copies,
 }
 
 /// The numbers of a weight on the CPU as they are kept: products take weights of bf16
@@ -41,6 +52,15 @@ pub(crate) enum Values<'a> {
 }
 
 impl Param {
+    pub fn new(name: String, var: Var) -> Self {
+        Self {
+            name,
+            var,
+            #[cfg(any(test, feature = "cuda-kernels"))]
+            copies: copies::Copies::default(),
+        }
+    }
+
     /// A parameter of the model.
     ///
     /// # Panics
@@ -48,7 +68,7 @@ impl Param {
     /// If there is none of that name: names come from the configuration.
     pub fn of(params: &BTreeMap<String, Var>, name: String) -> Self {
         let var = params[&name].clone();
-        Self { name, var }
+        Self::new(name, var)
     }
 
     /// Its numbers as f32. They must be on the CPU.

@@ -207,7 +207,7 @@ impl CausalLm {
         let batches = tree.batches(options.max_rows);
         let longest = tree.positions.iter().max().map_or(0, |position| *position as usize + 1);
         let longest_path = batches.iter().map(|batch| tree.positions[batch.start] as usize).max().unwrap_or(0);
-        match self.backend().tree(self.decoder(), longest, longest_path)? {
+        match self.backend()?.tree(self.decoder(), longest, longest_path)? {
             Some(mut pass) => {
                 let pass = pass.as_mut();
                 score_tree(pass, &tree, batches, options, &mut results, &mut stats, on_progress)?;

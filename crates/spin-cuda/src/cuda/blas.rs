@@ -15,11 +15,18 @@ use crate::product::{Factor, product_shape};
 /// Memory that algorithms may use: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// Bytes at whose multiples factors and products begin, parts of larger memory among them.
-const ALIGNMENT: u32 = 16;
+/// Bytes at whose multiples factors and products begin at best, parts of larger memory and their rows among them.
+const ALIGNMENT: u64 = 16;
 
-/// What decides the algorithm of a product: type, m, n, k, whether the factors are transposed.
-type Shape = (bool, [usize; 3], [bool; 2]);
+/// What decides the algorithm of a product: type, m, n, k, whether the factors are transposed, how far rows of the
+/// factors and of the product are apart, and what all of these begin at multiples of.
+type Shape = (bool, [usize; 3], [bool; 2], [usize; 3], u32);
+
+/// The largest power of two up to [`ALIGNMENT`] that all of these are multiples of.
+fn alignment(bytes: impl IntoIterator<Item = u64>) -> u32 {
+    let all = bytes.into_iter().fold(ALIGNMENT, |all, bytes| all | bytes);
+    1 << all.trailing_zeros()
+}
 
 /// cuBLASLt with memory of its own. A product allocates nothing, so that it can be captured; its algorithm is chosen
 /// when its shape is seen first.
@@ -69,32 +76,30 @@ impl Blas {
         Ok(Self { handle: result::create_handle().map_err(refused)?, workspace, algorithms: Mutex::default() })
     }
 
-    /// `out` `[m, n]` = `scale` `a` `b`, or += that. The device must be the one that this was made for.
+    /// `out` `[m, n]`, of rows `stride` apart, = `scale` `a` `b`, or += that. The device must be the one that this was
+    /// made for.
     ///
     /// # Errors
     ///
     /// If shapes do not fit or cuBLASLt refuses.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one operation")]
     pub fn product<T: Number>(
         &self,
         device: &Device,
         a: &Factor<'_, T>,
         b: &Factor<'_, T>,
         out: &mut ViewMut<'_, f32>,
+        stride: usize,
         scale: f32,
         add: bool,
     ) -> Result<()> {
-        let [m, n, k] = product_shape("cuBLASLt", a, b, out.len())?;
+        let [m, n, k] = product_shape("cuBLASLt", a, b, out, Some(stride))?;
         if m == 0 || n == 0 {
             return Ok(());
         }
-        for (what, address) in [("a", a.numbers.address()), ("b", b.numbers.address()), ("out", out.address())] {
-            if !address.is_multiple_of(u64::from(ALIGNMENT)) {
-                return Err(Error::shape(
-                    "cuBLASLt",
-                    format!("{what} does not begin at a multiple of {ALIGNMENT} bytes"),
-                ));
-            }
-        }
+        device.bind()?;
+        let factors = [a, b].into_iter().flat_map(|of| [of.numbers.address(), (of.stride * size_of::<T>()) as u64]);
+        let aligned = alignment(factors.chain([out.address(), (stride * size_of::<f32>()) as u64]));
         let kind = match T::KIND {
             Kind::F32 => sys::cudaDataType::CUDA_R_32F,
             Kind::Bf16 => sys::cudaDataType::CUDA_R_16BF,
@@ -102,12 +107,12 @@ impl Blas {
         let float = sys::cudaDataType::CUDA_R_32F;
         // cuBLASLt has columns where we have rows: it computes the transpose of out = a b, which is the product of b's
         // transpose and a's. Rows of ours are columns of its own, so that both are transposed already.
-        let layout = |kind, rows: usize, columns: usize| {
-            let made = result::create_matrix_layout(kind, columns as u64, rows as u64, columns as i64);
+        let layout = |kind, rows: usize, columns: usize, stride: usize| {
+            let made = result::create_matrix_layout(kind, columns as u64, rows as u64, stride as i64);
             made.map(|layout| Owned(layout, result::destroy_matrix_layout)).map_err(refused)
         };
-        let (first, second) = (layout(kind, b.rows, b.columns)?, layout(kind, a.rows, a.columns)?);
-        let third = layout(float, m, n)?;
+        let (first, second) = (layout(kind, b.rows, b.columns, b.stride)?, layout(kind, a.rows, a.columns, a.stride)?);
+        let third = layout(float, m, n, stride)?;
         // Not TF32: f32 is f32.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let description = result::create_matmul_desc(compute, float).map_err(refused)?;
@@ -122,7 +127,8 @@ impl Blas {
             unsafe { result::set_matmul_desc_attribute(description.0, attribute, at, size_of::<i32>()) }
                 .map_err(refused)?;
         }
-        let shape = (T::KIND == Kind::Bf16, [m, n, k], [a.transposed, b.transposed]);
+        let strides = [a.stride, b.stride, stride];
+        let shape = (T::KIND == Kind::Bf16, [m, n, k], [a.transposed, b.transposed], strides, aligned);
         let layouts = [first.0, second.0, third.0];
         let algorithm = self.algorithm(shape, description.0, layouts)?;
         let (alpha, beta) = (scale, if add { 1.0_f32 } else { 0.0 });
@@ -170,7 +176,7 @@ impl Blas {
         // SAFETY: the attribute is a size.
         unsafe { result::set_matmul_pref_attribute(preference.0, workspace, at, size_of::<usize>()) }
             .map_err(refused)?;
-        let alignment = std::ptr::from_ref(&ALIGNMENT).cast();
+        let alignment = std::ptr::from_ref(&shape.4).cast();
         for of in [
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,

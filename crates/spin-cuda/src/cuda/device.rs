@@ -102,6 +102,32 @@ impl Device {
         self.stream.alloc_zeros(len).map_err(refused("memory"))
     }
 
+    /// Bytes that may be anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::zeros`].
+    pub fn room(&self, bytes: usize) -> Result<Bytes> {
+        // SAFETY: whatever is there is a number; who reads it has written it.
+        unsafe { self.stream.alloc(bytes) }.map_err(refused("memory"))
+    }
+
+    /// Some bytes of memory, after all work before it is done.
+    ///
+    /// # Errors
+    ///
+    /// If that work failed.
+    pub fn download_to(&self, memory: &Bytes, first: usize, to: &mut [u8]) -> Result<()> {
+        let part = memory.slice(first..first + to.len());
+        self.stream.memcpy_dtoh(&part, to).map_err(refused("a copy to the host"))?;
+        self.wait()
+    }
+
+    /// Makes its context that of this thread.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(refused("the GPU's context"))
+    }
+
     /// A copy of values.
     ///
     /// # Errors
@@ -189,7 +215,7 @@ impl Device {
 impl Runner for Device {
     fn run(&self, call: &Call) -> Result<()> {
         let function = self.kernel(call)?;
-        self.context.bind_to_thread().map_err(refused("the GPU's context"))?;
+        self.bind()?;
         let [grid, block] = [call.grid, call.block].map(|[x, y, z]| (x, y, z));
         let (stream, mut arguments) = (self.stream.cu_stream(), call.arguments());
         // SAFETY: the arguments are those of the kernel, in its order; views have as much memory as its shapes say,

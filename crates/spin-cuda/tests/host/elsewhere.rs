@@ -4,8 +4,7 @@
 use std::cell::RefCell;
 
 use spin_cuda::{Call, Result, Runner};
-
-use crate::library::Host;
+use spin_cuda_host::Host;
 
 /// Where memory is copied to and kernels are run.
 trait Place {

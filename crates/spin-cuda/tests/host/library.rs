@@ -1,41 +1,14 @@
-//! Kernels compiled for the CPU, as libraries that are loaded.
+//! Who runs the kernels of the tests.
 
-use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_void};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::OnceLock;
 
-use libloading::Library;
-use spin_cuda::{Call, Error, Result, Runner, source_of};
+use spin_cuda::Runner;
+use spin_cuda_host::compiled;
 
 use crate::elsewhere;
 
-type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *const *mut c_void) -> *const c_char;
-type Name = unsafe extern "C" fn(u32) -> *const c_char;
-
-/// Runs kernels on the CPU.
-pub struct Host {
-    compiler: PathBuf,
-    loaded: Mutex<BTreeMap<String, &'static Mutex<Library>>>,
-}
-
-/// Contraction would round less often than the kernels say; fibers jump between stacks.
-const FLAGS: [&str; 10] = [
-    "-std=c++17",
-    "-O1",
-    "-shared",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-ffp-contract=off",
-    "-U_FORTIFY_SOURCE",
-    "-DSPIN_HOST",
-    "-Wno-unknown-pragmas",
-    "-xc++",
-];
-
-/// Who runs the kernels of the tests: the host, or what `SPIN_TEST_DEVICE` says, `gpu` or `elsewhere` (the host, with
-/// memory copied as for a GPU). `None` where there is no C++ compiler.
+/// The host, or what `SPIN_TEST_DEVICE` says, `gpu` or `elsewhere` (the host, with memory copied as for a GPU). `None`
+/// where there is no C++ compiler.
 pub fn host() -> Option<&'static dyn Runner> {
     static CHOSEN: OnceLock<Option<Box<dyn Runner + Send + Sync>>> = OnceLock::new();
     let chosen = CHOSEN.get_or_init(|| match std::env::var("SPIN_TEST_DEVICE").as_deref() {
@@ -45,93 +18,4 @@ pub fn host() -> Option<&'static dyn Runner> {
         Err(_) => compiled().map(|host| Box::new(host) as Box<dyn Runner + Send + Sync>),
     });
     chosen.as_deref().map(|runner| runner as &dyn Runner)
-}
-
-/// The host, or `None`, said in one line, where there is no C++ compiler.
-pub fn compiled() -> Option<&'static Host> {
-    static HOST: OnceLock<Option<Host>> = OnceLock::new();
-    let host = HOST.get_or_init(|| {
-        let compiler = std::env::var_os("CXX").map_or_else(|| PathBuf::from("c++"), PathBuf::from);
-        let found = Command::new(&compiler).arg("--version").output().is_ok_and(|output| output.status.success());
-        if !found {
-            eprintln!("left out for want of {}: tests of kernels on the host", compiler.display());
-        }
-        found.then(|| Host { compiler, loaded: Mutex::new(BTreeMap::new()) })
-    });
-    host.as_ref()
-}
-
-fn kernels() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
-}
-
-impl Host {
-    /// The library of a source file, compiled if it is not there as it is now.
-    pub fn library(&self, source: &Path) -> MutexGuard<'static, Library> {
-        let name = source.file_stem().unwrap().to_string_lossy().into_owned();
-        let mut loaded = self.loaded.lock().unwrap_or_else(|broken| broken.into_inner());
-        let library = *loaded.entry(name.clone()).or_insert_with(|| {
-            let path = self.compile(source, &name);
-            // SAFETY: the library's initialisers register kernels, no more.
-            let library = unsafe { Library::new(&path) }.unwrap();
-            Box::leak(Box::new(Mutex::new(library)))
-        });
-        drop(loaded);
-        library.lock().unwrap_or_else(|broken| broken.into_inner())
-    }
-
-    fn compile(&self, source: &Path, name: &str) -> PathBuf {
-        let mut text = format!("{} {FLAGS:?}", self.compiler.display());
-        for file in ["common.cuh", "attend.cuh", "spans.cuh", "host.hpp"].map(|file| kernels().join(file)) {
-            text.push_str(&std::fs::read_to_string(file).unwrap());
-        }
-        text.push_str(&std::fs::read_to_string(source).unwrap());
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let path = dir.join(format!("{name}-{:016x}.so", spin_noise::fnv1a(&text)));
-        if !path.exists() {
-            let partial = dir.join(format!("{name}-{}.partial", std::process::id()));
-            let mut command = Command::new(&self.compiler);
-            command.args(FLAGS).arg("-I").arg(kernels()).arg(source).arg("-o").arg(&partial);
-            let output = command.output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            std::fs::rename(partial, &path).unwrap();
-        }
-        path
-    }
-
-    /// Launches a kernel of a file.
-    pub fn launch(&self, source: &Path, call: &Call) -> Result<()> {
-        let library = self.library(source);
-        let name = CString::new(call.kernel).unwrap();
-        let arguments = call.arguments();
-        // SAFETY: host.hpp defines it so; the arguments are those that the kernel's launch gives.
-        let message = unsafe {
-            let launch = library.get::<Launch>(b"spin_launch").unwrap();
-            launch(name.as_ptr(), call.grid.as_ptr(), call.block.as_ptr(), call.shared, arguments.as_ptr())
-        };
-        if message.is_null() {
-            return Ok(());
-        }
-        // SAFETY: a string that lives until the next launch, which waits for the lock.
-        let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-        Err(Error::device(call.kernel, message))
-    }
-
-    /// The kernels of a file.
-    pub fn names(&self, source: &Path) -> Vec<String> {
-        let library = self.library(source);
-        // SAFETY: host.hpp defines it so: names that live as long as the library, then null.
-        unsafe {
-            let name = library.get::<Name>(b"spin_kernel").unwrap();
-            let names = (0..).map(|at| name(at)).take_while(|name| !name.is_null());
-            names.map(|name| CStr::from_ptr(name).to_string_lossy().into_owned()).collect()
-        }
-    }
-}
-
-impl Runner for &Host {
-    fn run(&self, call: &Call) -> Result<()> {
-        let source = source_of(call.kernel).unwrap_or_else(|| panic!("no file has {}", call.kernel));
-        self.launch(&kernels().join(format!("{}.cu", source.name)), call)
-    }
 }

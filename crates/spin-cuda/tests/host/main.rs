@@ -10,8 +10,6 @@
 //! SPIN_TEST_DEVICE=gpu cargo test --release --workspace --features spin-cuda/cuda --test host -- --test-threads 1
 //! ```
 
-#![expect(clippy::print_stderr, reason = "what is left out is said")]
-
 mod activation;
 mod attention;
 mod attention_backward;

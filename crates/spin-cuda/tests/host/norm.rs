@@ -1,5 +1,5 @@
 use half::bf16;
-use spin_cuda::{InputGrad, Norm, NormScratch, Normed, Strided, StridedMut, rms_norm, rms_norm_backward, weight_parts};
+use spin_cuda::{Norm, NormGrads, NormScratch, Normed, Strided, StridedMut, rms_norm, rms_norm_backward, weight_parts};
 
 use crate::library::host;
 use crate::memory::{Memory, Tested, as_f64, assert_close, numbers};
@@ -73,8 +73,11 @@ fn backward<X: Tested, Y: Tested, W: Tested>() {
             of,
             x_view,
             &norm,
-            &mut StridedMut { numbers: grad_memory.view_mut(), stride: own },
-            &mut InputGrad::To(StridedMut { numbers: x_grad.view_mut(), stride: own }, true),
+            &mut NormGrads::To {
+                grad: Strided { numbers: grad_memory.view(), stride: own },
+                x_grad: StridedMut { numbers: x_grad.view_mut(), stride: own },
+                add: true,
+            },
             Some(&mut weight_grad.view_mut()),
             &mut NormScratch { inverses: inverses.view_mut(), parts: parts.view_mut() },
         )
@@ -103,10 +106,9 @@ fn backward<X: Tested, Y: Tested, W: Tested>() {
         assert_eq!(as_f64(&grad_memory.read()), grads);
         parts.read();
 
-        let mut over = InputGrad::Over;
         let mut scratch = NormScratch { inverses: inverses.view_mut(), parts: parts.view_mut() };
-        let grad_view = &mut StridedMut { numbers: grad_memory.view_mut(), stride: own };
-        let in_place = rms_norm_backward(host, of, x_view, &norm, grad_view, &mut over, None, &mut scratch);
+        let mut over = NormGrads::Over(StridedMut { numbers: grad_memory.view_mut(), stride: own });
+        let in_place = rms_norm_backward(host, of, x_view, &norm, &mut over, None, &mut scratch);
         assert_eq!(in_place.is_ok(), X::KIND == Y::KIND);
         if in_place.is_ok() {
             assert_close(&grad_memory.read(), &wanted, units);

@@ -13,7 +13,7 @@ fn multiplied<T: Tested>() {
             let (a_memory, b_memory) = (Memory::of(&a), Memory::of(&b));
             let factor = |numbers, rows, columns, transposed| {
                 let [rows, columns] = if transposed { [columns, rows] } else { [rows, columns] };
-                Factor { numbers, rows, columns, transposed }
+                Factor::new(numbers, rows, columns).transposed(transposed)
             };
             let mut out = if add { Memory::of(&before) } else { Memory::poisoned(m * n) };
             let (a_factor, b_factor) = (factor(a_memory.view(), m, k, left), factor(b_memory.view(), k, n, right));
@@ -41,8 +41,24 @@ fn products_and_transposes() {
 fn factors_that_do_not_fit_are_refused() {
     let Some(host) = host() else { return };
     let (numbers, mut out) = (Memory::of(&[0.0_f32; 6]), Memory::of(&[0.0_f32; 6]));
-    let factor = Factor { numbers: numbers.view(), rows: 2, columns: 3, transposed: false };
+    let factor = Factor::new(numbers.view(), 2, 3);
     assert!(product(host, &factor, &factor, &mut out.view_mut(), false).is_err());
-    let more = Factor { rows: 3, columns: 3, ..factor };
+    let more = Factor::new(numbers.view(), 3, 3);
     assert!(product(host, &factor, &more, &mut out.view_mut(), false).is_err());
+    let apart = Factor { stride: 2, ..factor };
+    assert!(product(host, &apart, &factor.transposed(true), &mut out.view_mut(), false).is_err());
+}
+
+#[test]
+fn columns_of_wider_rows_are_a_factor() {
+    let Some(host) = host() else { return };
+    // The last two of four columns.
+    let (all, b) = (Memory::of(&numbers::<f32>(1, 12)), Memory::of(&numbers::<f32>(2, 6)));
+    let mut out = Memory::<f32>::poisoned(9);
+    let a = Factor { stride: 4, ..Factor::new(all.view().slice(2..12), 3, 2) };
+    product(host, &a, &Factor::new(b.view(), 2, 3), &mut out.view_mut(), false).unwrap();
+    let (a, b) = (all.read(), b.read());
+    let element = |(i, j): (usize, usize)| (0..2).map(|x| f64::from(a[4 * i + 2 + x]) * f64::from(b[3 * x + j])).sum();
+    let wanted: Vec<f64> = (0..9).map(|at| element((at / 3, at % 3))).collect();
+    assert_close(&out.read(), &wanted, 4.0);
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use spin_cuda::{Runner, SOURCES, source_of};
+use spin_cuda_host::compiled;
 
-use crate::library::compiled;
 use crate::memory::Memory;
 
 #[test]

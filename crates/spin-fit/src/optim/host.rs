@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Var};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use spin_model::CHUNK;
+use spin_model::{CHUNK, written};
 
 use super::rule::Rule;
 
@@ -170,7 +170,9 @@ pub(crate) fn read_numbers(var: &Var, range: Range<usize>, bytes: &mut Vec<u8>) 
 /// # Errors
 /// As [`read_numbers`].
 pub(crate) fn write_numbers(var: &Var, start: usize, bytes: &[u8]) -> Result<()> {
-    var.inplace_op1(&Written { start, bytes })
+    var.inplace_op1(&Written { start, bytes })?;
+    written(var);
+    Ok(())
 }
 
 struct Written<'a> {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
-use spin_model::{GradientValues, Gradients};
+use spin_model::{GradientValues, Gradients, written};
 
 use host::{HostState, HostUpdate};
 pub(crate) use host::{bytes_per_number, read_numbers, write_numbers};
@@ -148,6 +148,12 @@ impl Slot {
     }
 
     fn step(&mut self, step: u32, lr: f64, grad: &GradientValues) -> CandleResult<()> {
+        self.update(step, lr, grad)?;
+        written(&self.var);
+        Ok(())
+    }
+
+    fn update(&mut self, step: u32, lr: f64, grad: &GradientValues) -> CandleResult<()> {
         match (&mut self.state, grad) {
             (State::Host(state), GradientValues::Host(grads)) => {
                 self.var.inplace_op1(&HostUpdate::new(self.rule, step, lr, grads, self.part.clone(), state))

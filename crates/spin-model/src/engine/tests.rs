@@ -1,6 +1,7 @@
 //! The orchestration: gradients of projections and of the head by finite
-//! differences, and whole passes with two sets of operations.
+//! differences, and whole passes with several sets of operations.
 
+mod cuda;
 mod oracle;
 
 use std::collections::BTreeMap;
@@ -50,7 +51,7 @@ fn check(what: &str, x: &[f32], grad: &[f32], f: impl Fn(&[f32]) -> f64) {
 fn param(name: &str, seed: u64, shape: &[usize]) -> Param {
     let values = numbers(seed, shape.iter().product());
     let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap();
-    Param { name: name.to_owned(), var }
+    Param::new(name.to_owned(), var)
 }
 
 fn set(var: &Var, values: &[f32]) {

@@ -104,7 +104,7 @@ pub(crate) fn attach(
             };
             let var = Var::from_tensor(&tensor)?;
             adapters.insert(name.clone(), var.clone());
-            Ok(Param { name, var })
+            Ok(Param::new(name, var))
         };
         let down = param("lora_A", [rank, linear.inputs])?;
         let up = param("lora_B", [linear.outputs, rank])?;

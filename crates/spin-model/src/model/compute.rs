@@ -19,7 +19,7 @@ impl CausalLm {
     /// outside its vocabulary.
     pub fn response_token_logps(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let plan = self.plan(batch)?;
-        let logps = self.backend().row_logps(&self.decoder, &plan)?;
+        let logps = self.backend()?.row_logps(&self.decoder, &plan)?;
         let mut rest = logps.as_slice();
         Ok(plan
             .responses
@@ -65,7 +65,7 @@ impl CausalLm {
     ) -> Result<Vec<f64>> {
         let plan = self.plan(batch)?;
         let backward = Backward { smoothing, recompute_every: self.settings.recompute_every };
-        self.backend().accumulate_gradients(&self.decoder, &plan, backward, slopes, grads)
+        self.backend()?.accumulate_gradients(&self.decoder, &plan, backward, slopes, grads)
     }
 
     /// The logits after each token of one sequence: `[seq, vocab]` f32.
@@ -83,7 +83,7 @@ impl CausalLm {
             batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
         }
         let plan = RowPlan::every_row(ids);
-        self.backend().logits(&self.decoder, &plan)
+        self.backend()?.logits(&self.decoder, &plan)
     }
 
     /// The weights in their places.
@@ -92,13 +92,13 @@ impl CausalLm {
     }
 
     /// Who computes this model.
-    pub(crate) fn backend(&self) -> &'static dyn Backend {
+    pub(crate) fn backend(&self) -> Result<&'static dyn Backend> {
         self.settings.kernels.backend()
     }
 
     /// How the batch becomes rows, checked.
     fn plan(&self, batch: &Batch) -> Result<RowPlan> {
         batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
-        Ok(RowPlan::new(batch, self.backend().layout(self.settings.share_prompts)))
+        Ok(RowPlan::new(batch, self.backend()?.layout(self.settings.share_prompts)))
     }
 }

@@ -21,7 +21,8 @@
 //! # A new set
 //!
 //! It implements [`Operations`], [`TreeOperations`] and [`GrowingOperations`], and
-//! [`Sums`] for [`crate::Gradients`] over its buffers; `backend.rs` then names it.
+//! `GradientSums` of `gradients.rs`, which brings the [`Sums`] of its buffers to
+//! [`crate::Gradients`]; `backend.rs` then names it.
 //! The tests in `engine/tests/oracle.rs` compare sets. Norms of all gradients and
 //! the optimiser's step are not here: [`crate::Gradients`] and its users do them.
 //!
@@ -39,6 +40,8 @@ pub(crate) mod plain;
 mod trees;
 
 pub(crate) use growing::{GrowingOperations, NewRows};
+#[cfg(any(test, feature = "cuda-kernels"))]
+pub(crate) use operands::Region;
 pub(crate) use operands::{
     Attended, Heads, LogitsHeld, Projection, RmsNorm, Targets, TreeInputs, View, ViewMut, Write,
 };
@@ -59,6 +62,16 @@ pub(crate) trait Sums<B> {
     /// The sum of a tensor's gradients, to be added to in place, where it is
     /// trained. It counts as having received one.
     fn sum(&mut self, name: &str) -> Option<&mut B>;
+}
+
+impl<B, S: Sums<B>> Sums<B> for &mut S {
+    fn wants(&self, name: &str) -> bool {
+        (**self).wants(name)
+    }
+
+    fn sum(&mut self, name: &str) -> Option<&mut B> {
+        (**self).sum(name)
+    }
 }
 
 /// A set of operations. Everything may fail for want of memory, or as machines

@@ -4,7 +4,9 @@ use super::*;
 use crate::backend::Kernels;
 use crate::batch::Batch;
 use crate::config::{ModelConfig, golden_configs};
+use crate::cuda::Cuda;
 use crate::engine::TreePass;
+use crate::ops::TreeOperations;
 use crate::ops::plain::Plain;
 use crate::request::Rounding;
 
@@ -284,6 +286,35 @@ fn requests_that_cannot_be_scored_are_named() {
     assert_eq!(score(&model, &[longest], &options(0x1000)).len(), 1);
 }
 
+/// Compares operations with the CPU's.
+fn scored_alike<O: TreeOperations>(
+    ops: &O,
+    name: &str,
+    model: &CausalLm,
+    sequences: &[(Vec<u32>, usize)],
+    options: &ScoreOptions,
+) {
+    let requests = requests(sequences);
+    let tree = Tree::new(&requests);
+    let expected = score(model, &requests, options);
+    let mut pass = TreePass::new(ops, model.decoder(), 200, 200).unwrap();
+    let (mut results, mut stats) = (Results::new(&requests), ScoreStats::default());
+    let batches = tree.batches(options.max_rows);
+    score_tree(&mut pass, &tree, batches, options, &mut results, &mut stats, &mut |_| {}).unwrap();
+    // Rounded numbers may be a bf16 apart.
+    let narrow = model.dtype() == DType::BF16 || options.rounding != Rounding::None;
+    let bound = if narrow { 0.1 } else { 2e-5 };
+    for (index, (found, expected)) in results.scores.iter().zip(&expected).enumerate() {
+        for (logp, expected) in found.token_logps.iter().zip(&expected.token_logps) {
+            assert!(
+                (logp - expected).abs() < bound * expected.abs().max(1.0),
+                "{name} {options:?}, request {index}: {logp} for {expected}"
+            );
+        }
+        assert!(narrow || found.is_greedy == expected.is_greedy, "{name}, request {index}");
+    }
+}
+
 /// The same orchestration with operations whose buffers it cannot look into.
 #[test]
 fn plain_operations_score_alike() {
@@ -291,27 +322,28 @@ fn plain_operations_score_alike() {
         for dtype in [DType::F32, DType::BF16] {
             let model = model.to_dtype(dtype).unwrap();
             let sequences = sequences(4, model.config().vocab_size, 100);
-            let requests = requests(&sequences);
-            let tree = Tree::new(&requests);
             for (max_rows, rounding, temperature) in [(40, Rounding::None, 0.7), (4096, Rounding::None, 1.0)] {
                 let options = ScoreOptions { max_rows, rounding, temperature };
-                let expected = score(&model, &requests, &options);
-                let mut pass = TreePass::new(&Plain, model.decoder(), 200, 200).unwrap();
-                let (mut results, mut stats) = (Results::new(&requests), ScoreStats::default());
-                let batches = tree.batches(max_rows);
-                score_tree(&mut pass, &tree, batches, &options, &mut results, &mut stats, &mut |_| {}).unwrap();
-                // Rounded factors may be a bf16 apart.
-                let bound = if dtype == DType::BF16 { 0.1 } else { 2e-5 };
-                for (index, (plain, expected)) in results.scores.iter().zip(&expected).enumerate() {
-                    for (logp, expected) in plain.token_logps.iter().zip(&expected.token_logps) {
-                        assert!(
-                            (logp - expected).abs() < bound * expected.abs().max(1.0),
-                            "{name} {dtype:?}, {max_rows} rows, request {index}: {logp} for {expected}"
-                        );
-                    }
-                    assert!(dtype == DType::BF16 || plain.is_greedy == expected.is_greedy, "{name}, request {index}");
-                }
+                scored_alike(&Plain, &format!("{name} {dtype:?}"), &model, &sequences, &options);
             }
         }
+    }
+}
+
+/// A GPU's operations, whose kernels the CPU runs.
+#[test]
+fn kernels_of_a_gpu_score_alike() {
+    let Some(machine) = spin_cuda_host::machine() else { return };
+    for (index, (name, model)) in models().into_iter().enumerate() {
+        let (dtype, rounding) = match index % 4 {
+            2 => (DType::BF16, Rounding::None),
+            3 => (DType::F32, Rounding::BFloat16),
+            _ => (DType::F32, Rounding::None),
+        };
+        let model = model.to_dtype(dtype).unwrap();
+        let mut sequences = sequences(4, model.config().vocab_size, 60);
+        sequences.truncate(30);
+        let options = ScoreOptions { max_rows: 40 + 20 * (index % 2), rounding, temperature: 0.7 };
+        scored_alike(&Cuda::new(machine), &format!("{name} {dtype:?}"), &model, &sequences, &options);
     }
 }

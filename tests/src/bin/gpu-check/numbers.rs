@@ -48,13 +48,34 @@ fn config(json: &Value) -> anyhow::Result<ModelConfig> {
     Ok(ModelConfig::from_json(&json.to_string(), "gpu-check")?)
 }
 
+/// What computes on a device: candle's operations, and on a GPU our own kernels too.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Candle,
+    Own,
+}
+
+impl Way {
+    fn all(device: &Device) -> &'static [Way] {
+        if device.is_cpu() { &[Way::Candle] } else { &[Way::Candle, Way::Own] }
+    }
+
+    /// After the name of what is checked.
+    fn suffix(self) -> &'static str {
+        match self {
+            Way::Candle => "",
+            Way::Own => ", own kernels",
+        }
+    }
+}
+
 /// The model on the CPU, and on the device with the operations of a GPU.
-fn models(config: &ModelConfig, device: &Device, dtype: DType) -> anyhow::Result<(CausalLm, CausalLm)> {
+fn models(config: &ModelConfig, device: &Device, dtype: DType, way: Way) -> anyhow::Result<(CausalLm, CausalLm)> {
     let ours = CausalLm::init(config, 5, &Device::Cpu)?;
     let dir = tempfile::tempdir()?;
     ours.save(dir.path())?;
     let theirs = CausalLm::load(dir.path(), device, dtype)?;
-    Ok((ours, theirs.with_kernels(Kernels::Composed)))
+    Ok((ours, if way == Way::Own { theirs } else { theirs.with_kernels(Kernels::Composed) }))
 }
 
 fn ids(seed: usize, length: usize) -> Vec<u32> {
@@ -111,14 +132,14 @@ fn gradients(model: &CausalLm, batch: &Batch) -> anyhow::Result<BTreeMap<String,
     Ok(gradients.to_tensors()?)
 }
 
-fn of_family(name: &str, json: &Value, device: &Device, dtype: DType) -> anyhow::Result<Vec<Line>> {
+fn of_family(name: &str, json: &Value, device: &Device, dtype: DType, way: Way) -> anyhow::Result<Vec<Line>> {
     // What f32 rounds, and what bf16 does to a model of three blocks.
     let limit = if dtype == DType::F32 { 1e-4 } else { 8e-2 };
-    let (ours, theirs) = models(&config(json)?, device, dtype)?;
+    let (ours, theirs) = models(&config(json)?, device, dtype, way)?;
     let mut lines = Vec::new();
     let mut add = |what: &str, found: f64| {
         let dtype = if dtype == DType::F32 { "f32" } else { "bf16" };
-        lines.push(Line::at_most(format!("{name}, {dtype}, {what}"), found, limit));
+        lines.push(Line::at_most(format!("{name}, {dtype}, {what}{}", way.suffix()), found, limit));
     };
     let sequence = ids(77, 129);
     add("logits", apart(&numbers(&ours.logits(&sequence)?)?, &numbers(&theirs.logits(&sequence)?)?));
@@ -139,10 +160,12 @@ fn of_family(name: &str, json: &Value, device: &Device, dtype: DType) -> anyhow:
 /// Every family in f32, and in bf16 where the device computes in it.
 pub fn check(device: &Device) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
-    for (name, json) in families() {
-        lines.extend(of_family(name, &json, device, DType::F32)?);
+    for ((name, json), way) in
+        families().iter().flat_map(|family| Way::all(device).iter().map(move |way| (family, *way)))
+    {
+        lines.extend(of_family(name, json, device, DType::F32, way)?);
         if !device.is_cpu() {
-            lines.extend(of_family(name, &json, device, DType::BF16)?);
+            lines.extend(of_family(name, json, device, DType::BF16, way)?);
         }
     }
     Ok(lines)
@@ -169,20 +192,23 @@ fn trained(model: CausalLm, optimizer: OptimizerKind) -> anyhow::Result<(Vec<f32
 pub fn updates(device: &Device) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     let [(name, json), ..] = families();
-    for (rule, optimizer) in [("RMSProp", OptimizerKind::Rmsprop), ("AdamW", OptimizerKind::Adamw)] {
-        let (ours, theirs) = models(&config(&json)?, device, DType::F32)?;
+    let rules = [("RMSProp", OptimizerKind::Rmsprop), ("AdamW", OptimizerKind::Adamw)];
+    for ((rule, optimizer), way) in
+        rules.into_iter().flat_map(|rule| Way::all(device).iter().map(move |way| (rule, *way)))
+    {
+        let (ours, theirs) = models(&config(&json)?, device, DType::F32, way)?;
         let (_, losses) = trained(ours, optimizer)?;
         let (weights, on_device) = trained(theirs, optimizer)?;
         lines.push(Line::at_most(
-            format!("{name}, f32, losses of 3 updates by {rule}"),
+            format!("{name}, f32, losses of 3 updates by {rule}{}", way.suffix()),
             apart(&losses, &on_device),
             1e-4,
         ));
-        let (_, theirs) = models(&config(&json)?, device, DType::F32)?;
+        let (_, theirs) = models(&config(&json)?, device, DType::F32, way)?;
         let (again, _) = trained(theirs, optimizer)?;
         let other = weights.iter().zip(&again).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
         lines.push(Line::at_most(
-            format!("{name}, f32, {rule}, weights of a second run that differ"),
+            format!("{name}, f32, {rule}, weights of a second run that differ{}", way.suffix()),
             other as f64,
             0.0,
         ));

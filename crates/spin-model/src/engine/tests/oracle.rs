@@ -8,7 +8,7 @@ use super::super::{GrowingDecoder, Part, accumulate_gradients, logits, row_logps
 use crate::batch::{Batch, Layout, RowPlan};
 use crate::config::{ModelConfig, golden_configs};
 use crate::cpu::Cpu;
-use crate::gradients::Gradients;
+use crate::gradients::{GradientSums, Gradients};
 use crate::lora::LoraConfig;
 use crate::model::CausalLm;
 use crate::ops::GrowingOperations;
@@ -16,7 +16,7 @@ use crate::ops::plain::{Plain, PlainSums};
 
 /// Every architecture of the golden files, with biases that count, and one more
 /// with all the optional parts that they have one by one.
-fn models() -> Vec<(String, CausalLm)> {
+pub(super) fn models() -> Vec<(String, CausalLm)> {
     let model = |(name, mut json): (String, serde_json::Value)| {
         json["max_position_embeddings"] = 200.into();
         json["initializer_range"] = 0.3.into();
@@ -30,14 +30,14 @@ fn models() -> Vec<(String, CausalLm)> {
     golden_configs().into_iter().map(model).collect()
 }
 
-fn fill(var: &candle_core::Var, first: usize) {
+pub(super) fn fill(var: &candle_core::Var, first: usize) {
     let values: Vec<f32> = (0..var.elem_count()).map(|i| (((i + first) * 7 % 11) as f32 - 5.0) * 0.02).collect();
     var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap().to_dtype(var.dtype()).unwrap()).unwrap();
 }
 
 /// Sequences that share prompts, one of which has more response rows than plain
 /// operations take at once.
-fn batch(vocab: usize) -> Batch {
+pub(super) fn batch(vocab: usize) -> Batch {
     let ids: Vec<u32> = (0..150_u32).map(|i| (i * i * 17 + 5 * i) % vocab as u32).collect();
     let groups = [
         (&ids[..7], vec![&ids[10..29], &ids[30..36]]),
@@ -48,7 +48,7 @@ fn batch(vocab: usize) -> Batch {
 }
 
 /// What is computed of a batch: log-probabilities and gradients by name.
-struct Computed {
+pub(super) struct Computed {
     logps: Vec<f64>,
     row_logps: Vec<f32>,
     grads: Vec<(String, Vec<f32>)>,
@@ -62,14 +62,23 @@ fn slopes(group: usize, logps: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-fn on_cpu(model: &CausalLm, plan: &RowPlan, smoothing: f64, every: usize) -> Computed {
+/// By operations that add to [`Gradients`].
+pub(super) fn computed<O: GradientSums>(
+    ops: &O,
+    model: &CausalLm,
+    plan: &RowPlan,
+    smoothing: f64,
+    every: usize,
+) -> Computed {
     let mut grads = Gradients::zeros(model.trainable()).unwrap();
     let decoder = model.decoder();
-    let logps = accumulate_gradients(&Cpu, decoder, plan, smoothing, every, &mut slopes, &mut grads).unwrap();
+    let mut sums = ops.sums(&mut grads).unwrap();
+    let logps = accumulate_gradients(ops, decoder, plan, smoothing, every, &mut slopes, &mut sums).unwrap();
+    ops.finish(sums).unwrap();
     grads.check_complete().unwrap();
     let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
     let grads = grads.to_tensors().unwrap().into_iter().map(|(name, tensor)| (name, flat(tensor)));
-    Computed { logps, row_logps: row_logps(&Cpu, decoder, plan).unwrap(), grads: grads.collect() }
+    Computed { logps, row_logps: row_logps(ops, decoder, plan).unwrap(), grads: grads.collect() }
 }
 
 fn plainly(model: &CausalLm, plan: &RowPlan, smoothing: f64, every: usize) -> Computed {
@@ -81,7 +90,7 @@ fn plainly(model: &CausalLm, plan: &RowPlan, smoothing: f64, every: usize) -> Co
 }
 
 /// The largest difference by the largest number.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = a.iter().fold(f32::MIN_POSITIVE, |most, x| most.max(x.abs()));
     // NaN is no small number.
@@ -92,23 +101,27 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 
 fn compare(what: &str, bound: f32, model: &CausalLm, smoothing: f64, every: usize, layout: Layout) {
     let plan = RowPlan::new(&batch(model.config().vocab_size), layout);
-    let (cpu, plain) = (on_cpu(model, &plan, smoothing, every), plainly(model, &plan, smoothing, every));
-    let off = difference(&cpu.row_logps, &plain.row_logps);
+    let (cpu, plain) = (computed(&Cpu, model, &plan, smoothing, every), plainly(model, &plan, smoothing, every));
+    assert_alike(what, bound, &cpu, &plain);
+}
+
+pub(super) fn assert_alike(what: &str, bound: f32, one: &Computed, other: &Computed) {
+    let off = difference(&one.row_logps, &other.row_logps);
     assert!(off < bound, "{what}: log-probabilities differ by {off}");
     let wide = |sums: &[f64]| sums.iter().map(|sum| *sum as f32).collect::<Vec<_>>();
-    let off = difference(&wide(&cpu.logps), &wide(&plain.logps));
+    let off = difference(&wide(&one.logps), &wide(&other.logps));
     assert!(off < bound, "{what}: sums differ by {off}");
-    assert_eq!(cpu.grads.len(), plain.grads.len());
-    for ((name, cpu), (_, plain)) in cpu.grads.iter().zip(&plain.grads) {
-        assert!(cpu.iter().any(|grad| *grad != 0.0), "{what}: {name} is all zero");
-        let off = difference(cpu, plain);
+    assert_eq!(one.grads.len(), other.grads.len());
+    for ((name, one), (_, other)) in one.grads.iter().zip(&other.grads) {
+        assert!(one.iter().any(|grad| *grad != 0.0), "{what}: {name} is all zero");
+        let off = difference(one, other);
         assert!(off < bound, "{what}: {name} differs by {off}");
     }
 }
 
 /// Products round both factors to bf16, so that numbers which differ in their
 /// last bits may be a bf16 apart.
-fn bound(dtype: DType) -> f32 {
+pub(super) fn bound(dtype: DType) -> f32 {
     if dtype == DType::BF16 { 3e-2 } else { 2e-5 }
 }
 
@@ -165,7 +178,7 @@ fn logits_are_alike() {
 
 /// The logits of several steps of sequences: prompts of different lengths, of which
 /// one is forked and one leaves, then tokens one by one.
-fn grown<O: GrowingOperations>(ops: O, model: &CausalLm) -> Vec<f32> {
+pub(super) fn grown<O: GrowingOperations>(ops: O, model: &CausalLm) -> Vec<f32> {
     let vocab = model.config().vocab_size as u32;
     let decoder = GrowingDecoder::new(ops, model.clone().into_decoder()).unwrap();
     let ids = |first: u32, count: u32| (first..first + count).map(|i| (i * i * 7 + i) % vocab).collect::<Vec<u32>>();
