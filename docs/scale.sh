@@ -7,9 +7,8 @@ cat <<'END'
 # What larger trainings take, on paper
 
 Written by `just scale` from `spin-fit plan`, which reckons for any run file (`--world`, `--gpu`, `--model`).
-**Nothing here was measured on a GPU**, and the backend that would reach these times is not written: `spin-fit` trains on
-several processes on CPUs (`docs/training.md`), and on one GPU by composed operations, which on paper reach
-a few hundredths of its peak. What is worth reading are the bytes: they follow from the buffers that the code has
+**Nothing here was measured on a GPU**, and no training runs on several: `spin-fit` trains on several processes on CPUs
+(`docs/training.md`), and on one GPU by kernels that were never run on one (`docs/devices.md`). What is worth reading are the bytes: they follow from the buffers that the code has
 (`spin-model`'s own operations: numbers in f32 whatever the weights are kept in), and at the end they are held against a
 dry run of it.
 
