@@ -37,7 +37,7 @@ impl std::str::FromStr for LogFormat {
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LogArgs {
     /// Write messages to standard error as text, or as json, one object a line [default: $SPIN_LOG_FORMAT, or text]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, display_order = 900, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }
 

@@ -9,6 +9,7 @@
 //! An element of the result is a sum over the pairs in their order. It depends on
 //! nothing else: not on the other rows and columns, not on threads.
 
+mod factor;
 mod layout;
 #[cfg(test)]
 mod tests;
@@ -19,56 +20,19 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use layout::{Buffer, Steps, round};
+use factor::Pair;
+pub(super) use factor::{COLUMNS, Factor, ROWS};
+use layout::{Buffer, Steps};
 
 use super::attention::SharedRows;
-use super::math::{Matrix, MatrixMut, Strided, Write};
+use super::math::{MatrixMut, Write};
 use crate::params::Numbers;
 
-/// Rows of a tile.
-pub(super) const ROWS: usize = 6;
-/// Columns of a tile: four registers of sums a row.
-pub(super) const COLUMNS: usize = 64;
 /// Pairs that are multiplied before the sums are put down: what a task reads of both
 /// factors stays in its core's cache.
 const PAIRS: usize = 1024;
 /// Row tiles of a task.
 const TILES: usize = 16;
-
-/// Two numbers that are multiplied with two others: the first in the lower half.
-type Pair = u32;
-
-/// A factor of a product.
-pub(super) type Factor<'a> = Strided<Numbers<'a>>;
-
-impl<'a> From<Matrix<'a>> for Factor<'a> {
-    fn from(matrix: Matrix<'a>) -> Self {
-        let Matrix { values, rows, columns, row_stride, column_stride } = matrix;
-        Self { values: Numbers::F32(values), rows, columns, row_stride, column_stride }
-    }
-}
-
-impl<'a> Factor<'a> {
-    /// Numbers as rows.
-    pub fn new(values: Numbers<'a>, rows: usize, columns: usize) -> Self {
-        let len = match values {
-            Numbers::F32(values) => values.len(),
-            Numbers::Bf16(values) => values.len(),
-        };
-        assert_eq!(len, rows * columns);
-        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
-    }
-
-    /// The bits of a number; of what is not finite, too.
-    #[inline(always)]
-    fn bits(&self, row: usize, column: usize) -> u16 {
-        let at = row * self.row_stride + column * self.column_stride;
-        match self.values {
-            Numbers::F32(values) => round(values[at]),
-            Numbers::Bf16(values) => values[at].to_bits(),
-        }
-    }
-}
 
 /// The second factor of products, laid out: `[inputs, outputs]`.
 pub(crate) struct Panels {

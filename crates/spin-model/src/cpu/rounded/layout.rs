@@ -4,21 +4,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{COLUMNS, Factor, Pair, ROWS};
+use super::factor::{COLUMNS, Factor, Pair, ROWS, round};
 use crate::params::Numbers;
 
 /// Lines that are laid out side by side at once.
 const LANES: usize = 16;
 /// Rows that one task lays out.
 const TASK: usize = 8 * ROWS;
-
-/// To the nearest bf16, of two equally near to the even one.
-#[inline(always)]
-pub(super) fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
-    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
-}
 
 /// Memory for factors that are laid out, used again and again: the system would clear
 /// its pages each time.

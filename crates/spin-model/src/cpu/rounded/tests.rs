@@ -1,5 +1,6 @@
 use half::bf16;
 
+use super::factor::round;
 use super::*;
 use crate::init::standard_normal;
 

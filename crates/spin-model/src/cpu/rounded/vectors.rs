@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::{Pair, ROWS};
+use super::factor::{Pair, ROWS};
 
 /// Numbers of a register.
 pub(super) const LANES: usize = 16;
@@ -37,7 +37,7 @@ impl Number for f32 {
     unsafe fn load(from: *const Self) -> __m512i {
         // SAFETY: as the caller promises.
         let bits = unsafe { _mm512_loadu_si512(from.cast()) };
-        // As `layout::round`.
+        // As `factor::round`.
         let high = _mm512_srli_epi32::<16>(bits);
         let even = _mm512_and_si512(high, _mm512_set1_epi32(1));
         let up = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), even);
