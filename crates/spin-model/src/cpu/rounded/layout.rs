@@ -148,8 +148,9 @@ fn side_by_side(factor: Factor<'_>, first: usize, lines: usize, from: usize, wid
 /// What [`super::vectors`] can do of each, where the processor can.
 #[cfg(target_arch = "x86_64")]
 mod by_vectors {
-    use super::super::vectors::{self, are_there};
-    use super::{Factor, Numbers, Pair, TASK};
+    use crate::cpu::rounded::factor::{Factor, Pair, ROWS};
+    use crate::cpu::rounded::vectors::{self, are_there};
+    use crate::params::Numbers;
 
     /// Of a row of numbers: how many pairs.
     pub fn row(values: &[f32], to: &mut [Pair]) -> usize {
@@ -185,7 +186,7 @@ mod by_vectors {
     /// Of the lines of a task's tiles, all of which are there: whether that was done.
     pub fn tiles(factor: Factor<'_>, first: usize, to: &mut [Pair]) -> bool {
         let (pairs, room) = (factor.columns / 2, factor.columns.div_ceil(2));
-        if !are_there() || factor.row_stride != 1 || first + TASK > factor.rows {
+        if !are_there() || factor.row_stride != 1 || first + vectors::TILES * ROWS > factor.rows {
             return false;
         }
         let place = [first, factor.column_stride];
@@ -202,7 +203,7 @@ mod by_vectors {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod by_vectors {
-    use super::{Factor, Pair};
+    use crate::cpu::rounded::factor::{Factor, Pair};
 
     pub fn row(_: &[f32], _: &mut [Pair]) -> usize {
         0
