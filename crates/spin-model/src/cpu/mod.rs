@@ -24,7 +24,7 @@ mod tree;
 mod weight;
 
 pub(crate) use math::exp;
-pub(crate) use operations::Cpu;
+pub(crate) use operations::{Cpu, LOGITS};
 pub use rounded::bf16_square;
 pub(crate) use scores::score_row;
 

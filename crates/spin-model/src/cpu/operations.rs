@@ -17,7 +17,7 @@ use crate::params::Param;
 use crate::rope::RopeTable;
 
 /// Logits held at once: 64 MiB.
-const LOGITS: usize = 1 << 24;
+pub(crate) const LOGITS: usize = 1 << 24;
 /// Rows per chunk while logits fit the processor's caches.
 const CACHED_LOGITS: usize = 1 << 20;
 

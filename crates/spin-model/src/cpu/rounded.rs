@@ -20,8 +20,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use factor::Pair;
 pub(super) use factor::{COLUMNS, Factor, ROWS};
+use factor::{LANES, Pair};
 use layout::{Buffer, Steps};
 
 use super::attention::SharedRows;
@@ -228,7 +228,6 @@ unsafe fn with_instructions(a: TilePart<'_>, b: &[Pair], sums: &mut Sums<'_>, is
         __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
         _mm512_storeu_ps,
     };
-    const LANES: usize = 16;
     let pairs = b.len() / COLUMNS;
     assert!(b.len() == pairs * COLUMNS && a.has(pairs));
     // SAFETY: loads and stores are within `sums`, `a` and `b`, whose lengths are

@@ -32,7 +32,7 @@ impl GrowingOperations for Dry {
 
     fn project_few(&self, out: &mut Counted, x: View<'_, Counted>, by: &FewRows, _write: Write) -> Result<()> {
         assert_eq!(x.at.columns, by.inputs);
-        x.buffer.has(x.at.range().end);
+        x.buffer.has_all_of(x.at);
         out.has(x.at.rows * by.outputs);
         Ok(())
     }
@@ -62,7 +62,7 @@ impl GrowingOperations for Dry {
         parts: &mut [NewRows<'_, [Counted; 2]>],
         out: &mut Counted,
     ) -> Result<()> {
-        qkv.buffer.has(qkv.at.range().end);
+        qkv.buffer.has_all_of(qkv.at);
         for NewRows { cache, rows, position, wanted, out_row } in parts {
             cache.iter().for_each(|part| part.has((*position + rows.len()) * heads.kv_width()));
             out.has((*out_row + wanted.len()) * heads.out_width());

@@ -19,7 +19,7 @@ use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::engine::{self, Cache, GrowingDecoder, Part};
 use crate::error::{Error, Result};
-use crate::ops::Sums;
+use crate::ops::{Region, Sums};
 
 /// Bytes that a dry run was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -175,6 +175,14 @@ impl Counted {
     #[track_caller]
     fn has(&self, len: usize) {
         assert!(len <= self.len, "{len} numbers of {}", self.len);
+    }
+
+    /// # Panics
+    ///
+    /// If a place is not within it.
+    #[track_caller]
+    fn has_all_of(&self, at: Region) {
+        self.has(at.range().end);
     }
 }
 

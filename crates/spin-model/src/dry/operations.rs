@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use super::{Counted, Dry};
 use crate::batch::Group;
 use crate::config::Activation;
+use crate::cpu::LOGITS;
 use crate::dropout::Mask;
 use crate::error::Result;
 use crate::ops::{Attended, Heads, LogitsHeld, Operations, Projection, RmsNorm, Targets, View, ViewMut, Write};
@@ -14,19 +15,6 @@ use crate::rope::RopeTable;
 /// How many numbers a weight has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size(usize);
-
-/// Logits held at once, as the operations of the CPU have it.
-const LOGITS: usize = 1 << 24;
-
-#[track_caller]
-fn has(view: &View<'_, Counted>) {
-    view.buffer.has(view.at.range().end);
-}
-
-#[track_caller]
-fn has_mut(view: &ViewMut<'_, Counted>) {
-    view.buffer.has(view.at.range().end);
-}
 
 impl Dry {
     /// Counts a weight, if it is not there already.
@@ -63,12 +51,12 @@ impl Operations for Dry {
     }
 
     fn copied(&self, x: View<'_, Counted>) -> Result<Counted> {
-        has(&x);
+        x.buffer.has_all_of(x.at);
         self.room(x.at.whole().len())
     }
 
     fn download(&self, x: View<'_, Counted>) -> Result<Vec<f32>> {
-        has(&x);
+        x.buffer.has_all_of(x.at);
         Ok(vec![0.0; x.at.whole().len()])
     }
 
@@ -154,8 +142,8 @@ impl Operations for Dry {
         by: Projection<'_, Size>,
         _write: Write,
     ) -> Result<()> {
-        has(&x);
-        has_mut(&out);
+        x.buffer.has_all_of(x.at);
+        out.buffer.has_all_of(out.at);
         let (from, to) = if by.back { (by.outputs, by.inputs) } else { (by.inputs, by.outputs) };
         assert_eq!((x.at.rows, x.at.columns, out.at.columns), (out.at.rows, from, to));
         assert_eq!(by.weight.0, from * to);
@@ -170,20 +158,20 @@ impl Operations for Dry {
         _scale: f32,
         _like: Option<&Size>,
     ) -> Result<()> {
-        has(&a);
-        has(&b);
+        a.buffer.has_all_of(a.at);
+        b.buffer.has_all_of(b.at);
         assert_eq!((a.at.rows, sum.len), (b.at.rows, a.at.columns * b.at.columns));
         Ok(())
     }
 
     fn add_bias(&self, out: ViewMut<'_, Counted>, bias: &Size) -> Result<()> {
-        has_mut(&out);
+        out.buffer.has_all_of(out.at);
         assert_eq!(out.at.columns, bias.0);
         Ok(())
     }
 
     fn add_column_sums(&self, grad: View<'_, Counted>, sum: &mut Counted) -> Result<()> {
-        has(&grad);
+        grad.buffer.has_all_of(grad.at);
         sum.has(grad.at.columns);
         Ok(())
     }
@@ -213,7 +201,7 @@ impl Operations for Dry {
     }
 
     fn norm(&self, norm: &RmsNorm<Size>, x: View<'_, Counted>, out: &mut Counted) -> Result<()> {
-        has(&x);
+        x.buffer.has_all_of(x.at);
         assert_eq!(x.at.columns, norm.weight.0);
         out.has(x.at.rows * x.at.columns);
         Ok(())
@@ -227,7 +215,7 @@ impl Operations for Dry {
         x_grad: &mut Counted,
         sum: Option<&mut Counted>,
     ) -> Result<()> {
-        has(&x);
+        x.buffer.has_all_of(x.at);
         grad.has(x.at.rows * norm.weight.0);
         x_grad.has(x.at.rows * norm.weight.0);
         sum.iter().for_each(|sum| sum.has(norm.weight.0));
@@ -235,7 +223,7 @@ impl Operations for Dry {
     }
 
     fn norm_heads(&self, norm: &RmsNorm<Size>, x: ViewMut<'_, Counted>) -> Result<()> {
-        has_mut(&x);
+        x.buffer.has_all_of(x.at);
         assert!(x.at.columns.is_multiple_of(norm.weight.0));
         Ok(())
     }
@@ -247,8 +235,8 @@ impl Operations for Dry {
         grad: ViewMut<'_, Counted>,
         sum: Option<&mut Counted>,
     ) -> Result<()> {
-        has(&x);
-        has_mut(&grad);
+        x.buffer.has_all_of(x.at);
+        grad.buffer.has_all_of(grad.at);
         sum.iter().for_each(|sum| sum.has(norm.weight.0));
         Ok(())
     }
@@ -262,7 +250,7 @@ impl Operations for Dry {
         out: &mut Counted,
         log_sums: &mut Counted,
     ) -> Result<()> {
-        has(&qkv);
+        qkv.buffer.has_all_of(qkv.at);
         assert_eq!((qkv.at.rows, qkv.at.columns), (*rows, heads.qkv_width()));
         out.has(rows * heads.out_width());
         log_sums.has(rows * heads.heads);
@@ -278,7 +266,7 @@ impl Operations for Dry {
         out_grad: View<'_, Counted>,
         qkv_grad: &mut Counted,
     ) -> Result<()> {
-        has(&out_grad);
+        out_grad.buffer.has_all_of(out_grad.at);
         known.qkv.has(rows * heads.qkv_width());
         known.out.has(rows * heads.out_width());
         known.log_sums.has(rows * heads.heads);

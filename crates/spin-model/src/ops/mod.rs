@@ -40,10 +40,8 @@ pub(crate) mod plain;
 mod trees;
 
 pub(crate) use growing::{GrowingOperations, NewRows};
-#[cfg(any(test, feature = "cuda-kernels"))]
-pub(crate) use operands::Region;
 pub(crate) use operands::{
-    Attended, Heads, LogitsHeld, Projection, RmsNorm, Targets, TreeInputs, View, ViewMut, Write,
+    Attended, Heads, LogitsHeld, Projection, Region, RmsNorm, Targets, TreeInputs, View, ViewMut, Write,
 };
 pub(crate) use trees::TreeOperations;
 

@@ -168,5 +168,5 @@ fn main() -> anyhow::Result<()> {
             bench.all.push(Measured { model, part, dtype, result: measured["result"].clone() });
         }
     }
-    report::write(&bench.all, &args.out)
+    report::write(&bench.all, args.rounding.is_some(), &args.out)
 }

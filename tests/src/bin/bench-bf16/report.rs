@@ -43,7 +43,8 @@ fn apart(a: &[f64], b: &[f64]) -> (f64, f64) {
     (largest, all.iter().sum::<f64>() / all.len() as f64)
 }
 
-pub fn write(all: &[Measured], out: &Path) -> anyhow::Result<()> {
+/// Writes the report; `is_rounding_earlier` where what rounding does was taken from another.
+pub fn write(all: &[Measured], is_rounding_earlier: bool, out: &Path) -> anyhow::Result<()> {
     let mut models: Vec<&str> = Vec::new();
     for measured in all {
         if !models.contains(&measured.model.as_str()) {
@@ -52,7 +53,12 @@ pub fn write(all: &[Measured], out: &Path) -> anyhow::Result<()> {
     }
     let mut text = format!(
         "# bf16 against f32 on the CPU\n\nWritten by `just bench bf16`. Measurements in processes of their own, both \
-         types in turns; medians with the extremes of the turns.\n\nMachine: `{}`\n",
+         types in turns; medians with the extremes of the turns.{}\n\nMachine: `{}`\n",
+        if is_rounding_earlier {
+            " Speeds alone were measured; what rounding does is of an earlier report, since when no bit has changed."
+        } else {
+            ""
+        },
         machine()
     );
     let mut ratios = Vec::new();

@@ -7,6 +7,11 @@ use crate::params::Numbers;
 pub(in super::super) const ROWS: usize = 6;
 /// Columns of a tile: four registers of sums a row.
 pub(in super::super) const COLUMNS: usize = 64;
+/// Numbers of a register.
+pub(super) const LANES: usize = 16;
+/// Tiles that are laid out together: their rows fill whole registers.
+pub(super) const TOGETHER: usize = 8;
+
 /// Two numbers that are multiplied with two others: the first in the lower half.
 pub(super) type Pair = u32;
 

@@ -4,13 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::factor::{COLUMNS, Factor, Pair, ROWS, round};
+use super::factor::{COLUMNS, Factor, LANES, Pair, ROWS, TOGETHER, round};
 use crate::params::Numbers;
 
-/// Lines that are laid out side by side at once.
-const LANES: usize = 16;
 /// Rows that one task lays out.
-const TASK: usize = 8 * ROWS;
+const TASK: usize = TOGETHER * ROWS;
 
 /// Memory for factors that are laid out, used again and again: the system would clear
 /// its pages each time.
@@ -148,7 +146,7 @@ fn side_by_side(factor: Factor<'_>, first: usize, lines: usize, from: usize, wid
 /// What [`super::vectors`] can do of each, where the processor can.
 #[cfg(target_arch = "x86_64")]
 mod by_vectors {
-    use crate::cpu::rounded::factor::{Factor, Pair, ROWS};
+    use crate::cpu::rounded::factor::{Factor, LANES, Pair, ROWS, TOGETHER};
     use crate::cpu::rounded::vectors::{self, are_there};
     use crate::params::Numbers;
 
@@ -162,7 +160,7 @@ mod by_vectors {
     pub fn lines(factor: Factor<'_>, first: usize, width: usize, to: &mut [Pair]) -> usize {
         let pairs = factor.columns / 2;
         let is_side_by_side = factor.row_stride == 1;
-        if !are_there() || to.len() < vectors::LANES {
+        if !are_there() || to.len() < LANES {
             return 0;
         }
         // SAFETY: the instructions are there.
@@ -186,7 +184,7 @@ mod by_vectors {
     /// Of the lines of a task's tiles, all of which are there: whether that was done.
     pub fn tiles(factor: Factor<'_>, first: usize, to: &mut [Pair]) -> bool {
         let (pairs, room) = (factor.columns / 2, factor.columns.div_ceil(2));
-        if !are_there() || factor.row_stride != 1 || first + vectors::TILES * ROWS > factor.rows {
+        if !are_there() || factor.row_stride != 1 || first + TOGETHER * ROWS > factor.rows {
             return false;
         }
         let place = [first, factor.column_stride];

@@ -9,12 +9,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::factor::{Pair, ROWS};
-
-/// Numbers of a register.
-pub(super) const LANES: usize = 16;
-/// Tiles whose rows fill whole registers.
-pub(super) const TILES: usize = 8;
+use super::factor::{LANES, Pair, ROWS, TOGETHER};
 
 /// Whether this processor has the instructions.
 pub(super) fn are_there() -> bool {
@@ -182,7 +177,7 @@ pub(super) unsafe fn side_by_side<T: Number>(
     }
 }
 
-/// The same for the lines of [`TILES`] tiles, `[tile][pair][line in tile]` of which each has
+/// The same for the lines of [`TOGETHER`] tiles, `[tile][pair][line in tile]` of which each has
 /// room for `room` pairs.
 ///
 /// # Safety
@@ -199,10 +194,10 @@ pub(super) unsafe fn tiles<T: Number>(
     if pairs == 0 {
         return;
     }
-    assert!(pairs <= room && TILES * ROWS == 3 * LANES);
-    assert!(first + (2 * pairs - 1) * stride + TILES * ROWS <= values.len());
-    assert!(TILES * ROWS * room <= to.len());
-    let mut lines = [0; TILES * ROWS];
+    assert!(pairs <= room && TOGETHER * ROWS == 3 * LANES);
+    assert!(first + (2 * pairs - 1) * stride + TOGETHER * ROWS <= values.len());
+    assert!(TOGETHER * ROWS * room <= to.len());
+    let mut lines = [0; TOGETHER * ROWS];
     for index in 0..pairs {
         // SAFETY: asserted above.
         unsafe {
