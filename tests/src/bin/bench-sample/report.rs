@@ -107,9 +107,11 @@ pub fn write(bench: &Bench, all: &[Measured], out: &Path) -> anyhow::Result<()> 
     row("mistral.rs 0.8.1, everything queued at once", "mistralrs", Side::MistralrsQueued)?;
     writeln!(
         text,
-        "\nThe ratio is spin-sample's tokens/s by the row's. mistral.rs with a queue batches, and on the CPU its \
-         batches are wrong (see flips).\n\n## Batch sizes\n\n\
-         | batch | transformers tokens/s | spin-sample tokens/s |\n|---|---|---|"
+        "\nThe ratio is spin-sample's tokens/s in f32 by the row's; in bf16 on both sides it is {:.2}, and spin-sample's bf16 \
+         by its f32 {:.2}. mistral.rs with a queue batches, and on the CPU its batches are wrong (see flips).\n\n\
+         ## Batch sizes\n\n| batch | transformers tokens/s | spin-sample tokens/s |\n|---|---|---|",
+        figure(all, "bf16", Side::SpinModel, speed) / figure(all, "bf16", Side::Transformers, speed),
+        figure(all, "bf16", Side::SpinModel, speed) / ours,
     )?;
     for batch in [1, 8, 16, 32, 64, 128] {
         let at = |part, side| {
