@@ -287,7 +287,7 @@ mod tests {
             })
             .collect();
         let table = SampleTable { iteration: 0, reference: "samples/t@v1".into(), parts };
-        let rules = |of_these_rows| Rules { eos: codec.eos_ids(), max_length: 100, of_these_rows };
+        let rules = |of_these_rows| Rules { eos: codec.eos_ids(), max_length: 100, of_these_rows, min_identical: 0 };
         let kept = |joined: &join::JoinResult, before: usize| -> Vec<_> {
             let one = |pair| (joined.generated_ids(pair).to_vec(), joined.response(pair).to_owned());
             joined.pairs.iter().map(|pair| (pair.row + before, pair.sample_index, one(pair))).collect()

@@ -79,6 +79,10 @@ struct Answers {
     texts: StringArray,
 }
 
+/// The fate of samples whose prompt has too few identical ones; counted only where
+/// [`Rules::min_identical`] asks for any.
+pub const TOO_FEW_IDENTICAL: &str = "too_few_identical";
+
 /// The fates of a sample, in the order in which they are tested.
 pub const FATES: [&str; 6] = ["failed", "no_demonstration", "empty", "identical", "over_length", "kept"];
 const FAILED: usize = 0;
@@ -98,6 +102,8 @@ pub struct Rules<'a> {
     /// Whether samples of other rows are left to other calls, rather than counted as
     /// without a demonstration.
     pub of_these_rows: bool,
+    /// How many of a row's samples have to be its human answer for the others to be kept.
+    pub min_identical: u32,
 }
 
 /// A sample of a demonstration.
@@ -129,7 +135,7 @@ pub fn join(real: &RealAnswers, table: &SampleTable, rules: Rules<'_>) -> Result
         answers.push(part.answers);
     }
     found.sort_unstable_by_key(|one| (one.row, one.sample_index, one.part, one.at));
-    let mut pairs = Vec::new();
+    let (mut pairs, mut identical) = (Vec::new(), HashMap::<usize, u32>::new());
     let mut previous = None;
     for one in found {
         let row_id = || real.row_ids.value(one.row as usize);
@@ -148,11 +154,22 @@ pub fn join(real: &RealAnswers, table: &SampleTable, rules: Rules<'_>) -> Result
                 "the template or tokenizer changed; make the samples again",
             );
         }
-        if one.fate == KEPT {
-            pairs.push(Joined { row: one.row as usize, sample_index: one.sample_index, at: (one.part, one.at) });
+        match one.fate {
+            KEPT => {
+                pairs.push(Joined { row: one.row as usize, sample_index: one.sample_index, at: (one.part, one.at) })
+            }
+            IDENTICAL => *identical.entry(one.row as usize).or_default() += 1,
+            _ => {}
         }
     }
-    let counts = FATES.iter().zip(counts).map(|(fate, count)| ((*fate).to_owned(), count)).collect();
+    let mut counts: BTreeMap<_, _> =
+        FATES.iter().zip(counts).map(|(fate, count)| ((*fate).to_owned(), count)).collect();
+    if rules.min_identical > 0 {
+        let kept = pairs.len();
+        pairs.retain(|pair| identical.get(&pair.row).is_some_and(|count| *count >= rules.min_identical));
+        counts.insert(FATES[KEPT].to_owned(), pairs.len() as u64);
+        counts.insert(TOO_FEW_IDENTICAL.to_owned(), (kept - pairs.len()) as u64);
+    }
     Ok(JoinResult { pairs, counts, answers })
 }
 
@@ -171,7 +188,7 @@ fn look_at(
     part: u32,
     rows: &HashMap<&str, u32>,
     real: &RealAnswers,
-    Rules { eos, max_length, of_these_rows }: Rules<'_>,
+    Rules { eos, max_length, of_these_rows, .. }: Rules<'_>,
 ) -> Result<Part> {
     let schema = Sample::schema();
     let fields = COLUMNS.map(|name| schema.field_with_name(name).expect("a column of samples").clone());
@@ -229,7 +246,7 @@ mod tests {
     const EOS: u32 = 2;
 
     fn rules(max_length: usize) -> Rules<'static> {
-        Rules { eos: &[EOS], max_length, of_these_rows: false }
+        Rules { eos: &[EOS], max_length, of_these_rows: false, min_identical: 0 }
     }
 
     fn real(rows: &[(&str, &[u32])]) -> RealAnswers {
@@ -290,6 +307,33 @@ mod tests {
         let kept: Vec<_> =
             result.pairs.iter().map(|p| (p.row, p.sample_index, result.generated_ids(p), result.response(p))).collect();
         assert_eq!(kept, [(0, 2, &[6, 6][..], "text"), (1, 1, &[8, EOS], "text")]);
+    }
+
+    #[test]
+    fn prompts_that_are_never_answered_as_the_human_did_can_be_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let demonstrations = real(&[("a", &[8, EOS]), ("b", &[7, EOS]), ("c", &[6, EOS])]);
+        let (right, wrong) = (&[8, EOS][..], &[9, EOS][..]);
+        let samples = [
+            sample("a", 0, right),
+            sample("a", 1, wrong),
+            sample("a", 2, right),
+            sample("b", 0, wrong),
+            sample("b", 1, &[7, EOS]),
+            // Never.
+            sample("c", 0, wrong),
+            sample("c", 1, &[9, 9, EOS]),
+        ];
+        let table = table(dir.path(), 0, &samples);
+        for (min_identical, expected) in [(0, &[0, 1, 2, 2][..]), (1, &[0, 1]), (2, &[0]), (3, &[])] {
+            let result = join(&demonstrations, &table, Rules { min_identical, ..rules(9) }).unwrap();
+            let rows: Vec<usize> = result.pairs.iter().map(|pair| pair.row).collect();
+            assert_eq!(rows, expected, "{min_identical}");
+            assert_eq!(result.counts["kept"], rows.len() as u64);
+            let dropped = (min_identical > 0).then_some(4 - rows.len() as u64);
+            assert_eq!(result.counts.get(TOO_FEW_IDENTICAL).copied(), dropped, "no such key where nobody asked");
+            assert_eq!(result.counts.values().sum::<u64>(), samples.len() as u64);
+        }
     }
 
     #[test]

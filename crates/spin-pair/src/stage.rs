@@ -55,7 +55,13 @@ fn assemble(graph: &Graph<'_>, t: usize, making: &Making<'_>, in_tokens: Option<
     let mut chunks = Chunks::new(parts, in_tokens.unwrap_or(&own), template, context, demonstrations.reference());
     // Samples of one chunk need no places.
     let places = if chunks.count() > 1 { Some(chunks.places()?) } else { None };
-    let rules = Rules { eos: codec.eos_ids(), max_length: template.max_length, of_these_rows: places.is_some() };
+    let pair = graph.run.pair_at(t)?;
+    let rules = Rules {
+        eos: codec.eos_ids(),
+        max_length: template.max_length,
+        of_these_rows: places.is_some(),
+        min_identical: pair.min_identical,
+    };
     let mut counts: BTreeMap<String, u64> = FATES.map(|fate| (fate.to_owned(), 0)).into();
     let mut overlong = vec![0; chunks.count()];
     let mut writer = Writer::new(making)?;

@@ -118,11 +118,20 @@ pub struct PairConfig {
     /// How many iterations' samples are mixed: 2 in the paper (this one's and
     /// the previous one's).
     pub window: u32,
+    /// Leaves out a prompt where fewer of a round's answers than this are the human one,
+    /// token by token: 0 keeps all. Where the human answer is out of the opponent's reach,
+    /// the game costs likelihood elsewhere; it must be below `sample.samples_per_prompt`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub min_identical: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Default for PairConfig {
     fn default() -> Self {
-        PairConfig { window: 2 }
+        PairConfig { window: 2, min_identical: 0 }
     }
 }
 

@@ -141,8 +141,16 @@ fn check(run: &RunFile) -> Result<()> {
     for t in 0..run.rounds() {
         check_sample(run, &run.sample_at(t)?, &format!("iteration.{t}.sample"))?;
         check_fit(run, &run.fit_at(t)?, &format!("iteration.{t}.fit"))?;
-        if run.pair_at(t)?.window == 0 {
+        let (pair, samples) = (run.pair_at(t)?, run.sample_at(t)?.samples_per_prompt);
+        if pair.window == 0 {
             return bad(format!("iteration.{t}: pair.window must be at least 1"));
+        }
+        if pair.min_identical > 0 && pair.min_identical >= samples {
+            return bad(format!(
+                "iteration.{t}: pair.min_identical = {} leaves no answer of {samples} to tell apart; it must be below \
+                 sample.samples_per_prompt",
+                pair.min_identical
+            ));
         }
     }
     for (i, b) in run.baseline.iter().enumerate() {
@@ -287,6 +295,16 @@ fit = { optimizer = "adamw" }
         let params = |overrides: &[&str]| crate::run::as_params(&load_text(SMALL, overrides).unwrap().template);
         assert!(params(&[]).get("date").is_none());
         assert_eq!(params(&["template.date=2024-02-29"])["date"], "2024-02-29");
+    }
+
+    /// Artifacts that were made before `pair.min_identical` was known keep their identity.
+    #[test]
+    fn identical_answers_are_asked_for_below_all_of_them() {
+        let pair = |overrides: &[&str]| crate::run::as_params(&load_text(SMALL, overrides).unwrap().pair);
+        assert!(pair(&[]).get("min_identical").is_none());
+        assert_eq!(pair(&["pair.min_identical=1", "sample.samples_per_prompt=2"])["min_identical"], 1);
+        let error = load_text(SMALL, &["pair.min_identical=1"]).unwrap_err().to_string();
+        assert!(error.contains("iteration.0") && error.contains("below sample.samples_per_prompt"), "{error}");
     }
 
     #[test]
