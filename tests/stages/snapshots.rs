@@ -57,7 +57,7 @@ fn help() {
             "spin-store",
             &[
                 "import", "ls", "show", "lineage", "verify", "diff", "extract", "export", "overlap", "query", "seal",
-                "journal", "rm", "adopt", "pin", "unpin", "gc", "schema", "plan",
+                "journal", "rm", "adopt", "pin", "unpin", "rename", "gc", "schema", "plan",
             ][..],
         ),
         ("spin-run", &["plan", "run", "settings", "status", "submit", "cancel"]),

@@ -51,6 +51,7 @@ pub fn verify(store: &Store, level: Level, rows: RowCheck<'_>) -> Result<(usize,
         None
     });
     findings.extend(structure::problems(store, journal.is_some())?.into_iter().map(of_store));
+    findings.extend(store.problems_of_names().into_iter().map(of_store));
     let listed = store.list()?;
     let (mut artifacts, mut seals) = (Vec::new(), BTreeMap::new());
     for entry in &listed {

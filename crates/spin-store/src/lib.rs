@@ -12,6 +12,7 @@
 //! - [`make`] is the one way to make an artifact;
 //! - [`work`] holds unfinished work so that a killed stage carries on;
 //! - [`journal`] is what became of each, [`retire`] removes on purpose, [`collect`] what nobody needs;
+//! - [`names`] are further names of artifacts;
 //! - [`bundle`] takes one with all it is from to another store;
 //! - [`audit`] verifies and draws lineage.
 
@@ -28,6 +29,7 @@ pub mod journal;
 pub mod kind;
 pub mod make;
 pub mod manifest;
+pub mod names;
 mod noting;
 mod publish;
 pub mod retire;

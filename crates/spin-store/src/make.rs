@@ -211,6 +211,8 @@ impl<'a> Context<'a> {
     }
 
     fn making(&'a self, recipe: &'a Recipe) -> Result<Making<'a>> {
+        // Not when the work is done.
+        self.store.refuse_further_name(recipe.kind, &recipe.name)?;
         let work = self.store.work(&recipe.identity())?;
         Ok(Making { recipe, context: self, work, earlier: None })
     }

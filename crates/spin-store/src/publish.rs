@@ -124,6 +124,7 @@ impl Store {
         fsutil::create_dir_all(&parent)?;
         let host = environment.get("host").and_then(Value::as_str).map(|host| format!(" on {host}"));
         let _lock = self.lock_versions(recipe.kind, &recipe.name, &host.unwrap_or_default())?;
+        self.refuse_further_name(recipe.kind, &recipe.name)?;
         let mut least = 1;
         loop {
             // In this order, for where locks do nothing: what another publishes after the versions

@@ -33,7 +33,7 @@ impl Store {
     }
 
     /// Removes a version on purpose; its number is given by `reference`. One
-    /// that others were made from stays, unless `with_children_left`.
+    /// that others were made from, or that has a further name, stays, unless `with_children_left`.
     ///
     /// # Errors
     /// When the reference has no number, others were made from it, or it cannot
@@ -50,6 +50,11 @@ impl Store {
         if !children.is_empty() {
             let problem = format!("{} artifacts are made from it, {} among them", children.len(), children[0]);
             return Err(StoreError::corrupt(&dir, problem, "remove those first"));
+        }
+        if !with_children_left && let Some((other, _)) = self.names()?.iter().find(|(_, named)| named.artifact == name)
+        {
+            let remedy = format!("`spin-store rename --drop {other}` first");
+            return Err(StoreError::corrupt(&dir, format!("the name {other} stands for it"), remedy));
         }
         self.refuse_links(reference.kind, &format!("{}/v{number}", reference.name))?;
         let _lock = self.lock_versions(reference.kind, &reference.name, "")?;

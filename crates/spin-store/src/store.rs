@@ -296,6 +296,11 @@ impl Store {
             remedy: remedy.into(),
         };
         let versions = self.versions(*kind, name)?;
+        if versions.is_empty()
+            && let Some(artifact) = self.named(reference)?
+        {
+            return Ok(artifact);
+        }
         let listing = "`spin-store ls` shows what there is";
         match version {
             Version::Latest => {

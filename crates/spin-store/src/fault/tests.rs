@@ -16,7 +16,7 @@ use crate::row::numbers::Number;
 use crate::store::{Recipe, Reference, Store};
 use crate::{Kind, StageId, audit, bundle, table};
 
-const CHANGES: [&str; 6] = ["create", "publish", "remove", "adopt", "take", "pin"];
+const CHANGES: [&str; 7] = ["create", "publish", "remove", "adopt", "take", "pin", "rename"];
 const MODES: [(&str, Mode); 3] = [("kill", Mode::Kill), ("half", Mode::Half), ("full", Mode::Full)];
 
 /// More than any change has.
@@ -83,6 +83,7 @@ fn change(dir: &Path, change: &str) -> Result<()> {
         "pin" => {
             store.pin("reference/a@v1", true)?;
         }
+        "rename" => store.rename(&store.get(&"reference/a".parse()?)?, "reference/best", false)?,
         other => panic!("no change {other}"),
     }
     Ok(())

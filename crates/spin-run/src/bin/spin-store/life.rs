@@ -1,4 +1,4 @@
-//! `journal`, `rm`, `adopt`, `pin`, `gc`: what became of artifacts, and what people say of it.
+//! `journal`, `rm`, `adopt`, `pin`, `rename`, `gc`: what became of artifacts, and what people say of it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -92,6 +92,23 @@ pub fn pin(store: &Store, references: &[String], is_kept: bool) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
+pub fn rename(store: &Store, what: Option<(&str, &str)>, force: bool, drop: &[String]) -> anyhow::Result<Exit> {
+    if let Some((reference, name)) = what {
+        let artifact = store.get(&reference.parse::<Reference>()?)?;
+        store.rename(&artifact, name, force)?;
+        say(&shown(&format!("{name} stands for {} now", artifact.reference())));
+    } else if drop.is_empty() {
+        for (name, named) in store.names()? {
+            out(&shown(&format!("{name}  {}\n", named.artifact)))?;
+        }
+    }
+    for name in drop {
+        let how = if store.drop_name(name)? { "stands for nothing any more" } else { "was no name" };
+        say(&shown(&format!("{name} {how}")));
+    }
+    Ok(Exit::Done)
+}
+
 /// Flags of `gc`.
 #[derive(clap::Args)]
 pub struct Collect {
@@ -115,7 +132,8 @@ pub fn gc(store: &Store, args: &Collect) -> anyhow::Result<Exit> {
     // Before anything is decided: nobody makes anything from what is to go.
     let _alone = if args.yes { Some(store.alone()?) } else { None };
     let mut roots: Vec<Artifact> = Vec::new();
-    for reference in store.pins()?.iter().chain(&args.keep) {
+    let named: Vec<String> = store.names()?.into_values().map(|named| named.artifact).collect();
+    for reference in store.pins()?.iter().chain(&named).chain(&args.keep) {
         roots.push(store.get(&reference.parse::<Reference>()?)?);
     }
     for run in &args.keep_run {

@@ -51,6 +51,8 @@ pub fn ls(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
             }
         }
     }
+    let mut names = store.names()?;
+    names.retain(|name, _| name.starts_with(prefix));
     if format == Format::Json {
         let list: Vec<_> = rows
             .iter()
@@ -63,6 +65,9 @@ pub fn ls(store: &Store, prefix: &str, format: Format) -> anyhow::Result<Exit> {
     for (reference, content, count, bytes, time) in rows {
         let count = if count > 0 { count.to_string() } else { "-".into() };
         out(&shown(&format!("{reference:width$}  {content}  {count:>8} rows  {bytes:>10} bytes  {time}\n")))?;
+    }
+    for (name, named) in names {
+        out(&shown(&format!("{name:width$}  is {}\n", named.artifact)))?;
     }
     Ok(exit)
 }

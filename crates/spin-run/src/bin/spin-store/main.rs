@@ -176,6 +176,22 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Give an artifact a further name, by which it is found from then on; without any, list these names
+    Rename {
+        /// kind/name, kind/name@v3 or kind/name@<digest prefix>
+        #[arg(requires = "name")]
+        reference: Option<String>,
+        /// kind/name, of the same kind
+        name: Option<String>,
+        /// Let a name that stands for another artifact stand for this one
+        #[arg(long)]
+        force: bool,
+        /// Take this name away; the artifact stays
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["reference", "force"])]
+        drop: Vec<String>,
+        #[command(flatten)]
+        at: At,
+    },
     /// Say what nothing needs, and remove it with --yes
     Gc(life::Collect),
     /// Print the JSON Schema of manifests
@@ -257,6 +273,9 @@ fn main() -> ExitCode {
             Command::Adopt { references, all, at } => life::adopt(&open(&at)?, &references, all),
             Command::Pin { references, at } => life::pin(&open(&at)?, &references, true),
             Command::Unpin { references, at } => life::pin(&open(&at)?, &references, false),
+            Command::Rename { reference, name, force, drop, at } => {
+                life::rename(&open(&at)?, reference.as_deref().zip(name.as_deref()), force, &drop)
+            }
             Command::Gc(args) => life::gc(&open(&args.at)?, &args),
             Command::Schema => {
                 out(&format!("{}\n", serde_json::to_string_pretty(&spin_store::schema::schema())?)).map(|()| Exit::Done)
