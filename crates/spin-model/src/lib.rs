@@ -52,7 +52,7 @@ pub use gradients::{CHUNK, GradientValues, Gradients, clip_factor, never_reached
 pub use logits::{largest_logit, softmax_weights};
 pub use lora::{LoraConfig, LoraPatterns};
 pub use model::CausalLm;
-pub use params::written;
+pub use params::{times_written, written};
 pub use request::{Rounding, ScoreOptions};
 pub use score::{ContinuationScore, ScoreRequest, ScoreStats};
 pub use weights::DEFAULT_MAX_SHARD_BYTES;

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 #[cfg(any(test, feature = "cuda-kernels"))]
 pub(crate) use copies::Form;
-pub use writes::written;
+pub use writes::{times_written, written};
 
 /// A weight with its Hugging Face name. Copies share the numbers.
 #[derive(Debug, Clone)]

@@ -200,3 +200,22 @@ fn a_tensor_without_a_gradient_is_named() {
     let error = optimizer(Rule::AdamW(AdamW::default()), &params).step(&grads, 0.1).unwrap_err();
     assert!(error.to_string().contains("b.weight"), "{error}");
 }
+
+/// A machine with memory of its own computes with a copy of a weight until it is told.
+#[test]
+fn who_writes_to_a_weight_says_so() {
+    let golden = golden();
+    let params = vars(&golden, DType::F32);
+    let (rule, lr) = rule(&golden["optimisers"][0]);
+    let mut optimizer = optimizer(rule, &params);
+    for steps in 1..=2 {
+        optimizer.step(&gradients(&golden, 0), lr).unwrap();
+        assert!(params.values().all(|var| spin_model::times_written(var) == steps), "after {steps} steps");
+    }
+    // What another process looks after.
+    let var = params.values().next().unwrap();
+    let mut bytes = Vec::new();
+    read_numbers(var, 0..1, &mut bytes).unwrap();
+    write_numbers(var, 0, &bytes).unwrap();
+    assert_eq!(spin_model::times_written(var), 3);
+}

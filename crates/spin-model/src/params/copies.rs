@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Param;
-use super::writes::writes;
+use super::writes::times_written;
 use crate::error::Result;
 
 /// What a copy is like.
@@ -48,7 +48,7 @@ impl Param {
         make: impl FnOnce() -> Result<T>,
     ) -> Result<Arc<T>> {
         let mut copies = self.copies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let writes = writes(&self.var);
+        let writes = times_written(&self.var);
         let known = copies.iter().find(|copy| copy.machine == machine && copy.form == form && copy.writes == writes);
         if let Some(numbers) = known.and_then(|copy| copy.numbers.clone().downcast().ok()) {
             return Ok(numbers);

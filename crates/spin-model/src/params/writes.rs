@@ -15,8 +15,7 @@ pub fn written(var: &Var) {
     *WRITES.write().unwrap_or_else(PoisonError::into_inner).entry(var.id()).or_default() += 1;
 }
 
-/// How often that was said of a weight.
-#[cfg(any(test, feature = "cuda-kernels"))]
-pub(super) fn writes(var: &Var) -> u64 {
+/// How often that was said of a weight, in this process.
+pub fn times_written(var: &Var) -> u64 {
     WRITES.read().unwrap_or_else(PoisonError::into_inner).get(&var.id()).copied().unwrap_or(0)
 }

@@ -13,7 +13,7 @@ pub(super) type Values = BTreeMap<String, f64>;
 /// A model's expected exact match against its negative log-likelihood, over
 /// temperatures: from the temperature with the best likelihood downwards, both
 /// grow.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Curve {
     /// (NLL per token, expected match), from the smallest NLL.
     points: Vec<(f64, f64)>,
@@ -62,6 +62,21 @@ impl Curve {
         let ((x0, y0), (x1, y1)) = (self.points[after - 1], self.points[after]);
         Some(y0 + (y1 - y0) * (nll - x0) / (x1 - x0))
     }
+
+    /// By how much it is above another one, the mean over the NLLs that both have;
+    /// `None` where there are none.
+    pub fn above(&self, other: &Curve) -> Option<f64> {
+        let (first, last) = (|curve: &Curve| curve.points[0].0, |curve: &Curve| curve.points[curve.points.len() - 1].0);
+        let (low, high) = (first(self).max(first(other)), last(self).min(last(other)));
+        let mut all: Vec<f64> = self.points.iter().chain(&other.points).map(|(nll, _)| *nll).collect();
+        all.retain(|nll| (low..=high).contains(nll));
+        all.sort_by(f64::total_cmp);
+        let apart: Vec<(f64, f64)> =
+            all.into_iter().map(|nll| Some((nll, self.at(nll)? - other.at(nll)?))).collect::<Option<_>>()?;
+        // Straight between the points of either.
+        let area: f64 = apart.windows(2).map(|two| (two[1].0 - two[0].0) * (two[0].1 + two[1].1) / 2.0).sum();
+        (high > low).then_some(area / (high - low))
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +97,19 @@ mod tests {
         assert!((curve.at(0.30).unwrap() - 0.47).abs() < 1e-12);
         assert_eq!(curve.at(0.33), None);
         assert_eq!(Curve::of(&values(&[(1.0, 0.3, 0.4)])), None);
+    }
+
+    #[test]
+    fn curves_are_compared_where_both_are() {
+        let curve = |points: &[(f64, f64)]| Curve { points: points.to_vec() };
+        let one = curve(&[(0.2, 0.4), (0.4, 0.6)]);
+        let other = curve(&[(0.3, 0.5), (0.35, 0.6), (0.5, 0.7)]);
+        // Over .3 to .4: from 0 to .05 at .35, then to .0333.
+        let expected = (0.05 * 0.025 + 0.05 * (0.05 + 1.0 / 30.0) / 2.0) / 0.1;
+        assert!((other.above(&one).unwrap() - expected).abs() < 1e-12);
+        assert!((one.above(&other).unwrap() + expected).abs() < 1e-12);
+        assert_eq!(one.above(&one), Some(0.0));
+        assert_eq!(one.above(&curve(&[(0.4, 0.5), (0.5, 0.6)])), None);
     }
 
     #[test]

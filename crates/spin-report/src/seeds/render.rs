@@ -106,11 +106,12 @@ impl Seeds {
             let all: Vec<Vec<f64>> = others.iter().map(|line| by_seed(line, first, |v| v.get(&key).copied())).collect();
             columns.push((title, judged(&all, falls(&key))));
         }
-        let curves = [
-            ("expected match above a temperature of equal NLL", curves(first), false),
+        let own = curves(first);
+        let known = [
+            ("expected match above a temperature of equal NLL", own.clone(), false),
             ("above the baselines at equal NLL", baseline_curves(&self.lines), true),
         ];
-        for (title, curves, of_rounds) in curves.iter().filter(|(_, curves, _)| !curves.is_empty()) {
+        for (title, curves, of_rounds) in known.iter().filter(|(_, curves, _)| !curves.is_empty()) {
             let above = |line: &&Line| -> Vec<f64> {
                 let of = |seed: &u64, values: &super::Values| {
                     let (nll, expected) = curve::point(values, 1.0)?;
@@ -122,6 +123,16 @@ impl Seeds {
             };
             let all: Vec<Vec<f64>> = others.iter().map(above).collect();
             columns.push(((*title).to_owned(), judged(&all, false)));
+        }
+        let cooled = |line: &&Line| -> Vec<f64> {
+            // Over other temperatures the mean would be another one.
+            let asked = temperatures(line) == temperatures(first);
+            let all = curves(line).into_iter().filter(|_| asked);
+            all.filter_map(|(seed, curve)| curve.above(own.get(&seed)?)).collect()
+        };
+        let all: Vec<Vec<f64>> = others.iter().map(cooled).collect();
+        if all.iter().any(|line| !line.is_empty()) {
+            columns.push(("expected match above it at equal NLL, both cooled".into(), judged(&all, false)));
         }
         let mut cells =
             vec![head(&format!("less {}", self.name(first)), columns.iter().map(|(title, _)| title.clone()))];
@@ -157,7 +168,8 @@ impl Seeds {
         let named = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         format!(
             "± is a 95% interval over seeds by Student's distribution; differences are taken seed by seed, tested by \
-             the t-test and judged together by Holm's correction. Seeds {named}.\n"
+             the t-test and judged together by Holm's correction; of models that were cooled to the same temperatures, \
+             the mean over the likelihoods that both have. Seeds {named}.\n"
         )
     }
 }
