@@ -22,11 +22,11 @@ fn cuda() -> Option<Cuda<HostMachine>> {
     machine().map(Cuda::new)
 }
 
-/// A prompt with two answers, of which one has no rows of its own, and one alone that
-/// is longer than a tile.
+/// A prompt with three answers, of which one has no rows of its own and one has them
+/// behind the shared prompt, and an answer alone that is longer than a tile.
 fn small(vocab: usize) -> Batch {
     let ids: Vec<u32> = (0..60_u32).map(|i| (i * i * 11 + 3 * i) % vocab as u32).collect();
-    let groups = [(&ids[..5], vec![&ids[10..19], &ids[30..31]]), (&ids[40..42], vec![&ids[20..41]])];
+    let groups = [(&ids[..5], vec![&ids[10..19], &ids[30..31], &ids[50..54]]), (&ids[40..42], vec![&ids[20..41]])];
     Batch::grouped(groups).unwrap().with_dropout_seed(3)
 }
 
