@@ -1,5 +1,5 @@
 // Attention over rows that share prompts, with the log-sum-exp of each row of scores, from which the backward pass
-// restores the probabilities; crates/spin-model/src/cpu/attention.rs.
+// restores the probabilities; crates/spin-model/src/cpu/attention/mod.rs.
 #include "attend.cuh"
 #include "spans.cuh"
 

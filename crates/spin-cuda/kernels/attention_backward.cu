@@ -1,4 +1,4 @@
-// The gradient of attention over rows that share prompts; crates/spin-model/src/cpu/attention.rs.
+// The gradient of attention over rows that share prompts; crates/spin-model/src/cpu/attention/mod.rs.
 //
 // For one query row with probabilities p = e^(score - log_sum), output o and gradient g:
 //   dp_j = g . v_j,  ds_j = p_j (dp_j - g . o),  dq = scale sum_j ds_j k_j,  dk_j += scale ds_j q,  dv_j += p_j g,

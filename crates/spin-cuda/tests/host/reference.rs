@@ -33,7 +33,7 @@ pub fn numeric_gradient(x: &[f64], grad: &[f64], f: impl Fn(&[f64]) -> Vec<f64>)
 }
 
 /// Attention of one head of each of some queries to some keys: `sees(query, key)`; outputs `[queries, dim]` and
-/// log-sum-exps. `spin-model/src/cpu/attention.rs`.
+/// log-sum-exps. `spin-model/src/cpu/attention/mod.rs`.
 pub fn attend(
     queries: &[&[f64]],
     keys: &[&[f64]],
@@ -118,7 +118,7 @@ pub fn rows_of(span: &Span) -> Vec<usize> {
     (span.shared..span.shared + span.shared_len).chain(span.own..span.own + span.own_len).collect()
 }
 
-/// The gradient of `qkv`, by the formulas at the top of `spin-model/src/cpu/attention.rs`.
+/// The gradient of `qkv`, by the formulas at the top of `spin-model/src/cpu/attention/mod.rs`.
 pub fn attention_backward(shape: Shape, groups: &[Vec<Span>], qkv: &[f64], grad: &[f64]) -> Vec<f64> {
     let Attention { heads, kv_heads, dim, .. } = shape.of;
     let (scale, softcap) = shape.scores();

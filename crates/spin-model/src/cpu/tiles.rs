@@ -136,14 +136,7 @@ impl<const D: usize> Tiles for Small<D> {
         let sums = &mut sums[keys.start * width..keys.end * width];
         let tile = tile_rows(tile, keys.len());
         if D == 0 {
-            for (weights, vector) in tile.into_iter().zip(vectors.chunks_exact(width)) {
-                for (weight, sums) in weights.iter().zip(sums.chunks_exact_mut(width)) {
-                    for (sum, value) in sums.iter_mut().zip(vector) {
-                        *sum = mul_add(*weight, *value, *sum);
-                    }
-                }
-            }
-            return;
+            return add_outers_of_any_width(tile, vectors, width, sums);
         }
         // Local arrays: through the slices, every store could change the
         // vectors as far as the compiler knows, and nothing would be
@@ -157,6 +150,19 @@ impl<const D: usize> Tiles for Small<D> {
                 }
             }
             row.copy_from_slice(&sums);
+        }
+    }
+}
+
+/// Not inlined: among a caller's other slices the compiler loses sight of the
+/// sums being nobody else's, and vectorises nothing.
+#[inline(never)]
+fn add_outers_of_any_width(tile: [&[f32]; QUERIES], vectors: &[f32], width: usize, sums: &mut [f32]) {
+    for (weights, vector) in tile.into_iter().zip(vectors.chunks_exact(width)) {
+        for (weight, sums) in weights.iter().zip(sums.chunks_exact_mut(width)) {
+            for (sum, value) in sums.iter_mut().zip(vector) {
+                *sum = mul_add(*weight, *value, *sum);
+            }
         }
     }
 }
