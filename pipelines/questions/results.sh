@@ -62,7 +62,7 @@ section() {
     echo
     echo 'Written by `just questions-results` from the store; [questions.md](../questions.md) reads them.'
     section 'The ladder, 20,000 words' words
-    section 'Within reach, 20,000 words' words reach reach-4 reach-10 reach-sft right
+    section 'Within reach, 20,000 words' words reach reach-10 reach-sft right
     section 'Variants, 20,000 words' words tspin tspin-3 space beta-0.1 beta-0.3 beta-1 beta-10 loss-hinge loss-exponential \
         loss-correlation samples-1 samples-16 greedy window-2 nll epochs-3 dpo-oracle sft-more restarts
     for size in 500 2000 5000; do
