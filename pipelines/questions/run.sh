@@ -37,7 +37,7 @@ for seed in "${seeds[@]}"; do
     rows right "SELECT CONCAT(s.row_id, '-', CAST(s.sample_index AS VARCHAR)) AS id, d.prompt, d.response FROM samples s
         JOIN demonstrations d ON s.row_id = d.row_id WHERE TRIM(s.response) = d.response" --from samples="samples/reach-$seed/iter-0"
     for file in "$here"/*.toml; do
-        case "$file" in */base.toml | */words*.toml) continue ;; esac
+        case "$file" in */base.toml | */words*.toml | */reach.toml) continue ;; esac
         spin-run run "$file" --set seed="$seed" "$@"
     done
 done

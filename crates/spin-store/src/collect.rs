@@ -71,7 +71,7 @@ impl Store {
     /// # Errors
     /// When the list cannot be read or written.
     pub fn pin(&self, reference: &str, is_kept: bool) -> Result<bool> {
-        let _lock = self.locks()?.lock_within("pins", "spin-store", std::time::Duration::from_secs(60), &mut |_| {})?;
+        let _lock = self.lock_list("pins")?;
         let mut pins: BTreeSet<String> = self.pins()?.into_iter().collect();
         let is_new = if is_kept { pins.insert(reference.into()) } else { pins.remove(reference) };
         let text: String = pins.iter().map(|pin| format!("{pin}\n")).collect();

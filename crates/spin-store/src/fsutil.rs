@@ -90,6 +90,18 @@ pub(crate) fn move_dir(from: &Path, to: &Path) -> std::io::Result<()> {
     })
 }
 
+/// The bytes of a file, or `None` when there is none.
+///
+/// # Errors
+/// When it exists and cannot be read.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::io("read", path)(e)),
+    }
+}
+
 /// Removes a directory tree if it exists.
 ///
 /// # Errors

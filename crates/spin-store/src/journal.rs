@@ -15,7 +15,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -137,11 +137,7 @@ impl Journal {
     /// one before it.
     pub fn read(root: &Path) -> Result<Option<Journal>> {
         let path = root.join(FILE_NAME);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("read", path)(e)),
-        };
+        let Some(bytes) = fsutil::read_if_there(&path)? else { return Ok(None) };
         let mut journal = Journal::default();
         let bad = |row: usize, problem: &str| {
             let remedy = "restore the journal from a copy: what it says of artifacts is unproven";

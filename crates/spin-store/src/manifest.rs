@@ -197,6 +197,11 @@ impl Manifest {
         format!("{}/{}@v{}", self.kind, self.name, self.version)
     }
 
+    /// Whether its content's digest, or that of its inputs, begins like this.
+    pub(crate) fn has_digest(&self, prefix: &str) -> bool {
+        self.content.starts_with(prefix) || self.identity.starts_with(prefix)
+    }
+
     /// Total rows of its Parquet parts.
     pub fn rows(&self) -> u64 {
         self.files.iter().filter_map(|f| f.rows).sum()

@@ -6,8 +6,6 @@
 //! it is no evidence of anything else.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,14 +35,11 @@ impl Store {
     /// When the list cannot be read.
     pub fn names(&self) -> Result<BTreeMap<String, Named>> {
         let path = self.root().join(NAMES);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                let remedy = "restore it from a copy, or remove it: names are lost with it, and no artifact";
-                StoreError::corrupt(&path, format!("is no list of names ({e})"), remedy)
-            }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(e) => Err(StoreError::io("read", path)(e)),
-        }
+        let Some(bytes) = fsutil::read_if_there(&path)? else { return Ok(BTreeMap::new()) };
+        serde_json::from_slice(&bytes).map_err(|e| {
+            let remedy = "restore it from a copy, or remove it: names are lost with it, and no artifact";
+            StoreError::corrupt(&path, format!("is no list of names ({e})"), remedy)
+        })
     }
 
     /// Gives an artifact a further name, `kind/name` with its own kind, by which it is
@@ -94,7 +89,7 @@ impl Store {
     }
 
     fn change_names<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Named>) -> Result<T>) -> Result<T> {
-        let _lock = self.locks()?.lock_within("names", "spin-store", Duration::from_secs(60), &mut |_| {})?;
+        let _lock = self.lock_list("names")?;
         let mut names = self.names()?;
         let answer = change(&mut names)?;
         let text = serde_json::to_string_pretty(&names).expect("names are plain JSON");
@@ -107,14 +102,12 @@ impl Store {
         let name = format!("{}/{}", reference.kind, reference.name);
         let Some(named) = self.names()?.remove(&name) else { return Ok(None) };
         let artifact = self.meant(&name, &named)?;
-        let m = &artifact.manifest;
-        Ok(match &reference.version {
-            Version::Latest => Some(artifact),
-            Version::Digest(prefix) if m.content.starts_with(prefix) || m.identity.starts_with(prefix) => {
-                Some(artifact)
-            }
-            Version::Digest(_) | Version::Number(_) => None,
-        })
+        let is_meant = match &reference.version {
+            Version::Latest => true,
+            Version::Digest(prefix) => artifact.manifest.has_digest(prefix),
+            Version::Number(_) => false,
+        };
+        Ok(is_meant.then_some(artifact))
     }
 
     fn meant(&self, name: &str, named: &Named) -> Result<Artifact> {
@@ -175,6 +168,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::audit;
     use crate::fault::tests::publish;

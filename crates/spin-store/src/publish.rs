@@ -72,6 +72,11 @@ impl Store {
         self.locks()?.lock_within(&format!("{}.publish", flat(kind, name)), &holder, PATIENCE, &mut |_| {})
     }
 
+    /// The right to change one of the store's own lists, which takes a moment.
+    pub(crate) fn lock_list(&self, list: &str) -> Result<NameLock> {
+        self.locks()?.lock_within(list, "spin-store", Duration::from_secs(60), &mut |_| {})
+    }
+
     /// Publishes an assembled directory as the next version of the recipe's
     /// name: digests and syncs every file, writes the manifest last, and
     /// renames the whole into place. A reader sees all of it or nothing.

@@ -313,8 +313,7 @@ impl Store {
                 let mut found = Vec::new();
                 for v in versions {
                     let artifact = self.load(*kind, name, v)?;
-                    let m = &artifact.manifest;
-                    if m.content.starts_with(prefix) || m.identity.starts_with(prefix) {
+                    if artifact.manifest.has_digest(prefix) {
                         found.push(artifact);
                     }
                 }

@@ -119,15 +119,6 @@ fn checked(text: &[u8], name: &str, identity: &str, bytes: &[u8]) -> std::result
     Ok(record["facts"].clone())
 }
 
-/// The bytes of a file, or `None` when there is none.
-fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(StoreError::io("read", path)(e)),
-    }
-}
-
 impl WorkDir {
     pub(crate) fn open(dir: &Path, identity: &str) -> Result<WorkDir> {
         fsutil::create_dir_all(dir)?;
@@ -167,8 +158,8 @@ impl WorkDir {
     /// The bytes of a part, read once: those that were checked are those that
     /// are used.
     fn part_bytes(&self, name: &str) -> Result<Found<(Vec<u8>, Value)>> {
-        let Some(bytes) = bytes_of(&self.path(name))? else { return Ok(Found::Absent) };
-        let Some(text) = bytes_of(&self.path(&record_name(name)))? else {
+        let Some(bytes) = fsutil::read_if_there(&self.path(name))? else { return Ok(Found::Absent) };
+        let Some(text) = fsutil::read_if_there(&self.path(&record_name(name)))? else {
             return Ok(Found::Unusable("it has no record beside it".into()));
         };
         Ok(match checked(&text, name, &self.identity, &bytes) {

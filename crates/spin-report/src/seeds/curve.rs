@@ -13,7 +13,7 @@ pub(super) type Values = BTreeMap<String, f64>;
 /// A model's expected exact match against its negative log-likelihood, over
 /// temperatures: from the temperature with the best likelihood downwards, both
 /// grow.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Curve {
     /// (NLL per token, expected match), from the smallest NLL.
     points: Vec<(f64, f64)>,

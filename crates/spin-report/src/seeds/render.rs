@@ -106,12 +106,12 @@ impl Seeds {
             let all: Vec<Vec<f64>> = others.iter().map(|line| by_seed(line, first, |v| v.get(&key).copied())).collect();
             columns.push((title, judged(&all, falls(&key))));
         }
-        let own = curves(first);
+        let (own, baselines) = (curves(first), baseline_curves(&self.lines));
         let known = [
-            ("expected match above a temperature of equal NLL", own.clone(), false),
-            ("above the baselines at equal NLL", baseline_curves(&self.lines), true),
+            ("expected match above a temperature of equal NLL", &own, false),
+            ("above the baselines at equal NLL", &baselines, true),
         ];
-        for (title, curves, of_rounds) in known.iter().filter(|(_, curves, _)| !curves.is_empty()) {
+        for (title, curves, of_rounds) in known.into_iter().filter(|(_, curves, _)| !curves.is_empty()) {
             let above = |line: &&Line| -> Vec<f64> {
                 let of = |seed: &u64, values: &super::Values| {
                     let (nll, expected) = curve::point(values, 1.0)?;
@@ -122,15 +122,15 @@ impl Seeds {
                 line.values.iter().filter(|_| asked).filter_map(|(seed, values)| of(seed, values)).collect()
             };
             let all: Vec<Vec<f64>> = others.iter().map(above).collect();
-            columns.push(((*title).to_owned(), judged(&all, false)));
+            columns.push((title.to_owned(), judged(&all, false)));
         }
-        let cooled = |line: &&Line| -> Vec<f64> {
+        let both_cooled = |line: &&Line| -> Vec<f64> {
             // Over other temperatures the mean would be another one.
             let asked = temperatures(line) == temperatures(first);
             let all = curves(line).into_iter().filter(|_| asked);
             all.filter_map(|(seed, curve)| curve.above(own.get(&seed)?)).collect()
         };
-        let all: Vec<Vec<f64>> = others.iter().map(cooled).collect();
+        let all: Vec<Vec<f64>> = others.iter().map(both_cooled).collect();
         if all.iter().any(|line| !line.is_empty()) {
             columns.push(("expected match above it at equal NLL, both cooled".into(), judged(&all, false)));
         }

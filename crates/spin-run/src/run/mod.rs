@@ -121,12 +121,8 @@ pub struct PairConfig {
     /// Leaves out a prompt where fewer of a round's answers than this are the human one,
     /// token by token: 0 keeps all. Where the human answer is out of the opponent's reach,
     /// the game costs likelihood elsewhere; it must be below `sample.samples_per_prompt`.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "data::is_default")]
     pub min_identical: u32,
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 impl Default for PairConfig {

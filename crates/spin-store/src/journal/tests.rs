@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::manifest::LAYOUT;
 use crate::store::Store;
