@@ -17,7 +17,7 @@ build:
 # Build all programs for NVIDIA GPUs into a target directory of its own; needs nvcc, and CUDA_COMPUTE_CAP (90 for an H100) where no GPU is
 build-cuda *FLAGS:
     @command -v nvcc > /dev/null || { echo "just build-cuda: no nvcc on PATH; install a CUDA toolkit (12.x or 13.0 to 13.2)" >&2; exit 1; }
-    cargo build --release --workspace --config .cargo/tight.toml --features spin-sample/cuda,spin-fit/cuda,spin-tests/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
+    cargo build --release --workspace --config .cargo/tight.toml --features spin-sample/cuda,spin-fit/cuda,spin-bench/cuda,spin-tests/cuda --target-dir "{{ cuda_target }}" {{ FLAGS }}
     @ls -lh "{{ cuda_target }}"/release/spin-{sample,pair,fit,bench,store,run}
 
 # Learn to pronounce words from nothing, play three rounds of self-play, show what came of it (2 to 4 minutes on 2 cores)

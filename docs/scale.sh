@@ -7,15 +7,17 @@ cat <<'END'
 # What larger trainings take, on paper
 
 Written by `just scale` from `spin-fit plan`, which reckons for any run file (`--world`, `--gpu`, `--model`).
-**Nothing here was measured on a GPU**, and no training runs on several: `spin-fit` trains on several processes on CPUs
-(`docs/training.md`), and on one GPU by kernels that were never run on one (`docs/devices.md`). What is worth reading are the bytes: they follow from the buffers that the code has
+**Nothing here was measured on a GPU.** `spin-fit` trains on several processes (`docs/training.md`), on CPUs, where that is tested, and on
+GPUs by kernels that were never run on one (`docs/devices.md`). What is worth reading are the bytes: they follow from the buffers that the code has
 (`spin-model`'s own operations: numbers in f32 whatever the weights are kept in), and at the end they are held against a
 dry run of it.
 
 Settings of `pipelines/zephyr-7b.toml`: bf16 weights with f32 masters, RMSProp, 64 pairs an update, full lengths (512 + 512
-tokens). `shares` are as many as processes. Memory each: weights, gradient in f32, of state and masters a part (ZeRO-1),
-what is kept for the backward pass, the largest chunk of logits, and what is on its way. Times: 0.4 of the data
-sheet's dense bf16 peak (assumed), NVLink inside a node of 8, 400 Gbit/s a GPU between nodes; sending is not overlapped today, and
+tokens). `shares` are as many as processes. Memory each, on the device: weights, gradient in f32, what is kept for the backward pass, the
+largest chunk of logits. Of the host, each: weights and gradient again, of state and masters a part (ZeRO-1), and what is on its way:
+the optimiser's step is made there. Times: 0.4 of the data sheet's dense bf16 peak (assumed); `host` is the way of gradients and
+weights by PCI Express and the step in 200 GB/s of the host's memory (assumed), which the processes of a node share; messages at the speed of NVLink inside a
+node of 8, which those of MPI, from the host's memory, will not reach, and at 400 Gbit/s a GPU between nodes. Nothing is overlapped today, and
 `overlapped` is what hiding it behind the last backward pass could make of it. `round` is the first round of 50,000 pairs.
 
 END
@@ -25,7 +27,7 @@ for gpu in h100 h200; do
         plan --gpu "$gpu" --model "$model" --set fit.recompute_every=1
         printf '\nWithout recomputation, on 8: '
         plan --gpu "$gpu" --model "$model" --set fit.recompute_every=0 --world 8 | awk -F'|' 'NR == 4 {
-            gsub(/ +/, " "); print "activations" $7 "instead, memory each" $10 ", an update" $16 }' | sed 's/ ,/,/g; s/ $/./'
+            gsub(/ +/, " "); print "activations" $7 "instead, memory each" $10 ", an update" $18 }' | sed 's/ ,/,/g; s/ $/./'
         printf '\n'
     done
 done
@@ -44,7 +46,9 @@ done
 plan --gpu h100 --model llama-7b --set fit.recompute_every=1 --world 1 --dry-run --generate 256 | awk '/^$/ { tables++; next } tables == 2'
 cat <<'END'
 
-So a full fine-tune of 7B fits a card of 80 GB where masters and state are on the host, and 8 cards with ZeRO-1. 256 sequences of
+So a full fine-tune of 7B fits a card of 80 GB, with 88 GiB of the host's memory, and 8 cards with ZeRO-1, with 44 GiB each. The step on
+the host costs little where an update computes for long, and too much on 8 cards, where one on the device would fit: its kernels are
+there, and nothing calls them yet. 256 sequences of
 1,024 tokens do not fit one at this shape, which has as many keys as queries, and f32 keys and values.
 
 ## Against what can be measured here

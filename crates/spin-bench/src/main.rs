@@ -15,9 +15,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use candle_core::Device;
 use clap::{Parser, Subcommand, ValueEnum};
 use spin_bench::{BenchError, stage};
-use spin_cli::{Exit, RunArgs, say};
+use spin_cli::{Exit, Place, RunArgs, say};
 use spin_report::{ReportError, seeds::Seeds, table as report};
 use spin_run::facts::{Facts as _, ScoreFacts};
 use spin_run::graph::{Decoding, Graph, ModelId};
@@ -50,6 +51,9 @@ struct Cli {
     /// Score a [[baseline]] of the run file
     #[arg(long, conflicts_with = "iteration")]
     baseline: Option<String>,
+    /// Where to compute: cpu, cuda for the first of CUDA_VISIBLE_DEVICES, or cuda:N
+    #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cpu", value_parser = Place::parse)]
+    device: Place,
     #[command(flatten)]
     log: spin_cli::LogArgs,
 }
@@ -121,6 +125,12 @@ fn main() -> ExitCode {
     })
 }
 
+/// What a model is computed on.
+fn open(place: Place) -> Result<Device, BenchError> {
+    let problem = |error| BenchError::Settings(format!("{place} cannot be used: {error}"));
+    spin_model::open_device(place.gpu()).map_err(problem)
+}
+
 fn table(args: &RunArgs, format: Format) -> anyhow::Result<Exit> {
     let run = RunFile::load(&args.run, &args.set)?;
     let store = Store::open_existing(&run.store_dir())?;
@@ -165,12 +175,14 @@ fn score(args: &Cli) -> anyhow::Result<Exit> {
     let screen = Screen::new(format!("scores/{}/{id}", run.run), "rows");
     let holder = spin_cli::whoami();
     let context = Context {
-        environment: &|| run.noted(spin_cli::environment(&[])),
+        environment: &|| run.noted(spin_cli::environment(spin_cli::features!("cuda"))),
         holder: &holder,
+        device: args.device.kind(),
         watch: &screen,
         ..Context::silent(&store)
     };
-    let result = stage::run(&Graph::new(&run, &store), &id, &context);
+    let device = open(args.device)?;
+    let result = stage::run(&Graph::new(&run, &store), &id, &device, &context);
     screen.finish();
     let (artifact, made) = result?;
     let headline = report::headline(&ScoreFacts::of(&artifact)?.results);

@@ -13,15 +13,16 @@ use spin_text::Codec;
 use crate::error::Result;
 use crate::heldout;
 
-/// Scores a model; the flag is false when the scores were there.
+/// Scores a model, which is computed on `device`; the flag is false when the scores
+/// were there.
 ///
 /// # Errors
 /// Missing inputs, rows that cannot be scored, a full disk.
-pub fn run(graph: &Graph<'_>, id: &ModelId, context: &Context<'_>) -> Result<(Artifact, bool)> {
-    context.make(&graph.recipe(&Product::Scores(id.clone()))?, |making| assemble(graph, id, making))
+pub fn run(graph: &Graph<'_>, id: &ModelId, device: &Device, context: &Context<'_>) -> Result<(Artifact, bool)> {
+    context.make(&graph.recipe(&Product::Scores(id.clone()))?, |making| assemble(graph, id, device, making))
 }
 
-fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Staged> {
+fn assemble(graph: &Graph<'_>, id: &ModelId, device: &Device, making: &Making<'_>) -> Result<Staged> {
     let bench = &graph.run.bench;
     let tasks = graph.bench_tasks()?;
     let wants = |task: &str| tasks.iter().any(|t| t == task);
@@ -48,7 +49,7 @@ fn assemble(graph: &Graph<'_>, id: &ModelId, making: &Making<'_>) -> Result<Stag
     if wants(NLL) || of_first_answers {
         let verified = graph.model(id)?.verified()?;
         let codec = Codec::of_run(verified.dir(), graph.chat()?)?;
-        let model = CausalLm::load(verified.dir(), &Device::Cpu, DType::F32)?;
+        let model = CausalLm::load(verified.dir(), device, DType::F32)?;
         codec.check_vocab(model.config().vocab_size)?;
         let generated = match of_first_answers {
             true => Sample::read_all(&graph.bench_samples(&ModelId::Iteration(0), Decoding::Sampled)?)?,

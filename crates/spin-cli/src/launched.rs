@@ -46,7 +46,7 @@ fn said(value: impl Fn(&str) -> Option<String>) -> Option<Launched> {
 /// the first where it sees one.
 ///
 /// `visible` is `CUDA_VISIBLE_DEVICES`.
-pub fn own_gpu(local_rank: usize, visible: Option<&str>) -> usize {
+pub(crate) fn own_gpu(local_rank: usize, visible: Option<&str>) -> usize {
     let seen = visible.map(|list| list.split(',').filter(|name| !name.trim().is_empty()).count());
     // Not said: as many as there are, which the driver knows.
     local_rank % seen.unwrap_or(usize::MAX).max(1)

@@ -51,6 +51,11 @@ pub unsafe trait Machine: Runner + Send + Sync + 'static {
     /// If that work failed.
     fn download(&self, from: &Self::Bytes, first: usize, to: &mut [u8]) -> Result<()>;
 
+    /// Bytes that nobody has; `None` where that is not known.
+    fn free(&self) -> Option<u64> {
+        None
+    }
+
     /// Where memory is, for kernels.
     fn address(&self, bytes: &Self::Bytes) -> u64;
 

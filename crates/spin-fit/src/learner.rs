@@ -203,6 +203,7 @@ impl Learner {
             Objective::Pairs(_) => 0.0,
         };
         let mut counts = Counts::default();
+        let mut sums = self.model.accumulation(&mut self.gradients)?;
         for (pass, cut) in self.limit.cut(rows).into_iter().enumerate() {
             if !go_on() {
                 return Ok(None);
@@ -228,8 +229,9 @@ impl Learner {
                 counts.sloped |= slopes.iter().any(|slope| *slope != 0.0);
                 slopes
             };
-            self.model.accumulate_gradients(&batch, smoothing, &mut slopes, &mut self.gradients)?;
+            sums.add(&batch, smoothing, &mut slopes)?;
         }
+        sums.finish()?;
         Ok(Some(counts))
     }
 

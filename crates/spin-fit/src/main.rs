@@ -10,7 +10,7 @@ use std::rc::Rc;
 use anyhow::Context as _;
 use candle_core::{DType, Device};
 use clap::{Parser, Subcommand, ValueEnum};
-use spin_cli::{Exit, Progress, say, stop_flag};
+use spin_cli::{Exit, Place, Progress, say, stop_flag};
 use spin_fit::TrainingWatch;
 use spin_fit::collective::{Collective, Failure, conclude};
 use spin_fit::error::{FitError, Verdict};
@@ -18,8 +18,8 @@ use spin_fit::merge::merge;
 use spin_fit::metrics::LogLine;
 use spin_fit::metrics::flops::measure_peak;
 use spin_fit::stage::{self, Options};
-use spin_fit::start::device;
 use spin_fit::watch::Unwatched;
+use spin_model::open_device;
 use spin_run::facts::{Facts as _, TrainingFacts};
 use spin_run::graph::{Graph, ModelId};
 use spin_run::run::RunFile;
@@ -49,9 +49,10 @@ struct Cli {
     /// The machine's peak, for the model FLOP utilisation [default: measured at the start by a short matrix product]
     #[arg(long, value_name = "GFLOP/s", value_parser = positive)]
     peak_gflops: Option<f64>,
-    /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Where to compute: cpu, cuda:N for one of CUDA_VISIBLE_DEVICES, or cuda for the first, or for each of several
+    /// processes its own
+    #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cpu", value_parser = Place::parse)]
+    device: Place,
     #[command(flatten)]
     log: spin_cli::LogArgs,
 }
@@ -248,6 +249,11 @@ fn exit_of(verdict: Verdict) -> Exit {
     }
 }
 
+fn open(place: Place) -> Result<Device, FitError> {
+    let problem = |error: spin_model::Error| FitError::Device { device: place.to_string(), problem: error.to_string() };
+    open_device(place.gpu()).map_err(problem)
+}
+
 fn train(cli: &Cli, world: Rc<dyn Collective>) -> anyhow::Result<Exit> {
     let run = RunFile::load(cli.run.as_deref().context("give a run file")?, &cli.set)?;
     let store = Store::open(&run.store_dir())?;
@@ -261,14 +267,14 @@ fn train(cli: &Cli, world: Rc<dyn Collective>) -> anyhow::Result<Exit> {
         (None, None) => ModelId::Iteration(0),
     };
     let speaks = world.is_first();
-    let options = Options { world, device: device(&cli.device)?, peak_gflops: cli.peak_gflops };
+    let options = Options { world, device: open(cli.device)?, peak_gflops: cli.peak_gflops };
     let stop = stop_flag()?;
     let mut screen = Screen { label: format!("model/{}/{id}", run.run), ..Screen::default() };
     let holder = spin_cli::whoami();
     let context = Context {
         environment: &|| run.noted(spin_cli::environment(spin_cli::features!("cuda", "mpi"))),
         holder: &holder,
-        device: &cli.device,
+        device: &cli.device.to_string(),
         stop: &stop,
         ..Context::silent(&store)
     };

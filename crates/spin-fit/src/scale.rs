@@ -31,22 +31,40 @@ pub struct Machine {
     pub link: f64,
     /// Bytes per second that a device sends to other nodes.
     pub network: f64,
+    /// Bytes per second between a device and the host's memory, where masters and the
+    /// optimiser's state are; `None` where it computes there itself.
+    pub host_link: Option<f64>,
 }
 
 /// Machines by name. Peaks, memory and links of the GPUs are those of NVIDIA's data
-/// sheets (dense bf16; NVLink in one direction; one network port a GPU); that
-/// training reaches 0.4 of the peak is an assumption. Of a CPU the peak is
-/// measured, and the share was (docs/bench/fit.md).
+/// sheets (dense bf16; NVLink in one direction; one network port a GPU; PCI Express
+/// with 16 lanes, of generation 4 and 5); that training reaches 0.4 of the peak is an
+/// assumption. Of a CPU the peak is measured, and the share was (docs/bench/fit.md).
 pub const MACHINES: [Machine; 4] = [
-    Machine { name: "cpu", peak: 0.0, share: 0.5, memory: 0, per_node: usize::MAX, link: 4e9, network: 1e9 },
-    gpu("a100", 312e12, 80, 300e9, 25e9),
-    gpu("h100", 989e12, 80, 450e9, 50e9),
-    gpu("h200", 989e12, 141, 450e9, 50e9),
+    Machine {
+        name: "cpu",
+        peak: 0.0,
+        share: 0.5,
+        memory: 0,
+        per_node: usize::MAX,
+        link: 4e9,
+        network: 1e9,
+        host_link: None,
+    },
+    gpu("a100", 312e12, 80, [300e9, 25e9, 32e9]),
+    gpu("h100", 989e12, 80, [450e9, 50e9, 64e9]),
+    gpu("h200", 989e12, 141, [450e9, 50e9, 64e9]),
 ];
 
-const fn gpu(name: &'static str, peak: f64, gigabytes: u64, link: f64, network: f64) -> Machine {
-    Machine { name, peak, share: 0.4, memory: gigabytes * 1_000_000_000, per_node: 8, link, network }
+const fn gpu(name: &'static str, peak: f64, gigabytes: u64, [link, network, host_link]: [f64; 3]) -> Machine {
+    let memory = gigabytes * 1_000_000_000;
+    Machine { name, peak, share: 0.4, memory, per_node: 8, link, network, host_link: Some(host_link) }
 }
+
+/// Bytes per second that the optimiser's step reads and writes on the host of GPUs,
+/// by all processes of a node together: two thirds of what eight channels of DDR5
+/// have, an assumption.
+const HOST_MEMORY: f64 = 200e9;
 
 /// Bytes that are on their way to and from a process at a time: see
 /// `collective::folding`.
@@ -94,10 +112,14 @@ pub struct Scale {
     pub trained: u64,
     /// Bytes of the weights.
     pub weights: u64,
-    /// Bytes of the gradient, and of the sum so far where there is one.
+    /// Bytes of the gradient, and, in the memory that is computed in, of the sum so
+    /// far where there is one.
     pub gradient: u64,
     /// Bytes of masters and the optimiser's state: this process's part.
     pub state: u64,
+    /// Bytes of the host's memory, beside a device with its own: weights, gradient,
+    /// state, what is on its way.
+    pub host: u64,
     /// Bytes kept for the backward pass, and of the block under way.
     pub activations: u64,
     /// Bytes of the largest chunk of logits.
@@ -110,26 +132,30 @@ pub struct Scale {
     pub sent: u64,
     /// Seconds of computing in an update.
     pub computing: f64,
+    /// Seconds of an update between a device and its host: gradients come, the step is
+    /// made, weights go.
+    pub hosting: f64,
     /// Seconds of sending in an update, which nothing overlaps.
     pub sending: f64,
 }
 
 impl Scale {
-    /// Bytes of memory of a process.
+    /// Bytes of the memory that is computed in, of a process.
     pub fn memory(&self) -> u64 {
-        self.weights + self.gradient + self.state + self.activations + self.logits + self.rest
+        let state = if self.host > 0 { 0 } else { self.state };
+        self.weights + self.gradient + state + self.activations + self.logits + self.rest
     }
 
     /// Seconds of an update.
     pub fn seconds(&self) -> f64 {
-        self.computing + self.sending
+        self.computing + self.hosting + self.sending
     }
 
     /// Seconds of an update whose sending is hidden behind the last backward pass as
     /// far as that goes: what overlapping could gain.
     pub fn overlapped(&self) -> f64 {
         let backward = self.computing * 2.0 / 3.0;
-        self.computing + (self.sending - backward).max(0.0)
+        self.computing + self.hosting + (self.sending - backward).max(0.0)
     }
 }
 
@@ -152,18 +178,37 @@ impl Training<'_> {
         let widened = if own < 4 { shapes.iter().map(|(_, shape)| 4 * count(shape)).max().unwrap_or(0) } else { 0 };
         let moved = if world > 1 { WINDOWS } else { 0 };
         let (computing, sending, sent) = self.times(parameters, trained, own);
+        let weights = parameters * own + adapters;
+        let state_of_weight = state + master;
+        let state = state_of_weight * trained / world;
+        let own = if self.config.lora.is_some() { 4 } else { own };
+        let (host, hosting) = match self.machine.host_link {
+            None => (0, 0.0),
+            Some(link) => {
+                // Each share's gradient comes whole; of the step each process makes its part, read and written.
+                let rounds = shards.div_ceil(world);
+                let moved_here = (4 * rounds + own) * trained;
+                let stepped = (4 + 2 * state_of_weight + own) * trained / world;
+                let together = world.min(self.machine.per_node as u64);
+                let seconds = moved_here as f64 / link + (stepped * together) as f64 / HOST_MEMORY;
+                (weights + 4 * trained + sum + state + PROCESS + moved, seconds)
+            }
+        };
+        let is_apart = host > 0;
         Scale {
             parameters,
             trained,
-            weights: parameters * own + adapters,
-            gradient: 4 * trained + sum,
-            state: (state + master) * trained / world,
+            weights,
+            gradient: 4 * trained + if is_apart { 0 } else { sum },
+            state,
+            host,
             activations: self.activations(),
             logits: self.logits(),
-            rest: PROCESS + moved + widened,
-            checkpoint: trained * (if self.config.lora.is_some() { 4 } else { own } + state + master),
+            rest: PROCESS + if is_apart { 0 } else { moved + widened },
+            checkpoint: trained * (own + state_of_weight),
             sent,
             computing,
+            hosting,
             sending,
         }
     }

@@ -101,7 +101,10 @@ impl Shares {
         {
             return Err(FitError::Device {
                 device: format!("{:?}", var.device().location()),
-                problem: "several processes train together on CPUs alone; start one".into(),
+                problem:
+                    "several processes train together where the weights are in memory, which those of heads wider \
+                          than 256 are not on a GPU; start one"
+                        .into(),
             });
         }
         let rounds = shards / world.world();

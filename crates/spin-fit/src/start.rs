@@ -11,27 +11,6 @@ use spin_store::{Artifact, StoreError, Verified};
 use crate::error::{FitError, Result};
 use crate::publish;
 
-/// Where the model is computed.
-///
-/// # Errors
-/// When there is no such device, or this program was built without it.
-pub fn device(name: &str) -> Result<Device> {
-    let problem = |problem: String| FitError::Device { device: name.to_owned(), problem };
-    if name == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cuda", _) if !cfg!(feature = "cuda") => {
-            Err(problem("this program was built without it; build with `--features cuda`".into()))
-        }
-        ("cuda", ordinal) => {
-            let ordinal = ordinal.parse().map_err(|_| problem("give cuda or cuda:N".into()))?;
-            Device::new_cuda(ordinal).map_err(|error| problem(error.to_string()))
-        }
-        _ => Err(problem("give cpu, cuda or cuda:N".into())),
-    }
-}
-
 /// `cuda` of `cuda:1`: which one of several computes changes nothing.
 pub(crate) fn kind_of(device: &str) -> &str {
     device.split(':').next().unwrap_or(device)

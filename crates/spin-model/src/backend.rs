@@ -23,8 +23,8 @@ pub enum Kernels {
     /// Compositions of candle's operations; any device and type.
     Composed,
     /// The same operations as [`Kernels::Fused`] with the kernels of `spin-cuda`, on
-    /// the GPU with a number. Weights may be in memory or on a device; the GPU has a
-    /// copy of its own. Never run on a GPU yet.
+    /// the GPU with a number. Weights are in memory, where they are trained, and the GPU
+    /// has a copy. Never run on a GPU yet.
     #[cfg(feature = "cuda-kernels")]
     Cuda(usize),
 }
@@ -49,16 +49,12 @@ pub(crate) trait Backend {
     /// The log-probability of each of the plan's targets.
     fn row_logps(&self, decoder: &Decoder, plan: &RowPlan) -> Result<Vec<f32>>;
 
-    /// Sums of the sequences' log-probabilities, and the gradient of the loss
-    /// added to `grads`: see [`crate::CausalLm::accumulate_gradients`].
-    fn accumulate_gradients(
-        &self,
-        decoder: &Decoder,
-        plan: &RowPlan,
-        backward: Backward,
-        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
-        grads: &mut Gradients,
-    ) -> Result<Vec<f64>>;
+    /// Begins a sum of gradients over several batches.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for it.
+    fn accumulation<'a>(&'a self, grads: &'a mut Gradients) -> Result<Box<dyn Accumulates + 'a>>;
 
     /// Computes trees of sequences with at most `longest` rows, of which paths
     /// of at most `longest_path` lead from one batch to another; `None` where
@@ -78,6 +74,22 @@ pub(crate) trait Backend {
     fn growing(&self, decoder: Decoder) -> Result<Box<dyn Growing>>;
 }
 
+/// Adds up gradients over batches, wherever the sums are meanwhile.
+pub(crate) trait Accumulates {
+    /// Sums of the sequences' log-probabilities, and the gradient of the loss
+    /// added: see [`crate::Accumulation::add`].
+    fn add(
+        &mut self,
+        decoder: &Decoder,
+        plan: &RowPlan,
+        backward: Backward,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+    ) -> Result<Vec<f64>>;
+
+    /// What was added is in the gradients afterwards.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
 /// Scores a tree of sequences batch by batch.
 pub(crate) trait TreeScorer {
     /// Computes the next rows, which continue the path that is cached, and
@@ -88,6 +100,10 @@ pub(crate) trait TreeScorer {
 
 /// Computes steps of sequences that grow.
 pub(crate) trait Growing: Send + Sync {
+    /// Bytes of memory for keys and values that nobody has, where they are in a
+    /// device's memory that says so.
+    fn free_memory(&self) -> Option<u64>;
+
     /// Room for so many tokens of a sequence.
     fn cache(&self, room: usize) -> Result<Cache>;
 
@@ -110,6 +126,15 @@ impl Kernels {
                 let _ = config;
                 Kernels::Composed
             }
+        }
+    }
+
+    /// Where it has the weights that it computes with, for a model on `device`:
+    /// what has copies of its own leaves them in memory, where they are trained.
+    pub(crate) fn keeps_weights(self, device: &Device) -> Device {
+        match self {
+            Kernels::Composed => device.clone(),
+            _ => Device::Cpu,
         }
     }
 
@@ -165,19 +190,8 @@ impl<O: TreeOperations + GrowingOperations + GradientSums + Copy + Send + Sync +
         engine::row_logps(&self.0, decoder, plan)
     }
 
-    fn accumulate_gradients(
-        &self,
-        decoder: &Decoder,
-        plan: &RowPlan,
-        Backward { smoothing, recompute_every }: Backward,
-        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
-        grads: &mut Gradients,
-    ) -> Result<Vec<f64>> {
-        let mut sums = self.0.sums(grads)?;
-        let logps =
-            engine::accumulate_gradients(&self.0, decoder, plan, smoothing, recompute_every, slopes, &mut sums)?;
-        self.0.finish(sums)?;
-        Ok(logps)
+    fn accumulation<'a>(&'a self, grads: &'a mut Gradients) -> Result<Box<dyn Accumulates + 'a>> {
+        Ok(Box::new(EngineSums { ops: &self.0, sums: self.0.sums(grads)? }))
     }
 
     fn tree<'a>(
@@ -194,6 +208,28 @@ impl<O: TreeOperations + GrowingOperations + GradientSums + Copy + Send + Sync +
     }
 }
 
+/// Sums of a set of operations.
+struct EngineSums<'a, O: GradientSums + 'a> {
+    ops: &'a O,
+    sums: O::Sums<'a>,
+}
+
+impl<O: GradientSums> Accumulates for EngineSums<'_, O> {
+    fn add(
+        &mut self,
+        decoder: &Decoder,
+        plan: &RowPlan,
+        Backward { smoothing, recompute_every }: Backward,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+    ) -> Result<Vec<f64>> {
+        engine::accumulate_gradients(self.ops, decoder, plan, smoothing, recompute_every, slopes, &mut self.sums)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.ops.finish(self.sums)
+    }
+}
+
 impl<O: TreeOperations> TreeScorer for TreePass<'_, O> {
     fn score(&mut self, rows: &TreeRows<'_>, targets: &[Target], options: &ScoreOptions) -> Result<Vec<TargetScore>> {
         self.score(rows, targets, options)
@@ -201,6 +237,10 @@ impl<O: TreeOperations> TreeScorer for TreePass<'_, O> {
 }
 
 impl<O: GrowingOperations + Send + Sync + 'static> Growing for GrowingDecoder<O> {
+    fn free_memory(&self) -> Option<u64> {
+        self.free_memory()
+    }
+
     fn cache(&self, room: usize) -> Result<Cache> {
         self.cache(room)
     }
@@ -230,15 +270,8 @@ impl Backend for Composed {
         Ok(composed::row_logps(decoder, plan)?)
     }
 
-    fn accumulate_gradients(
-        &self,
-        decoder: &Decoder,
-        plan: &RowPlan,
-        Backward { smoothing, recompute_every }: Backward,
-        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
-        grads: &mut Gradients,
-    ) -> Result<Vec<f64>> {
-        composed::accumulate_gradients(decoder, plan, smoothing, recompute_every, slopes, grads)
+    fn accumulation<'a>(&'a self, grads: &'a mut Gradients) -> Result<Box<dyn Accumulates + 'a>> {
+        Ok(Box::new(ComposedSums(grads)))
     }
 
     fn tree<'a>(&'a self, _: &'a Decoder, _: usize, _: usize) -> Result<Option<Box<dyn TreeScorer + 'a>>> {
@@ -250,5 +283,24 @@ impl Backend for Composed {
             origin: "composed kernels".to_owned(),
             message: "compute no sequences that grow; load the model on the CPU".to_owned(),
         })
+    }
+}
+
+/// Where the gradients are.
+struct ComposedSums<'a>(&'a mut Gradients);
+
+impl Accumulates for ComposedSums<'_> {
+    fn add(
+        &mut self,
+        decoder: &Decoder,
+        plan: &RowPlan,
+        Backward { smoothing, recompute_every }: Backward,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+    ) -> Result<Vec<f64>> {
+        composed::accumulate_gradients(decoder, plan, smoothing, recompute_every, slopes, self.0)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }

@@ -69,10 +69,16 @@ pub enum Error {
         /// How many were asked for.
         bytes: usize,
     },
-    /// A GPU refused, or has no memory.
+    /// A GPU refused.
     #[error("{message}")]
     Device {
         /// What it said, and what helps.
+        message: String,
+    },
+    /// A GPU has no memory.
+    #[error("{message}; fewer tokens at a time take less")]
+    DeviceMemory {
+        /// What it said.
         message: String,
     },
     /// A batch breaks a rule.
@@ -97,6 +103,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether memory does not suffice, here or on a GPU.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory { .. } | Self::DeviceMemory { .. })
+    }
+
     /// Whether what was given is to blame, rather than the machine.
     pub fn is_bad_input(&self) -> bool {
         match self {
@@ -104,7 +115,7 @@ impl Error {
             Self::Config { .. } | Self::WeightsFile { .. } => true,
             Self::Tensor { .. } | Self::Batch { .. } => true,
             Self::Write { .. } | Self::Gradient { .. } | Self::Memory { .. } => false,
-            Self::Device { .. } | Self::Candle(_) => false,
+            Self::Device { .. } | Self::DeviceMemory { .. } | Self::Candle(_) => false,
         }
     }
 }
@@ -113,11 +124,13 @@ impl Error {
 impl From<spin_cuda::Error> for Error {
     fn from(error: spin_cuda::Error) -> Self {
         use spin_cuda::Error::{Device, Length, Memory, Shape};
-        let help = match error {
-            Memory { .. } => "; fewer tokens at a time take less",
-            Shape { .. } => "; candle's kernels (`Kernels::Composed`) compute any shape",
-            Length { .. } | Device { .. } => "",
-        };
-        Self::Device { message: format!("{error}{help}") }
+        let message = error.to_string();
+        match error {
+            Memory { .. } => Self::DeviceMemory { message },
+            Shape { .. } => {
+                Self::Device { message: format!("{message}; candle's kernels (`Kernels::Composed`) compute any shape") }
+            }
+            Length { .. } | Device { .. } => Self::Device { message },
+        }
     }
 }

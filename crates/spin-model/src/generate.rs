@@ -72,6 +72,12 @@ impl Generator {
         &self.config
     }
 
+    /// Bytes of a device's memory that are left for sequences and steps; `None` where
+    /// they are in the host's.
+    pub fn free_memory(&self) -> Option<u64> {
+        self.decoder.free_memory()
+    }
+
     /// Bytes of memory that a sequence with room for so many tokens takes.
     pub fn sequence_bytes(&self, room: usize) -> usize {
         2 * size_of::<f32>() * self.layers * self.config.num_key_value_heads * room * self.config.head_dim

@@ -133,18 +133,15 @@ impl Gradients {
         Ok(())
     }
 
-    /// Adds numbers, row-major, to a tensor's gradient, wherever that is.
+    /// Adds numbers, row-major, to a tensor's gradient in memory.
     #[cfg(any(test, feature = "cuda-kernels"))]
-    pub(crate) fn add_numbers(&mut self, name: &str, numbers: Vec<f32>) -> Result<()> {
+    pub(crate) fn add_numbers(&mut self, name: &str, numbers: &[f32]) -> Result<()> {
         let sum = self.sum_mut(name)?;
+        let GradientValues::Host(sums) = &mut sum.values else {
+            return Err(Error::Gradient { tensor: name.to_owned(), message: "is not in memory".to_owned() });
+        };
+        add_to(sums, numbers);
         sum.received = true;
-        match &mut sum.values {
-            GradientValues::Host(sums) => add_to(sums, &numbers),
-            GradientValues::Device(tensor) => {
-                let numbers = Tensor::from_vec(numbers, tensor.shape(), tensor.device())?;
-                *tensor = (&*tensor + numbers)?;
-            }
-        }
         Ok(())
     }
 
@@ -275,13 +272,13 @@ fn add_to(sums: &mut [f32], grads: &[f32]) {
 /// Operations whose backward passes add to [`Gradients`], wherever their own sums
 /// are meanwhile.
 pub(crate) trait GradientSums: Operations {
-    /// Their sums during a backward pass.
+    /// Their sums during some backward passes.
     type Sums<'a>: Sums<Self::Buffer>;
 
-    /// For a backward pass that adds to `grads`.
+    /// For backward passes that add to `grads`.
     fn sums<'a>(&self, grads: &'a mut Gradients) -> Result<Self::Sums<'a>>;
 
-    /// The pass has succeeded: what it added is in the gradients afterwards.
+    /// The passes have succeeded: what they added is in the gradients afterwards.
     fn finish(&self, sums: Self::Sums<'_>) -> Result<()>;
 }
 

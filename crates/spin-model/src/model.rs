@@ -4,6 +4,8 @@
 mod adapter;
 mod compute;
 
+pub use compute::Accumulation;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +56,8 @@ impl CausalLm {
     /// it.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
-        let tensors = weights::read_model(dir, &config, device, dtype)?;
+        let place = Kernels::of(device, &config).keeps_weights(device);
+        let tensors = weights::read_model(dir, &config, &place, dtype)?;
         Self::from_tensors(config, tensors, device, dtype)
     }
 
@@ -86,6 +89,7 @@ impl CausalLm {
         let numbers = |shape: &[usize]| shape.iter().fold(1_usize, |all, size| all.saturating_mul(*size));
         let bytes = shapes.iter().fold(0_usize, |all, (_, shape)| all.saturating_add(numbers(shape).saturating_mul(4)));
         Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| Error::Memory { bytes })?;
+        let place = Kernels::of(device, config).keeps_weights(device);
         let mut tensors = BTreeMap::new();
         for (name, shape) in shapes {
             let len = shape.iter().product();
@@ -99,7 +103,7 @@ impl CausalLm {
                 values.iter_mut().for_each(|value| *value *= range);
                 values
             };
-            tensors.insert(name, Tensor::from_vec(values, shape, device)?);
+            tensors.insert(name, Tensor::from_vec(values, shape, &place)?);
         }
         Self::from_tensors(config.clone(), tensors, device, DType::F32)
     }
@@ -149,6 +153,20 @@ impl CausalLm {
         model
     }
 
+    /// A model with the same weights, without the adapter, copied to a device and
+    /// computed there by candle's operations.
+    ///
+    /// # Errors
+    ///
+    /// If the device cannot hold them.
+    pub fn composed_on(&self, device: &Device) -> Result<Self> {
+        let copied = |(name, var): (&String, &Var)| Ok((name.clone(), var.as_detached_tensor().to_device(device)?));
+        let tensors = self.params.iter().map(copied).collect::<Result<_>>()?;
+        let mut model = Self::from_tensors((*self.config).clone(), tensors, device, self.dtype)?;
+        model.settings = Settings { kernels: Kernels::Composed, ..self.settings };
+        Ok(model)
+    }
+
     /// The same model keeping only the inputs of every `blocks`-th block
     /// between the forward and the backward pass, and computing the rest
     /// again: a third more work for memory that hardly grows with depth. 0
@@ -173,7 +191,7 @@ impl CausalLm {
         &self.config
     }
 
-    /// The device the weights are on.
+    /// The device that it is computed on.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -250,7 +268,7 @@ impl CausalLm {
             if !weights::is_finite(tensor)? {
                 return Err(problem(name, "holds NaN or an infinity".to_owned()));
             }
-            converted.push((var, tensor.to_device(&self.device)?.to_dtype(var.dtype())?));
+            converted.push((var, tensor.to_device(var.device())?.to_dtype(var.dtype())?));
         }
         for (var, tensor) in converted {
             var.set(&tensor)?;

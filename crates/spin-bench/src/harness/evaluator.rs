@@ -25,15 +25,16 @@ pub struct Evaluator<'a> {
     model: Verified,
     pub(super) codec: Codec,
     pub(super) context: usize,
+    device: Device,
     weights: OnceCell<CausalLm>,
 }
 
 impl<'a> Evaluator<'a> {
-    /// Finds the model and reads its tokenizer.
+    /// Finds the model, which is to be computed on `device`, and reads its tokenizer.
     ///
     /// # Errors
     /// When the model is missing or its files are damaged.
-    pub fn new(graph: &'a Graph<'a>, id: &'a ModelId) -> Result<Self> {
+    pub fn new(graph: &'a Graph<'a>, id: &'a ModelId, device: Device) -> Result<Self> {
         let model = graph.model(id)?.verified()?;
         let codec = match graph.run.eval.apply_chat_template {
             true => Codec::of_run(model.dir(), graph.chat()?)?,
@@ -41,7 +42,8 @@ impl<'a> Evaluator<'a> {
         };
         let config = spin_model::ModelConfig::load(model.dir())?;
         codec.check_vocab(config.vocab_size)?;
-        Ok(Self { graph, id, model, codec, context: config.max_position_embeddings, weights: OnceCell::new() })
+        let (context, weights) = (config.max_position_embeddings, OnceCell::new());
+        Ok(Self { graph, id, model, codec, context, device, weights })
     }
 
     pub(super) fn config(&self) -> &EvalConfig {
@@ -57,7 +59,7 @@ impl<'a> Evaluator<'a> {
             Dtype::F16 => DType::F16,
             Dtype::F32 => DType::F32,
         };
-        let model = CausalLm::load(self.model.dir(), &Device::Cpu, dtype)?;
+        let model = CausalLm::load(self.model.dir(), &self.device, dtype)?;
         Ok(self.weights.get_or_init(|| model))
     }
 

@@ -10,7 +10,7 @@ use spin_bench::harness::evaluator::Evaluator;
 use spin_bench::harness::registry::Registry;
 use spin_bench::mt_bench::stage::{self as mt_bench, Conversations};
 use spin_bench::mt_bench::{JudgeOptions, MtBenchError, OpenAiJudge, Retry};
-use spin_cli::{Exit, say, stop_flag};
+use spin_cli::{Exit, Place, say, stop_flag};
 use spin_net::Name;
 use spin_net::hub::Settings;
 use spin_net::secret::Secret;
@@ -21,6 +21,7 @@ use spin_run::import::Importer;
 use spin_run::run::{Dtype, EvalConfig, MT_BENCH, Profile, RunFile, as_params};
 use spin_store::{Artifact, Context, Outcome, Store, digest};
 
+use crate::open;
 use crate::screen::Screen;
 
 /// Flags of `eval`.
@@ -80,6 +81,9 @@ pub struct Args {
     /// With the chat template: examples as turns of their own
     #[arg(long, value_name = "BOOL")]
     fewshot_as_multiturn: Option<bool>,
+    /// Where to compute: cpu, cuda for the first of CUDA_VISIBLE_DEVICES, or cuda:N
+    #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cpu", value_parser = Place::parse)]
+    device: Place,
     /// Only publish the prompts of tasks that need generated answers, for `spin-sample --eval`
     #[arg(long, conflicts_with_all = ["output_path", "json"])]
     requests: bool,
@@ -165,8 +169,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     };
     let (stop, holder) = (stop_flag()?, spin_cli::whoami());
     let context = Context {
-        environment: &|| run.noted(spin_cli::environment(&[])),
+        environment: &|| run.noted(spin_cli::environment(spin_cli::features!("cuda"))),
         holder: &holder,
+        device: args.device.kind(),
         stop: &stop,
         watch: &say,
         ..Context::silent(&store)
@@ -178,7 +183,8 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let eval = &run.eval;
     let include: Vec<PathBuf> = eval.include.iter().map(|dir| run.resolve(dir)).collect();
     let units = Registry::new(eval.profile, &run.resolve(&eval.data), &include)?.units(&eval.tasks)?;
-    let evaluator = Evaluator::new(&graph, &id)?;
+    let device = open(args.device)?;
+    let evaluator = Evaluator::new(&graph, &id, device)?;
     let label = graph.evaluation_name(&id, "");
     let label = label.trim_end_matches('/');
     let (mut artifacts, mut waiting): (Vec<(String, Artifact)>, Vec<String>) = Default::default();

@@ -89,6 +89,11 @@ impl Device {
         self.context.name().map_err(refused("the GPU's name"))
     }
 
+    /// Bytes of memory that nobody has, if the driver says.
+    pub fn free(&self) -> Option<u64> {
+        self.context.mem_get_info().ok().map(|(free, _)| free as u64)
+    }
+
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }

@@ -63,6 +63,10 @@ unsafe impl Machine for Gpu {
         self.device.download_to(from, first, to)
     }
 
+    fn free(&self) -> Option<u64> {
+        self.device.free()
+    }
+
     fn address(&self, bytes: &Bytes) -> u64 {
         self.device.view(bytes).address()
     }

@@ -5,9 +5,13 @@ fn shape(name: &str) -> ModelConfig {
     ModelConfig::from_json(text, name).expect("a configuration")
 }
 
-fn of(model: &ModelConfig, config: &FitConfig, world: usize, shards: usize) -> Scale {
+fn training<'a>(model: &'a ModelConfig, config: &'a FitConfig, world: usize, shards: usize) -> Training<'a> {
     let lengths = Lengths { prompt: 200, answer: 300 };
-    Training { model, config, shards, world, lengths, machine: MACHINES[2] }.scale()
+    Training { model, config, shards, world, lengths, machine: MACHINES[2] }
+}
+
+fn of(model: &ModelConfig, config: &FitConfig, world: usize, shards: usize) -> Scale {
+    training(model, config, world, shards).scale()
 }
 
 #[test]
@@ -26,9 +30,16 @@ fn state_is_shared_and_what_is_sent_follows_from_rounds() {
     assert_eq!((eight.weights, eight.gradient, eight.state), (2 * p, 4 * p, p));
     assert_eq!((eight.sent, one.checkpoint, eight.checkpoint), (7 * 6 * p / 8, 10 * p, 10 * p));
     assert!(eight.computing < one.computing / 7.9 && eight.sending > 0.0);
-    // Four processes take two rounds, and keep the sum of their part.
+    // Four processes take two rounds, and keep the sum of their part on the host; masters and state are there, too.
     let four = of(&model, &config, 4, 8);
-    assert_eq!((four.gradient, four.sent), (5 * p, 3 * 10 * p / 4));
+    assert_eq!((four.gradient, four.sent), (4 * p, 3 * 10 * p / 4));
+    assert_eq!(four.host - eight.host, p + p);
+    assert!(one.memory() < 80_000_000_000 && one.host > 14 * p, "{one:?}");
+    assert!(four.hosting > eight.hosting && one.hosting > 0.0);
+    // A CPU has all of it in one memory.
+    let here = Training { machine: MACHINES[0], ..training(&model, &config, 4, 8) }.scale();
+    assert_eq!((here.gradient, here.host, here.hosting), (5 * p, 0, 0.0));
+    assert!(here.memory() > four.memory() + 2 * p);
     // Across nodes the network decides.
     let many = of(&model, &config, 64, 64);
     assert!(many.sending > 5.0 * eight.sending, "{} {}", many.sending, eight.sending);

@@ -1,4 +1,4 @@
-//! Sums of gradients on a machine, for the time of a backward pass.
+//! Sums of gradients on a machine, for the backward passes of an update.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gradients::{GradientSums, Gradients};
 use crate::ops::Sums;
 
-/// What a backward pass adds to gradients that are elsewhere.
+/// What backward passes add to gradients that are elsewhere.
 pub(crate) struct DeviceSums<'a, M: Machine> {
     grads: &'a mut Gradients,
     sums: BTreeMap<String, Buffer<M>>,
@@ -40,7 +40,8 @@ impl<M: Machine> GradientSums for Cuda<M> {
     fn finish(&self, sums: DeviceSums<'_, M>) -> Result<()> {
         let DeviceSums { grads, sums, received } = sums;
         for (name, sum) in sums.into_iter().filter(|(name, _)| received.contains(name)) {
-            grads.add_numbers(&name, sum.download(self.machine(), 0..sum.len())?)?;
+            // Each goes from the machine before the next comes.
+            grads.add_numbers(&name, &sum.download(self.machine(), 0..sum.len())?)?;
         }
         Ok(())
     }

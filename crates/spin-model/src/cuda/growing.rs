@@ -131,6 +131,10 @@ impl<M: Machine> GrowingOperations for Cuda<M> {
     type FewRows = DeviceRows<M>;
     type LayerCache = Pages<M>;
 
+    fn free_memory(&self) -> Option<u64> {
+        self.machine().free()
+    }
+
     fn few_rows(
         &self,
         weights: &[&Param],

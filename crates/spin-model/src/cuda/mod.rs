@@ -12,9 +12,10 @@
 //! update, is copied anew when it is next asked for; frozen ones are not. Norms,
 //! biases and adapters are there as f32.
 //!
-//! **Gradients** are added up on the machine during a backward pass and come back
-//! at its end, once for each trained tensor, where they are added to
-//! [`crate::Gradients`].
+//! **Gradients** are added up on the machine over all backward passes of an update
+//! (or of a share of it) and come back at its end, once for each trained tensor,
+//! where they are added to [`crate::Gradients`]. The optimiser's step is the host's:
+//! masters and state are in its memory, and several processes share them there.
 //!
 //! **Of a batch** token ids, spans and lists of tiles go to the machine once for a
 //! pass, slopes of the loss once for a chunk of logits, log-probabilities come back;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Var};
 use half::bf16;
 use spin_cuda::{Machine, Memory, View};
 
@@ -41,12 +40,8 @@ impl<M: Machine> DeviceNumbers<M> {
     }
 }
 
-/// A weight's numbers in the host's memory, wherever it is.
+/// A weight's numbers in memory.
 pub(super) fn with_numbers<R>(param: &Param, form: Form, take: impl FnOnce(Numbers<'_>) -> Result<R>) -> Result<R> {
-    if !param.var.device().is_cpu() {
-        let here = Var::from_tensor(&param.var.as_detached_tensor().to_device(&Device::Cpu)?)?;
-        return with_numbers(&Param::new(param.name.clone(), here), form, take);
-    }
     let kept = match form {
         Form::Kept => param.kept()?,
         Form::Wide => param.widened()?,

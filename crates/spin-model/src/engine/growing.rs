@@ -105,6 +105,11 @@ impl<O: GrowingOperations> GrowingDecoder<O> {
         })
     }
 
+    /// As [`GrowingOperations::free_memory`].
+    pub fn free_memory(&self) -> Option<u64> {
+        self.ops.free_memory()
+    }
+
     fn heads(&self, block: &DecodeBlock<O::FewRows>) -> Heads {
         Heads::new(&self.config, block.config)
     }

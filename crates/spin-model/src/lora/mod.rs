@@ -55,12 +55,8 @@ pub(crate) enum Source<'a> {
 
 /// Gives the targeted projections adapters, and returns their tensors, which
 /// are f32 whatever the type of the model's.
-pub(crate) fn attach(
-    decoder: &mut Decoder,
-    config: &LoraConfig,
-    source: &Source<'_>,
-    device: &Device,
-) -> Result<BTreeMap<String, Var>> {
+pub(crate) fn attach(decoder: &mut Decoder, config: &LoraConfig, source: &Source<'_>) -> Result<BTreeMap<String, Var>> {
+    let device = &place(decoder);
     let mut adapters = BTreeMap::new();
     let modules: Vec<String> =
         decoder.layers.iter().flat_map(|layer| layer.linears().map(|linear| linear.module().to_owned())).collect();
@@ -113,6 +109,11 @@ pub(crate) fn attach(
     Ok(adapters)
 }
 
+/// Where the base's weights are, and the adapter's beside them.
+fn place(decoder: &Decoder) -> Device {
+    decoder.embedding.var.device().clone()
+}
+
 /// The names and shapes of an adapter's tensors, with the inputs and outputs of
 /// the projection.
 fn shapes(decoder: &Decoder, targets: &Targets<'_>) -> std::result::Result<Vec<(String, Vec<usize>)>, String> {
@@ -148,7 +149,6 @@ pub(crate) fn read(
     dir: &Path,
     decoder: &Decoder,
     base: Option<&str>,
-    device: &Device,
 ) -> Result<(LoraConfig, BTreeMap<String, Tensor>)> {
     let path = dir.join(CONFIG_FILE);
     let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -199,14 +199,15 @@ pub(crate) fn read(
             Leftover::Refused("is no part of an adapter; is it of modules that were trained as a whole?".to_owned())
         }
     };
-    let (tensors, rest) =
-        weights::read_tensors(&header, &wanted, leftover, device, DType::F32).map_err(|error| match error {
+    let (tensors, rest) = weights::read_tensors(&header, &wanted, leftover, &place(decoder), DType::F32).map_err(
+        |error| match error {
             Error::Tensor { path, tensor, message } if message.contains("missing") || message.contains("shape") => {
                 let message = message.replace("config.json", "the base model");
                 Error::Tensor { path, tensor, message: format!("{message}; is the adapter of another base model?") }
             }
             other => other,
-        })?;
+        },
+    )?;
     for name in rest {
         let Some(own) = base_weight(&name, decoder) else { continue };
         if !weights::compare(&header, &name, &own.var.as_detached_tensor())? {

@@ -34,14 +34,14 @@ impl CausalLm {
     /// another base.
     pub fn load_adapter(&self, dir: &Path, base: Option<&str>) -> Result<Self> {
         let bare = self.without_adapter();
-        let (config, tensors) = lora::read(dir, &bare.decoder, base, &self.device)?;
+        let (config, tensors) = lora::read(dir, &bare.decoder, base)?;
         bare.with_adapter(config, &lora::Source::Tensors(&tensors))
     }
 
     fn with_adapter(&self, config: LoraConfig, source: &lora::Source<'_>) -> Result<Self> {
         let mut model = self.without_adapter();
         let config = lora::expanded(&model.decoder, &config);
-        let tensors = lora::attach(&mut model.decoder, &config, source, &self.device)?;
+        let tensors = lora::attach(&mut model.decoder, &config, source)?;
         model.adapter = Some((config, tensors));
         Ok(model)
     }

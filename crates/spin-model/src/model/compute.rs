@@ -3,11 +3,57 @@
 use candle_core::Tensor;
 
 use super::CausalLm;
-use crate::backend::{Backend, Backward};
+use crate::backend::{Accumulates, Backend, Backward};
 use crate::batch::{Batch, RowPlan};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
+
+/// A sum of gradients over several batches: see [`CausalLm::accumulation`].
+pub struct Accumulation<'a> {
+    model: &'a CausalLm,
+    sums: Box<dyn Accumulates + 'a>,
+}
+
+impl std::fmt::Debug for Accumulation<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Accumulation")
+    }
+}
+
+impl Accumulation<'_> {
+    /// The log-probabilities of the responses, as [`CausalLm::sum_logps`], and
+    /// the gradient of a loss that is a sum over the groups of the batch.
+    ///
+    /// `slopes` is told a group's number and its responses' log-probabilities
+    /// and gives the derivative of the loss by each of them; it is called once
+    /// for each group, in order. With `smoothing`, torch's
+    /// `cross_entropy(label_smoothing=smoothing)`, a token counts
+    /// (1 - smoothing) log p(target) + smoothing mean over v of log p(v).
+    ///
+    /// # Errors
+    ///
+    /// As [`CausalLm::response_token_logps`].
+    pub fn add(
+        &mut self,
+        batch: &Batch,
+        smoothing: f64,
+        slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+    ) -> Result<Vec<f64>> {
+        let plan = self.model.plan(batch)?;
+        let backward = Backward { smoothing, recompute_every: self.model.settings.recompute_every };
+        self.sums.add(&self.model.decoder, &plan, backward, slopes)
+    }
+
+    /// What was added is in the gradients afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If a device fails.
+    pub fn finish(self) -> Result<()> {
+        self.sums.finish()
+    }
+}
 
 impl CausalLm {
     /// The log-probability of every response token, per sequence; without
@@ -43,15 +89,18 @@ impl CausalLm {
         Ok(tokens.into_iter().map(|logps| logps.into_iter().map(f64::from).sum()).collect())
     }
 
-    /// The log-probabilities of the responses, as [`CausalLm::sum_logps`], and
-    /// the gradient of a loss that is a sum over the groups of the batch.
+    /// Begins to add gradients of several batches to `grads`, which says what is
+    /// trained: only [`CausalLm::trainable`] belongs there. A GPU keeps the sums
+    /// until they are finished. Without that what stands in `grads` is not to be used.
     ///
-    /// `slopes` is told a group's number and its responses' log-probabilities
-    /// and gives the derivative of the loss by each of them; it is called once
-    /// for each group, in order. The gradient is added to `grads`, which says
-    /// what is trained: only [`CausalLm::trainable`] belongs there. With
-    /// `smoothing`, torch's `cross_entropy(label_smoothing=smoothing)`, a token
-    /// counts (1 - smoothing) log p(target) + smoothing mean over v of log p(v).
+    /// # Errors
+    ///
+    /// If a device cannot hold them.
+    pub fn accumulation<'a>(&'a self, grads: &'a mut Gradients) -> Result<Accumulation<'a>> {
+        Ok(Accumulation { model: self, sums: self.backend()?.accumulation(grads)? })
+    }
+
+    /// The gradients of one batch: [`Accumulation::add`].
     ///
     /// # Errors
     ///
@@ -63,9 +112,10 @@ impl CausalLm {
         slopes: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
         grads: &mut Gradients,
     ) -> Result<Vec<f64>> {
-        let plan = self.plan(batch)?;
-        let backward = Backward { smoothing, recompute_every: self.settings.recompute_every };
-        self.backend()?.accumulate_gradients(&self.decoder, &plan, backward, slopes, grads)
+        let mut sums = self.accumulation(grads)?;
+        let logps = sums.add(batch, smoothing, slopes)?;
+        sums.finish()?;
+        Ok(logps)
     }
 
     /// The logits after each token of one sequence: `[seq, vocab]` f32.

@@ -28,6 +28,12 @@ pub(crate) trait GrowingOperations: Operations {
     /// Keys, rotated, and values of one layer of one sequence.
     type LayerCache: Send + Sync + 'static;
 
+    /// Bytes of memory for keys and values that nobody has, where they are in a
+    /// memory of their own that says so.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Lays out weights `[outputs, inputs]` with their biases, in the type that
     /// all are kept in, or f32.
     fn few_rows(

@@ -16,8 +16,8 @@ pub enum EngineKind {
     Auto,
     /// mistral.rs.
     Mistralrs,
-    /// The trainer's forward pass with cached keys and values, on the CPU in
-    /// f32 and bf16.
+    /// The trainer's forward pass with cached keys and values, in f32 and bf16,
+    /// on the CPU or a GPU.
     SpinModel,
 }
 

@@ -1,4 +1,4 @@
-//! The trainer's forward pass with cached keys and values, on the CPU.
+//! The trainer's forward pass with cached keys and values.
 //!
 //! A step takes one token of every sequence that is under way, and the prompts
 //! of those that begin, whatever their lengths; a sequence that ends makes room
@@ -7,9 +7,9 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use rayon::prelude::*;
-use spin_model::{CausalLm, Generator, Sequence, StepInput};
+use spin_model::{CausalLm, Generator, Sequence, StepInput, open_device};
 use spin_run::run::Dtype;
 
 use super::{Engine, Job, Jobs, Memory, Replay};
@@ -22,12 +22,15 @@ use crate::error::{Result, SampleError};
 /// gain little.
 const BATCH: [usize; 2] = [64, 512];
 const BATCH_PER_THREAD: usize = 16;
+/// Sequences in one batch on a GPU.
+const GPU_BATCH: usize = 256;
 /// Prompt tokens that may begin in one step; a longer prompt begins alone.
 const PROMPT_TOKENS: usize = 512;
 
-/// An engine on the CPU.
+/// An engine on the CPU or a GPU.
 pub struct CachedEngine {
     generator: Generator,
+    on_gpu: bool,
     batch_size: usize,
     memory: u64,
 }
@@ -52,6 +55,15 @@ fn room(wanted: &Wanted) -> usize {
     wanted.prompt_ids.len() + wanted.max_new_tokens - 1
 }
 
+/// The model, laid out for generation on the CPU or a GPU.
+fn generator(dir: &Path, dtype: Dtype, gpu: Option<usize>) -> Result<Generator> {
+    let failed = |e: spin_model::Error| SampleError::Model { dir: dir.into(), source: e };
+    let device = open_device(gpu).map_err(|e| SampleError::Unsuitable { problem: e.to_string() })?;
+    let dtype = if dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
+    let model = CausalLm::load(dir, &device, dtype).map_err(failed)?;
+    Generator::new(model).map_err(failed)
+}
+
 impl CachedEngine {
     /// Loads a Hugging Face directory. `batch_size` 0 stands for a default;
     /// `memory` is what keys and values may take.
@@ -59,16 +71,22 @@ impl CachedEngine {
     /// # Errors
     /// When the trainer could not read it either.
     pub fn load(dir: &Path, dtype: Dtype, batch_size: usize, memory: Memory) -> Result<CachedEngine> {
-        let failed = |e: spin_model::Error| SampleError::Model { dir: dir.into(), source: e };
-        let dtype = if dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
-        let model = CausalLm::load(dir, &Device::Cpu, dtype).map_err(failed)?;
-        let generator = Generator::new(model).map_err(failed)?;
+        let generator = generator(dir, dtype, None)?;
         let default = || (BATCH_PER_THREAD * rayon::current_num_threads()).clamp(BATCH[0], BATCH[1]);
-        Ok(CachedEngine {
-            generator,
-            batch_size: if batch_size == 0 { default() } else { batch_size },
-            memory: memory.bytes(),
-        })
+        let batch_size = if batch_size == 0 { default() } else { batch_size };
+        Ok(CachedEngine { generator, on_gpu: false, batch_size, memory: memory.bytes() })
+    }
+
+    /// The same on the GPU with a number: keys and values may take a share of what
+    /// memory it has left when the weights are there. Never run on a GPU yet.
+    ///
+    /// # Errors
+    /// As [`CachedEngine::load`], and when the GPU or its libraries are not there.
+    pub fn load_on_gpu(dir: &Path, dtype: Dtype, batch_size: usize, number: usize, share: f32) -> Result<CachedEngine> {
+        let generator = generator(dir, dtype, Some(number))?;
+        let memory = generator.free_memory().map_or(u64::MAX, |free| (free as f64 * f64::from(share)) as u64);
+        let batch_size = if batch_size == 0 { GPU_BATCH } else { batch_size };
+        Ok(CachedEngine { generator, on_gpu: true, batch_size, memory })
     }
 
     fn bytes(&self, room: usize) -> u64 {
@@ -80,6 +98,10 @@ impl CachedEngine {
     fn sequence(&self, room: usize, inputs: usize, tokens: usize) -> Result<Sequence, spin_model::Error> {
         let sequence = self.generator.sequence(room)?;
         let bytes = self.generator.step_bytes(inputs, tokens);
+        // A GPU says it itself when there is none.
+        if self.on_gpu {
+            return Ok(sequence);
+        }
         match Vec::<u8>::new().try_reserve_exact(bytes) {
             Ok(()) => Ok(sequence),
             Err(_) => Err(spin_model::Error::Memory { bytes }),
@@ -121,7 +143,7 @@ impl CachedEngine {
     /// A sequence that memory does not suffice for waits until there are fewer.
     fn refuse(&self, jobs: &dyn Jobs, job: Job, error: spin_model::Error, count: usize, state: &mut State) {
         match error {
-            spin_model::Error::Memory { .. } if count > 0 => {
+            error if error.is_memory() && count > 0 => {
                 state.limit = (count / 2).max(1);
                 jobs.note(&format!(
                     "memory does not suffice for {} answers: going on with batches of {}",
@@ -170,11 +192,12 @@ struct State {
 
 impl Engine for CachedEngine {
     fn describe(&self) -> String {
-        format!("spin-model {} (cpu)", env!("CARGO_PKG_VERSION"))
+        format!("spin-model {} ({})", env!("CARGO_PKG_VERSION"), if self.on_gpu { "cuda" } else { "cpu" })
     }
 
     fn replay(&self) -> Replay {
-        Replay::Exact
+        // A GPU's kernels are made to repeat themselves, too; none has shown it.
+        if self.on_gpu { Replay::Statistical } else { Replay::Exact }
     }
 
     fn run(&self, jobs: &dyn Jobs) {

@@ -1,5 +1,6 @@
 //! What turns prompts into answers: mistral.rs, or the trainer's own forward
-//! pass with cached keys and values.
+//! pass with cached keys and values. On a GPU it is mistral.rs unless the other is
+//! asked for.
 
 mod all;
 mod cached;
@@ -81,7 +82,7 @@ pub trait Engine: Sync {
     fn run(&self, jobs: &dyn Jobs);
 }
 
-/// Where mistral.rs computes.
+/// Where an engine computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
     /// The CPU.
@@ -137,9 +138,12 @@ pub fn load(dir: &Path, dtype: Dtype, options: &EngineOptions) -> Result<Box<dyn
     let cannot = |problem: &str| SampleError::Unsuitable { problem: problem.into() };
     let cached = || CachedEngine::load(dir, dtype, options.batch_size, options.memory);
     match (options.kind, options.device) {
-        (EngineKind::SpinModel, Device::Cuda(_)) => Err(cannot("the engine spin-model computes on the CPU only")),
-        (EngineKind::SpinModel, Device::Cpu) if dtype == Dtype::F16 => {
+        (EngineKind::SpinModel, _) if dtype == Dtype::F16 => {
             Err(cannot("the engine spin-model computes in f32 and bf16 only"))
+        }
+        (EngineKind::SpinModel, Device::Cuda(number)) => {
+            let share = options.gpu_memory_utilization;
+            Ok(Box::new(CachedEngine::load_on_gpu(dir, dtype, options.batch_size, number, share)?))
         }
         (EngineKind::SpinModel, Device::Cpu) => Ok(Box::new(cached()?)),
         // A model of a family that both read is not handed on to a library that would overlook what this one refuses.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser};
+use spin_cli::Place;
 use spin_net::Name;
 use spin_run::graph::ModelId;
 use spin_run::run::{Dtype, EvalConfig, RunFile};
@@ -57,7 +58,7 @@ pub struct Cli {
     /// List the parts that are missing on standard output, and make none
     #[arg(long)]
     pub missing: bool,
-    /// Where mistral.rs computes: cpu, cuda:N for one of CUDA_VISIBLE_DEVICES, or cuda
+    /// Where to compute: cpu, cuda:N for one of CUDA_VISIBLE_DEVICES, or cuda
     /// for the first, or for each of several processes its own
     #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cpu", value_parser = Place::parse)]
     device: Place,
@@ -78,41 +79,6 @@ pub struct Cli {
     engines: usize,
     #[command(flatten)]
     pub log: spin_cli::LogArgs,
-}
-
-/// Where mistral.rs is to compute.
-#[derive(Clone, Copy)]
-enum Place {
-    Cpu,
-    /// On a GPU, or on this process's own of several.
-    Gpu,
-    /// On the GPU of this number.
-    ThisGpu(usize),
-}
-
-const GIVE: &str = "give cpu, cuda or cuda:N";
-
-impl Place {
-    fn parse(text: &str) -> Result<Place, String> {
-        match text.split_once(':') {
-            None if text == "cpu" => Ok(Place::Cpu),
-            None if text == "cuda" => Ok(Place::Gpu),
-            Some(("cuda", number)) => number.parse().map(Place::ThisGpu).map_err(|_| GIVE.into()),
-            _ => Err(GIVE.into()),
-        }
-    }
-
-    fn device(self) -> Device {
-        match self {
-            Place::Cpu => Device::Cpu,
-            Place::ThisGpu(number) => Device::Cuda(number),
-            Place::Gpu => {
-                let local = spin_cli::launched().and_then(|launched| launched.local_rank).unwrap_or(0);
-                let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-                Device::Cuda(spin_cli::own_gpu(local, visible.as_deref()))
-            }
-        }
-    }
 }
 
 /// Paths of flags count from where the user is.
@@ -145,10 +111,7 @@ impl Cli {
 
     /// What computes.
     pub fn device(&self) -> &'static str {
-        match self.device {
-            Place::Cpu => "cpu",
-            Place::Gpu | Place::ThisGpu(_) => "cuda",
-        }
+        self.device.kind()
     }
 
     /// Which share of the parts this process makes.
@@ -174,7 +137,7 @@ impl Cli {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let engine = EngineOptions {
             kind: EngineKind::Auto,
-            device: self.device.device(),
+            device: self.device.gpu().map_or(Device::Cpu, Device::Cuda),
             batch_size: self.batch_size,
             copies: if self.engines == 0 { (2 * cores).min(8) } else { self.engines },
             memory: match self.cache_mib {

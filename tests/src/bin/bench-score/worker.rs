@@ -44,7 +44,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let id = ModelId::Iteration(0);
     let registry = Registry::new(eval.profile, &eval.data, &[])?;
     let unit = registry.units(std::slice::from_ref(&spec.task))?.remove(0);
-    let evaluator = Evaluator::new(&graph, &id)?;
+    let evaluator = Evaluator::new(&graph, &id, Device::Cpu)?;
     let unit = evaluator.prepare(unit)?;
     let name = unit.name.clone();
     // VmHWM starts again from what is resident now.

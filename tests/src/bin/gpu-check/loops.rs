@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use spin_run::facts::{Facts as _, SampleFacts};
-use spin_run::schema::{Row as _, Sample};
+use spin_run::schema::{Row as _, Sample, ScoreRow};
 use spin_store::{Artifact, Store};
 
 use crate::Line;
@@ -50,6 +50,8 @@ batch_size = 16
 schedule_epochs = 6
 stop_epoch = 6
 checkpoint_every = 5
+[bench]
+tasks = ["nll"]
 [[iteration]]
 "#;
 
@@ -96,19 +98,23 @@ impl Project {
         Ok(Sample::read_all(&self.artifact(store, "samples/check/iter-0")?)?)
     }
 
-    /// θ0, its answers on the device, alone and in batches, and on the CPU.
+    /// θ0, its answers on the device, alone and in batches, by mistral.rs on a GPU and by our own
+    /// kernels, and on the CPU.
     pub fn answers(&self) -> anyhow::Result<Vec<Line>> {
         let device = self.device.as_str();
         self.run("spin-store", &["import", "run.toml"])?;
         self.run("spin-fit", &["run.toml", "--sft", "--device", device])?;
         // Copies of the store, each with answers of its own.
-        for copy in ["cpu", "alone"] {
-            let set = format!("store={copy}");
+        for (copy, sampler, batch, engine) in [
+            ("cpu", "cpu", "0", "auto"),
+            ("alone", device, "1", "auto"),
+            ("own-alone", device, "1", "spin-model"),
+            ("own", device, "0", "spin-model"),
+        ] {
+            let (store, engine) = (format!("store={copy}"), format!("sample.engine={engine}"));
             copy_dir(&self.dir.join("store"), &self.dir.join(copy))?;
-            let sampler = if copy == "cpu" { "cpu" } else { device };
-            let batch = if copy == "cpu" { "0" } else { "1" };
-            let words = ["run.toml", "--iteration", "0", "--set", &set, "--device", sampler, "--batch-size", batch];
-            self.run("spin-sample", &words)?;
+            let of = ["run.toml", "--iteration", "0", "--set", &store, "--set", &engine];
+            self.run("spin-sample", &[&of[..], &["--device", sampler, "--batch-size", batch]].concat())?;
         }
         self.run("spin-sample", &["run.toml", "--iteration", "0", "--device", device])?;
         let cpu = self.samples("cpu")?;
@@ -120,13 +126,33 @@ impl Project {
         let mut lines = vec![
             Line::at_least("answers that are the CPU's, one sequence at a time", same("alone")?, 0.97),
             Line::at_least("answers that are the CPU's, in batches", same("store")?, 0.9),
+            Line::at_least("answers by the engine spin-model that are the CPU's", same("own")?, 0.97),
         ];
-        for (store, how) in [("alone", "one at a time"), ("store", "in batches")] {
+        let (alone, batches) = (self.samples("own-alone")?, self.samples("own")?);
+        let other = alone.iter().zip(&batches).filter(|(a, b)| a.response_ids != b.response_ids).count();
+        lines.push(Line::at_most("answers by spin-model that differ one at a time", other as f64, 0.0));
+        for (store, how) in [("alone", "one at a time"), ("store", "in batches"), ("own", "by spin-model")] {
             let facts = SampleFacts::of(&self.artifact(store, "samples/check/iter-0")?)?;
             let largest = facts.logps_check.largest_difference.unwrap_or(f64::NAN);
             lines.push(Line::at_most(format!("log-probabilities of answers {how}, from the trainer's"), largest, 1e-3));
         }
         Ok(lines)
+    }
+
+    /// θ0's held-out likelihood on the device, beside the CPU's.
+    pub fn scores(&self) -> anyhow::Result<Vec<Line>> {
+        for (copy, device) in [("cpu", "cpu"), ("own", self.device.as_str())] {
+            let store = format!("store={copy}");
+            self.run("spin-bench", &["run.toml", "--iteration", "0", "--device", device, "--set", &store])?;
+        }
+        let rows = |store: &str| -> anyhow::Result<Vec<ScoreRow>> {
+            Ok(ScoreRow::read_all(&self.artifact(store, "scores/check/iter-0")?)?)
+        };
+        let (cpu, found) = (rows("cpu")?, rows("own")?);
+        anyhow::ensure!(cpu.len() == found.len() && !cpu.is_empty(), "{} and {} scores", cpu.len(), found.len());
+        let apart = cpu.iter().zip(&found).map(|(a, b)| (a.value - b.value).abs() / a.weight.max(1.0));
+        let largest = apart.fold(0.0_f64, |all, x| if x.is_nan() { f64::INFINITY } else { all.max(x) });
+        Ok(vec![Line::at_most("negative log-likelihoods of held-out rows, nats a token", largest, 1e-4)])
     }
 
     /// θ1, undisturbed and killed after its first checkpoint.

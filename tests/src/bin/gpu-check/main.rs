@@ -17,14 +17,15 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::Parser;
 use serde_json::{Value, json};
+use spin_cli::Place;
 use spin_tests::measure::machine;
 
 /// Check what a GPU computes, and how fast
 #[derive(Parser)]
 struct Args {
     /// cuda, cuda:N, or cpu: the same with the operations that a GPU would run, on the CPU
-    #[arg(long, default_value = "cuda")]
-    device: String,
+    #[arg(long, value_name = "cpu|cuda[:N]", default_value = "cuda", value_parser = Place::parse)]
+    device: Place,
     /// What the demo ships: demonstrations and a tokenizer
     #[arg(long, default_value = "data/raw/demo")]
     data: PathBuf,
@@ -160,7 +161,7 @@ fn check(args: &Args) -> anyhow::Result<ExitCode> {
         println!("\nThe CPU's part is not right: nothing else was looked at.");
         return Ok(ExitCode::FAILURE);
     }
-    let device = match spin_fit::start::device(&args.device) {
+    let device = match spin_model::open_device(args.device.gpu()) {
         Ok(device) => device,
         Err(error) => {
             println!("\nThe CPU's part is right; nothing was run on a GPU: {error}.");
@@ -173,18 +174,19 @@ fn check(args: &Args) -> anyhow::Result<ExitCode> {
     table.attempt(&format!("{}, updates", args.device), numbers::updates(&device));
     let place = tempfile::tempdir()?;
     let programs = std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default();
-    let project = loops::Project::new(place.path(), &args.data, &programs, &args.device)?;
+    let project = loops::Project::new(place.path(), &args.data, &programs, &args.device.to_string())?;
     table.attempt(&format!("{}, answers", args.device), project.answers());
+    table.attempt(&format!("{}, scores", args.device), project.scores());
     table.attempt(&format!("{}, kill and resume", args.device), project.killed());
     if !args.short {
         let peers = args.python.as_ref().map(|python| (python.as_path(), args.peers.as_path()));
-        let lines = speed::measure(&device, &args.device, place.path(), &args.data, peers);
+        let lines = speed::measure(&device, args.device, place.path(), &args.data, peers);
         table.attempt(&format!("{}, speeds", args.device), lines);
     }
     let wrong = table.0.iter().filter(|line| !line.is_right()).count();
     let lines: Vec<Value> = table.0.iter().map(Line::to_json).collect();
     let document = json!({
-        "machine": machine(), "device": args.device, "gpus": spin_cli::gpus(), "lines": lines, "wrong": wrong,
+        "machine": machine(), "device": args.device.to_string(), "gpus": spin_cli::gpus(), "lines": lines, "wrong": wrong,
     });
     if let Some(out) = &args.out {
         std::fs::write(out, format!("{document:#}\n"))?;

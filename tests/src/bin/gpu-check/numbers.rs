@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use spin_fit::data::{Example, Opponent};
 use spin_fit::learner::Learner;
-use spin_model::{Batch, CausalLm, Gradients, Kernels, ModelConfig};
+use spin_model::{Batch, CausalLm, Gradients, ModelConfig};
 use spin_run::run::{FitConfig, OptimizerKind};
 
 use crate::Line;
@@ -75,7 +75,7 @@ fn models(config: &ModelConfig, device: &Device, dtype: DType, way: Way) -> anyh
     let dir = tempfile::tempdir()?;
     ours.save(dir.path())?;
     let theirs = CausalLm::load(dir.path(), device, dtype)?;
-    Ok((ours, if way == Way::Own { theirs } else { theirs.with_kernels(Kernels::Composed) }))
+    Ok((ours, if way == Way::Own { theirs } else { theirs.composed_on(device)? }))
 }
 
 fn ids(seed: usize, length: usize) -> Vec<u32> {

@@ -8,10 +8,11 @@ use std::time::Instant;
 use anyhow::Context as _;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
+use spin_cli::Place as Where;
 use spin_fit::data::{Example, Opponent};
 use spin_fit::learner::Learner;
 use spin_fit::metrics::flops;
-use spin_model::{CausalLm, Kernels, ModelConfig};
+use spin_model::{CausalLm, ModelConfig};
 use spin_run::run::{Dtype, FitConfig};
 use spin_sample::answer::Wanted;
 use spin_sample::choose::SamplingParams;
@@ -92,8 +93,9 @@ fn ids(seed: usize, length: usize, vocab: usize) -> Vec<u32> {
 
 /// Tokens per second of updates, and the share of the peak that the model's own
 /// arithmetic takes.
-fn fit(size: &Size, dir: &Path, device: &Device, peak: f64) -> anyhow::Result<(f64, f64)> {
-    let model = CausalLm::load(dir, device, element(size.dtype))?.with_kernels(Kernels::Composed).with_recompute(1);
+fn fit(size: &Size, dir: &Path, device: &Device, peak: f64, own: bool) -> anyhow::Result<(f64, f64)> {
+    let model = CausalLm::load(dir, device, element(size.dtype))?.with_recompute(1);
+    let model = if own { model } else { model.composed_on(device)? };
     let vocab = model.config().vocab_size;
     let rows: Vec<Example> = (0..size.pairs)
         .map(|row| Example {
@@ -125,9 +127,9 @@ fn fit(size: &Size, dir: &Path, device: &Device, peak: f64) -> anyhow::Result<(f
 }
 
 /// New tokens per second.
-fn sample(size: &Size, dir: &Path, place: Place) -> anyhow::Result<f64> {
+fn sample(size: &Size, dir: &Path, place: Place, kind: EngineKind) -> anyhow::Result<f64> {
     let options = EngineOptions {
-        kind: EngineKind::Auto,
+        kind,
         device: place,
         batch_size: size.batch,
         copies: 1,
@@ -171,7 +173,7 @@ fn peer(python: &Path, script: &Path, size: &Size, dir: &Path, device: &str) -> 
 /// Speeds of all sizes, and of the peers where a Python is given with their scripts.
 pub fn measure(
     device: &Device,
-    name: &str,
+    at: Where,
     place: &Path,
     data: &Path,
     peers: Option<(&Path, &Path)>,
@@ -192,19 +194,28 @@ pub fn measure(
             std::fs::copy(data.join("model").join(file), dir.join(file))?;
         }
         let mut add = |what: &str, found: f64| lines.push(Line::told(format!("{}, {what}", size.name), found));
-        let (speed, share) = fit(&size, &dir, device, peak)?;
-        add("training, tokens/s", speed);
-        add("training, share of the products' ceiling", share);
-        let place = match (device.is_cpu(), name.split_once(':')) {
-            (true, _) => Place::Cpu,
-            (false, number) => Place::Cuda(number.and_then(|(_, number)| number.parse().ok()).unwrap_or(0)),
+        // On the CPU its own operations are looked at elsewhere.
+        let ways: &[(bool, &str)] =
+            if device.is_cpu() { &[(false, "")] } else { &[(false, " by candle's operations"), (true, "")] };
+        for (own, suffix) in ways {
+            let (speed, share) = fit(&size, &dir, device, peak, *own)?;
+            add(&format!("training{suffix}, tokens/s"), speed);
+            add(&format!("training{suffix}, share of the products' ceiling"), share);
+        }
+        let place = at.gpu().map_or(Place::Cpu, Place::Cuda);
+        let engines: &[(EngineKind, &str)] = match place {
+            Place::Cpu => &[(EngineKind::Auto, "")],
+            Place::Cuda(_) => &[(EngineKind::Mistralrs, " by mistral.rs"), (EngineKind::SpinModel, "")],
         };
-        let speed = sample(&size, &dir, place)?;
-        add("generation, tokens/s", speed);
-        // Each step reads all weights.
-        add("generation, share of the copies' ceiling, by weights alone", speed / size.batch as f64 * bytes / copied);
+        for (kind, suffix) in engines {
+            let speed = sample(&size, &dir, place, *kind)?;
+            add(&format!("generation{suffix}, tokens/s"), speed);
+            // Each step reads all weights.
+            let share = speed / size.batch as f64 * bytes / copied;
+            add(&format!("generation{suffix}, share of the copies' ceiling, by weights alone"), share);
+        }
         if let Some((python, scripts)) = peers {
-            let torch = peer(python, &scripts.join("gpu_peer.py"), &size, &dir, name)?;
+            let torch = peer(python, &scripts.join("gpu_peer.py"), &size, &dir, &at.to_string())?;
             for (key, what) in [("fit", "torch: training, tokens/s"), ("sample", "transformers: generation, tokens/s")]
             {
                 add(what, torch[key].as_f64().unwrap_or(f64::NAN));

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use spin_cuda_host::{HostMachine, machine};
 
 use super::super::{GrowingDecoder, Part, logits, row_logps};
-use super::oracle::{assert_alike, batch, bound, computed, difference, fill, grown, models};
+use super::oracle::{assert_alike, batch, bound, computed, computed_together, difference, fill, grown, models};
 use crate::batch::{Batch, Layout, RowPlan};
 use crate::config::{ModelConfig, golden_configs};
 use crate::cpu::Cpu;
@@ -51,6 +51,23 @@ fn all_weights_are_trained_alike() {
             }
             let model = model.to_dtype(dtype).unwrap();
             compare(cuda, &format!("{name} {dtype:?}, every {every}"), &model, plan, smoothing, every);
+        }
+    }
+}
+
+/// As in an update of several forward passes: sums stay on the machine between them.
+#[test]
+fn passes_of_an_update_are_added_up_alike() {
+    let Some(cuda) = cuda() else { return };
+    for (name, model) in models().into_iter().take(2) {
+        let vocab = model.config().vocab_size;
+        let plans = [Layout::SharedPrompts, Layout::Packed].map(|layout| RowPlan::new(&small(vocab), layout));
+        let plans = [&plans[0], &plans[1], &plans[0]];
+        for dtype in [DType::F32, DType::BF16] {
+            let model = model.to_dtype(dtype).unwrap();
+            let [expected, found] =
+                [computed_together(&Cpu, &model, &plans, 0.0, 1), computed_together(&cuda, &model, &plans, 0.0, 1)];
+            assert_alike(&format!("{name} {dtype:?}"), bound(dtype), &expected, &found);
         }
     }
 }

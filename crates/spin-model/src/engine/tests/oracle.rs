@@ -70,15 +70,30 @@ pub(super) fn computed<O: GradientSums>(
     smoothing: f64,
     every: usize,
 ) -> Computed {
+    computed_together(ops, model, &[plan], smoothing, every)
+}
+
+/// The same of several passes, whose gradients are added up.
+pub(super) fn computed_together<O: GradientSums>(
+    ops: &O,
+    model: &CausalLm,
+    plans: &[&RowPlan],
+    smoothing: f64,
+    every: usize,
+) -> Computed {
     let mut grads = Gradients::zeros(model.trainable()).unwrap();
     let decoder = model.decoder();
     let mut sums = ops.sums(&mut grads).unwrap();
-    let logps = accumulate_gradients(ops, decoder, plan, smoothing, every, &mut slopes, &mut sums).unwrap();
+    let (mut logps, mut of_rows) = (Vec::new(), Vec::new());
+    for plan in plans {
+        logps.extend(accumulate_gradients(ops, decoder, plan, smoothing, every, &mut slopes, &mut sums).unwrap());
+        of_rows.extend(row_logps(ops, decoder, plan).unwrap());
+    }
     ops.finish(sums).unwrap();
     grads.check_complete().unwrap();
     let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
     let grads = grads.to_tensors().unwrap().into_iter().map(|(name, tensor)| (name, flat(tensor)));
-    Computed { logps, row_logps: row_logps(ops, decoder, plan).unwrap(), grads: grads.collect() }
+    Computed { logps, row_logps: of_rows, grads: grads.collect() }
 }
 
 fn plainly(model: &CausalLm, plan: &RowPlan, smoothing: f64, every: usize) -> Computed {
