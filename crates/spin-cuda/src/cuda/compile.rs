@@ -15,6 +15,7 @@ use crate::sources::Source;
 /// If NVRTC's library is not there, or does not compile it: with what it says.
 pub fn compile(source: &Source, (major, minor): (i32, i32)) -> Result<Ptx> {
     // SAFETY: only looks for the library.
+    #[cfg(not(feature = "linked"))]
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         let message =
             "the library libnvrtc is not found; install a CUDA runtime, and put its directory on LD_LIBRARY_PATH";

@@ -63,6 +63,7 @@ impl Device {
     /// If there is no driver or no such GPU.
     pub fn new(ordinal: usize) -> Result<Self> {
         // SAFETY: only looks for the library.
+        #[cfg(not(feature = "linked"))]
         if !unsafe { cudarc::driver::sys::is_culib_present() } {
             return Err(Error::device("CUDA", "the library libcuda is not found; it comes with an NVIDIA driver"));
         }
