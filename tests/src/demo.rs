@@ -179,16 +179,22 @@ pub fn tokenizer(problems: &[Problem]) -> anyhow::Result<Tokenizer> {
 
 /// `config.json` of the demo's model.
 pub fn config() -> Value {
+    llama(VOCAB, 64, 168, 2, 128)
+}
+
+/// `config.json` of a small Llama of four heads, whose first tokens are padding, begin
+/// and end.
+pub fn llama(vocab: usize, hidden: usize, inner: usize, layers: usize, positions: usize) -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 168,
-        "num_hidden_layers": 2,
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": positions,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
@@ -207,14 +213,22 @@ pub fn config() -> Value {
 }
 
 fn tokenizer_config() -> Value {
+    conversations(
+        128,
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}{{ m['content'] }}\n{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
+    )
+}
+
+/// `tokenizer_config.json` with the demo's control tokens and a template.
+pub fn conversations(positions: usize, template: &str) -> Value {
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<|pad|>",
         "bos_token": "<|bos|>",
         "eos_token": "<|eos|>",
-        "model_max_length": 128,
+        "model_max_length": positions,
         "clean_up_tokenization_spaces": false,
-        "chat_template": "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}{{ m['content'] }}\n{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
+        "chat_template": template,
     })
 }
 

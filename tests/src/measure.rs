@@ -1,9 +1,28 @@
-//! What the benchmarks share: the machine, memory, medians.
+//! What the benchmarks share: their flags, the machine, memory, medians.
+
+use std::path::PathBuf;
 
 use anyhow::Context;
 use candle_core::DType;
 use serde_json::{Value, json};
 use spin_run::run::Dtype;
+
+/// Flags of a comparison with a peer.
+#[derive(clap::Args)]
+pub struct Sides {
+    /// A Python with what the peer's script needs
+    #[arg(long, default_value = "python3")]
+    pub python: PathBuf,
+    /// The peer's script, in `tests/bench`
+    #[arg(long)]
+    pub peer: PathBuf,
+    /// Directory of the report
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Threads of each side
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
+}
 
 /// The middle of some values; NaN of none.
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -10,6 +10,8 @@ use anyhow::{Context, ensure};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Map, Value, json};
 
+use crate::demo;
+
 /// Shortest and longest word in letters.
 pub const LETTERS: std::ops::RangeInclusive<usize> = 4..=12;
 
@@ -91,43 +93,14 @@ fn tokenizer() -> Value {
 }
 
 fn config() -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": vocabulary().len(),
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
-        "hidden_act": "silu",
-        "tie_word_embeddings": true,
-        "attention_bias": false,
-        "mlp_bias": false,
-        "initializer_range": 0.02,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "torch_dtype": "float32",
-        "dtype": "float32",
-        "use_cache": true,
-    })
+    demo::llama(vocabulary().len(), 96, 256, 3, 64)
 }
 
 fn tokenizer_config() -> Value {
-    json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "<|pad|>",
-        "bos_token": "<|bos|>",
-        "eos_token": "<|eos|>",
-        "model_max_length": 64,
-        "clean_up_tokenization_spaces": false,
-        "chat_template": "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}{{ m['content'] }}<|say|>{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
-    })
+    demo::conversations(
+        64,
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}{{ m['content'] }}<|say|>{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
+    )
 }
 
 /// Writes data and model directory.

@@ -38,6 +38,8 @@ mod params;
 mod request;
 mod rope;
 mod score;
+#[cfg(test)]
+mod testing;
 mod weights;
 
 pub use backend::Kernels;

@@ -17,36 +17,7 @@ use crate::gradients::Gradients;
 use crate::model::CausalLm;
 use crate::ops::{Sums, View, ViewMut, Write};
 use crate::params::Param;
-
-/// Numbers of about unit size that are the same everywhere.
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    crate::init::standard_normal(seed, "test", count)
-}
-
-fn weigh(values: &[f32], weights: &[f32]) -> f64 {
-    values.iter().zip(weights).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-/// Checks `grad`, the gradient of `f` at `x`, along random directions.
-fn check(what: &str, x: &[f32], grad: &[f32], f: impl Fn(&[f32]) -> f64) {
-    assert_eq!(x.len(), grad.len());
-    let norm = weigh(grad, grad).sqrt();
-    assert!(norm > 0.0, "{what}: no gradient");
-    for seed in 0..4 {
-        let direction = numbers(1_000 + seed, x.len());
-        let size = weigh(&direction, &direction).sqrt();
-        let step = 2e-2 / size.max(1.0);
-        let moved = |by: f64| {
-            let x: Vec<f32> =
-                x.iter().zip(&direction).map(|(x, d)| (f64::from(*x) + by * f64::from(*d)) as f32).collect();
-            f(&x)
-        };
-        let slope = (moved(step) - moved(-step)) / (2.0 * step);
-        let expected = weigh(grad, &direction);
-        // Along a random direction the slope is about the gradient's norm.
-        assert!((slope - expected).abs() < 5e-3 * norm.max(expected.abs()), "{what}: {slope} for {expected} ({norm})");
-    }
-}
+use crate::testing::{check, numbers, weigh};
 
 fn param(name: &str, seed: u64, shape: &[usize]) -> Param {
     let values = numbers(seed, shape.iter().product());

@@ -12,6 +12,7 @@ mod worker;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use spin_tests::measure::Sides;
 
 #[derive(Parser)]
 struct Args {
@@ -26,21 +27,11 @@ enum Command {
         /// What `tests/bench/prepare.py` wrote
         #[arg(long)]
         data: PathBuf,
-        /// A Python with torch, transformers and trl
-        #[arg(long, default_value = "python3")]
-        python: PathBuf,
-        /// `tests/bench/trl_dpo.py`
-        #[arg(long)]
-        peer: PathBuf,
-        /// Directory of the report
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        sides: Sides,
         /// Turns of the comparison at 512 tokens
         #[arg(long, default_value_t = 3)]
         turns: usize,
-        /// Threads of each side
-        #[arg(long, default_value_t = 2)]
-        threads: usize,
         /// Only the comparison at 512 tokens, without the growth curves
         #[arg(long)]
         short: bool,
@@ -55,7 +46,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Worker { spec } => worker::run(&spec),
-        Command::Run { data, python, peer, out, turns, threads, short } => {
+        Command::Run { data, sides, turns, short } => {
+            let Sides { python, peer, out, threads } = sides;
             let bench = plan::Bench { data, python, peer, threads };
             let measured = plan::run(&bench, turns, short)?;
             report::write(&measured, &out)

@@ -14,6 +14,7 @@ mod worker;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use spin_tests::measure::Sides;
 
 #[derive(Parser)]
 struct Args {
@@ -31,15 +32,8 @@ enum Command {
         /// The benchmarks' data
         #[arg(long, default_value = "../shared/benchmarks")]
         benchmarks: PathBuf,
-        /// A Python with torch and transformers
-        #[arg(long, default_value = "python3")]
-        python: PathBuf,
-        /// `tests/bench/transformers_generate.py`
-        #[arg(long)]
-        peer: PathBuf,
-        /// Directory of the report
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        sides: Sides,
         /// Turns of the comparison
         #[arg(long, default_value_t = 2)]
         turns: usize,
@@ -49,9 +43,6 @@ enum Command {
         /// New tokens for each
         #[arg(long, default_value_t = 64)]
         new_tokens: usize,
-        /// Threads of each side
-        #[arg(long, default_value_t = 2)]
-        threads: usize,
     },
     /// One measurement of an engine: prints a line of JSON
     Worker {
@@ -63,7 +54,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Worker { spec } => worker::run(&spec),
-        Command::Run { data, benchmarks, python, peer, out, turns, prompts, new_tokens, threads } => {
+        Command::Run { data, benchmarks, sides, turns, prompts, new_tokens } => {
+            let Sides { python, peer, out, threads } = sides;
             let bench = plan::Bench::prepare(&data, &benchmarks, python, peer, prompts, new_tokens, threads)?;
             let measured = plan::run(&bench, turns)?;
             report::write(&bench, &measured, &out)

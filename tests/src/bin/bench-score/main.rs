@@ -13,6 +13,7 @@ mod worker;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use spin_tests::measure::Sides;
 
 #[derive(Parser)]
 struct Args {
@@ -30,21 +31,11 @@ enum Command {
         /// The benchmarks' data
         #[arg(long, default_value = "../shared/benchmarks")]
         benchmarks: PathBuf,
-        /// A Python with torch, transformers and lm_eval
-        #[arg(long, default_value = "python3")]
-        python: PathBuf,
-        /// `tests/bench/lm_eval_score.py`
-        #[arg(long)]
-        peer: PathBuf,
-        /// Directory of the report
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        sides: Sides,
         /// Turns of the comparison
         #[arg(long, default_value_t = 2)]
         turns: usize,
-        /// Threads of each side
-        #[arg(long, default_value_t = 2)]
-        threads: usize,
         /// Only the comparison, without the growth curves
         #[arg(long)]
         short: bool,
@@ -59,7 +50,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Worker { spec } => worker::run(&spec),
-        Command::Run { data, benchmarks, python, peer, out, turns, threads, short } => {
+        Command::Run { data, benchmarks, sides, turns, short } => {
+            let Sides { python, peer, out, threads } = sides;
             let bench = plan::Bench { model: data.join("model"), benchmarks, python, peer, threads };
             let measured = plan::run(&bench, turns, short)?;
             report::write(&measured, &out)
