@@ -9,7 +9,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /spin
 COPY . .
 RUN cargo build --release --workspace --locked --config .cargo/tight.toml \
-    && for program in store run sample pair fit bench; do install -D -t /out "target/release/spin-$program"; done
+    && for program in store run sample pair fit bench; do install -s -D -t /out "target/release/spin-$program"; done
 
 FROM debian:bookworm-slim
 ENV HF_HOME=/hf

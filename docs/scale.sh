@@ -16,8 +16,8 @@ Settings of `pipelines/zephyr-7b.toml`: bf16 weights with f32 masters, RMSProp, 
 tokens). `shares` are as many as processes. Memory each, on the device: weights, gradient in f32, what is kept for the backward pass, the
 largest chunk of logits. Of the host, each: weights and gradient again, of state and masters a part (ZeRO-1), and what is on its way:
 the optimiser's step is made there. Times: 0.4 of the data sheet's dense bf16 peak (assumed); `host` is the way of gradients and
-weights by PCI Express and the step in 200 GB/s of the host's memory (assumed), which the processes of a node share; messages at the speed of NVLink inside a
-node of 8, which those of MPI, from the host's memory, will not reach, and at 400 Gbit/s a GPU between nodes. Nothing is overlapped today, and
+weights by PCI Express and the step in 200 GB/s of the host's memory (assumed), which the processes of a node share; messages are
+written and read in the same memory inside a node of 8, and go at 400 Gbit/s a GPU between nodes. Nothing is overlapped today, and
 `overlapped` is what hiding it behind the last backward pass could make of it. `round` is the first round of 50,000 pairs.
 
 END
@@ -46,9 +46,9 @@ done
 plan --gpu h100 --model llama-7b --set fit.recompute_every=1 --world 1 --dry-run --generate 256 | awk '/^$/ { tables++; next } tables == 2'
 cat <<'END'
 
-So a full fine-tune of 7B fits a card of 80 GB, with 88 GiB of the host's memory, and 8 cards with ZeRO-1, with 44 GiB each. The step on
-the host costs little where an update computes for long, and too much on 8 cards, where one on the device would fit: its kernels are
-there, and nothing calls them yet. 256 sequences of
+So a full fine-tune of 7B fits a card of 80 GB, with 88 GiB of the host's memory, and 8 cards with ZeRO-1, with 44 GiB each. The host's part
+costs little where an update computes for long, and more than the computing on 8 cards: there gradients that are added up between the
+GPUs (NCCL) and a step on them, whose kernels are there, would make an update three times as fast. Neither is done. 256 sequences of
 1,024 tokens do not fit one at this shape, which has as many keys as queries, and f32 keys and values.
 
 ## Against what can be measured here

@@ -27,9 +27,9 @@ pub struct Machine {
     pub memory: u64,
     /// Devices that the fast links join.
     pub per_node: usize,
-    /// Bytes per second that a device sends to others of its node.
+    /// Bytes per second that a process sends to others of its node.
     pub link: f64,
-    /// Bytes per second that a device sends to other nodes.
+    /// Bytes per second that a process sends to other nodes.
     pub network: f64,
     /// Bytes per second between a device and the host's memory, where masters and the
     /// optimiser's state are; `None` where it computes there itself.
@@ -37,9 +37,10 @@ pub struct Machine {
 }
 
 /// Machines by name. Peaks, memory and links of the GPUs are those of NVIDIA's data
-/// sheets (dense bf16; NVLink in one direction; one network port a GPU; PCI Express
-/// with 16 lanes, of generation 4 and 5); that training reaches 0.4 of the peak is an
-/// assumption. Of a CPU the peak is measured, and the share was (docs/bench/fit.md).
+/// sheets (dense bf16; one network port a GPU; PCI Express with 16 lanes, of
+/// generation 4 and 5); that training reaches 0.4 of the peak is an assumption.
+/// Processes with GPUs tell each other gradients and weights from the host's memory,
+/// where each byte is written and read: none goes by NVLink. Of a CPU the peak is measured, and the share was (docs/bench/fit.md).
 pub const MACHINES: [Machine; 4] = [
     Machine {
         name: "cpu",
@@ -51,19 +52,20 @@ pub const MACHINES: [Machine; 4] = [
         network: 1e9,
         host_link: None,
     },
-    gpu("a100", 312e12, 80, [300e9, 25e9, 32e9]),
-    gpu("h100", 989e12, 80, [450e9, 50e9, 64e9]),
-    gpu("h200", 989e12, 141, [450e9, 50e9, 64e9]),
+    gpu("a100", 312e12, 80, [25e9, 32e9]),
+    gpu("h100", 989e12, 80, [50e9, 64e9]),
+    gpu("h200", 989e12, 141, [50e9, 64e9]),
 ];
 
-const fn gpu(name: &'static str, peak: f64, gigabytes: u64, [link, network, host_link]: [f64; 3]) -> Machine {
-    let memory = gigabytes * 1_000_000_000;
-    Machine { name, peak, share: 0.4, memory, per_node: 8, link, network, host_link: Some(host_link) }
+const fn gpu(name: &'static str, peak: f64, gigabytes: u64, [network, host_link]: [f64; 2]) -> Machine {
+    let (memory, per_node) = (gigabytes * 1_000_000_000, 8);
+    let link = HOST_MEMORY / (2 * per_node) as f64;
+    Machine { name, peak, share: 0.4, memory, per_node, link, network, host_link: Some(host_link) }
 }
 
-/// Bytes per second that the optimiser's step reads and writes on the host of GPUs,
-/// by all processes of a node together: two thirds of what eight channels of DDR5
-/// have, an assumption.
+/// Bytes per second that are read and written in the memory of a host of GPUs, by all
+/// processes of a node together: two thirds of what eight channels of DDR5 have, an
+/// assumption.
 const HOST_MEMORY: f64 = 200e9;
 
 /// Bytes that are on their way to and from a process at a time: see
