@@ -31,6 +31,7 @@ pub mod make;
 pub mod manifest;
 pub mod names;
 mod noting;
+pub mod pages;
 mod publish;
 pub mod retire;
 pub mod row;

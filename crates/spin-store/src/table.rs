@@ -13,7 +13,6 @@ use arrow::array::{Array, AsArray, RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowLeafColumn, compute_leaves};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
@@ -24,6 +23,7 @@ use rayon::prelude::*;
 
 use crate::error::{Result, StoreError};
 use crate::fsutil;
+use crate::pages::Pages;
 use crate::values::Values;
 
 /// Rows that are decoded in one go, at most: a table's then need not be copied together.
@@ -121,11 +121,11 @@ pub fn read_any(path: &Path) -> Result<RecordBatch> {
 pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
     let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
     let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
-    let column = |name: &&str| builder.schema().index_of(name).map_err(|e| damaged(&e));
+    let pages = Pages::open(file).map_err(|e| damaged(&e))?;
+    let column = |name: &&str| pages.schema().index_of(name).map_err(|e| damaged(&e));
     let columns = names.iter().map(column).collect::<Result<Vec<_>>>()?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    whole(path, builder.with_projection(mask))
+    let mask = ProjectionMask::roots(pages.parquet_schema(), columns);
+    whole(path, &pages, mask)
 }
 
 /// The values of a column of texts of a part that was read from `path`.
@@ -148,21 +148,21 @@ fn batch_of<T: ChunkReader + 'static>(
     wanted: Option<&Schema>,
 ) -> Result<(RecordBatch, Vec<KeyValue>)> {
     let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
-    let mut builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|e| damaged(&e))?;
-    let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
+    let pages = Pages::open(input).map_err(|e| damaged(&e))?;
+    let metadata = pages.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
+    let mut mask = ProjectionMask::all();
     if let Some(wanted) = wanted {
-        let fields = builder.schema().fields().iter().enumerate();
+        let fields = pages.schema().fields().iter().enumerate();
         let roots = fields.filter(|(_, field)| wanted.index_of(field.name()).is_ok()).map(|(column, _)| column);
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
-        builder = builder.with_projection(mask);
+        mask = ProjectionMask::roots(pages.parquet_schema(), roots.collect::<Vec<_>>());
     }
-    Ok((whole(path, builder)?, metadata))
+    Ok((whole(path, &pages, mask)?, metadata))
 }
 
 /// All rows that a reader gives, as one batch.
-fn whole<T: ChunkReader + 'static>(path: &Path, builder: ParquetRecordBatchReaderBuilder<T>) -> Result<RecordBatch> {
+fn whole<T: ChunkReader + 'static>(path: &Path, pages: &Pages<T>, mask: ProjectionMask) -> Result<RecordBatch> {
     let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
-    let reader = builder.with_batch_size(ROWS_AT_ONCE).build().map_err(|e| damaged(&e))?;
+    let reader = pages.rows(mask, ROWS_AT_ONCE).map_err(|e| damaged(&e))?;
     let schema = reader.schema();
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(&e))?;
     // Of one batch this is the batch itself.
@@ -246,9 +246,8 @@ fn fit(
 /// When it is missing, truncated or not Parquet.
 pub fn label(path: &Path) -> Result<Vec<(String, String)>> {
     let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| StoreError::unreadable(path, "Parquet", &e))?;
-    let said = builder.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+    let pages = Pages::open(file).map_err(|e| StoreError::unreadable(path, "Parquet", &e))?;
+    let said = pages.metadata().file_metadata().key_value_metadata().into_iter().flatten();
     let own = said.filter(|entry| entry.key.starts_with("spin."));
     Ok(own.filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?))).collect())
 }
@@ -262,13 +261,10 @@ pub fn label(path: &Path) -> Result<Vec<(String, String)>> {
 pub fn rows_digest(path: &Path) -> Result<(u64, String)> {
     let damaged = |e: &dyn std::fmt::Display| StoreError::unreadable(path, "Parquet", e);
     let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(|e| damaged(&e))?;
+    let pages = Pages::open(file).map_err(|e| damaged(&e))?;
     let (mut rows, mut values) = (0, Values::default());
-    for (column, field) in metadata.schema().fields().iter().enumerate() {
-        let file = file.try_clone().map_err(StoreError::io("open", path))?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
-        let mask = ProjectionMask::roots(builder.parquet_schema(), [column]);
-        let batch = whole(path, builder.with_projection(mask))?;
+    for (column, field) in pages.schema().fields().iter().enumerate() {
+        let batch = whole(path, &pages, ProjectionMask::roots(pages.parquet_schema(), [column]))?;
         rows = batch.num_rows();
         values.field(field, batch.column(0)).map_err(|t| {
             StoreError::corrupt(

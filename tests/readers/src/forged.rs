@@ -53,8 +53,8 @@ const BLOCK: usize = 512;
 /// are left as they are.
 pub fn bundle(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = bytes.to_vec();
-    let mut at = 0;
-    while at + BLOCK <= out.len() {
+    let mut at = 0_usize;
+    while at.checked_add(BLOCK).is_some_and(|end| end <= out.len()) {
         let header = &mut out[at..at + BLOCK];
         let mut one = tar::Header::new_old();
         one.as_mut_bytes().copy_from_slice(header);

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::Page;
 use parquet::file::reader::FileReader;
@@ -13,6 +13,7 @@ use super::arrow::{guarded, hand_out, holds_bytes};
 use super::bytes::Input;
 use super::{Budget, Each};
 use spin_store::error::{Result, StoreError};
+use spin_store::pages::Pages;
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 1024;
@@ -40,22 +41,19 @@ pub(super) fn has_binary(input: &Input, columns: &[&str]) -> Result<bool> {
 
 pub(super) fn read(input: Input, wanted: &[&str], budget: &mut Budget, each: &mut Each) -> Result<String> {
     let handle = file(&input)?;
-    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(handle))
-        .map_err(|e| damaged(&input, &e))?
-        .map_err(|e| damaged(&input, &e))?;
-    let schema = builder.schema().clone();
+    let pages = guarded(|| Pages::open(handle)).map_err(|e| damaged(&input, &e))?.map_err(|e| damaged(&input, &e))?;
+    let schema = pages.schema().clone();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     super::unique(&input.path, &names, wanted)?;
     let mask = if wanted.is_empty() {
         ProjectionMask::all()
     } else {
         let roots = schema.fields().iter().enumerate().filter(|(_, f)| wanted.contains(&f.name().as_str()));
-        ProjectionMask::roots(builder.parquet_schema(), roots.map(|(i, _)| i).collect::<Vec<_>>())
+        ProjectionMask::roots(pages.parquet_schema(), roots.map(|(i, _)| i).collect::<Vec<_>>())
     };
     let rows = guarded(|| batch_rows(&input, &mask, budget)).map_err(|e| damaged(&input, &e))??;
-    let mut reader = guarded(|| builder.with_projection(mask).with_batch_size(rows).build())
-        .map_err(|e| damaged(&input, &e))?
-        .map_err(|e| damaged(&input, &e))?;
+    let mut reader =
+        guarded(|| pages.rows(mask, rows)).map_err(|e| damaged(&input, &e))?.map_err(|e| damaged(&input, &e))?;
     let mut first = 0;
     while let Some(batch) = guarded(|| reader.next()).map_err(|e| damaged(&input, &e))? {
         let batch = batch.map_err(|e| damaged(&input, &e))?;
