@@ -10,7 +10,8 @@
 //! embedding and softmax drop gradients silently. Here a model on the CPU is
 //! computed by operations with hand-written backward passes that record no
 //! graph, and so it is on an NVIDIA GPU with the feature `cuda`, over weights that
-//! stay in memory, where they are trained; elsewhere it is composed of candle's differentiable operations, which are also what tests
+//! stay in memory, where they are trained; elsewhere it is composed of candle's
+//! differentiable operations, which are also what tests
 //! compare the former with.
 
 mod backend;

@@ -146,7 +146,8 @@ impl CausalLm {
     }
 
     /// The same model computing with other kernels, for tests and
-    /// measurements. The weights are shared, not copied.
+    /// measurements. The weights are shared, not copied: composed kernels compute
+    /// where they are, which [`CausalLm::composed_on`] changes.
     pub fn with_kernels(&self, kernels: Kernels) -> Self {
         let mut model = self.clone();
         model.settings.kernels = kernels;

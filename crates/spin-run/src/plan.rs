@@ -199,9 +199,8 @@ impl Building<'_> {
         let mut command: Vec<String> = program.split(' ').map(str::to_owned).collect();
         command.push(self.graph.run.path.display().to_string());
         command.extend(flags);
-        if self.options.device != "cpu"
-            && ["spin-sample", "spin-fit", "spin-bench", "spin-bench eval"].contains(&program)
-        {
+        // What loads no model may be where no GPU is.
+        if self.options.device != "cpu" && estimate::computes(&command) {
             command.extend(["--device".into(), self.options.device.clone()]);
         }
         command.extend(self.options.set.iter().flat_map(|set| ["--set".into(), set.clone()]));

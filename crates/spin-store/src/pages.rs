@@ -116,7 +116,7 @@ struct Looked<T: ChunkReader> {
 impl<T: ChunkReader> Looked<T> {
     fn look(&self, page: Page) -> Result<Page> {
         let Some((said, values)) = lengths(&page, self.levels) else { return Ok(page) };
-        match said > u64::from(values).min(MOST) {
+        match said > most_of(values) {
             true => Err(ParquetError::General(format!("a page of {values} values says that it has {said} lengths"))),
             false => Ok(page),
         }
@@ -157,6 +157,11 @@ impl<T: ChunkReader> PageReader for Looked<T> {
     }
 }
 
+/// How many lengths a page of so many values may say that it has.
+fn most_of(values: u32) -> u64 {
+    u64::from(values).min(MOST)
+}
+
 /// How many lengths a page says that it begins with, the most of its lists, and how many
 /// values it has; `None` where it has no such lists, or they cannot be found: then it
 /// is for the decoder to say what is wrong.
@@ -185,7 +190,7 @@ fn lengths(page: &Page, (repetition, definition): (i16, i16)) -> Option<(u64, u3
         let list = Deltas::of(&rest)?;
         most = most.max(list.count);
         // More of them need not be looked for.
-        if list.count > u64::from(values).min(MOST) {
+        if list.count > most_of(values) {
             break;
         }
         let Some(end) = list.end(&rest) else { break };

@@ -66,7 +66,7 @@ pub(super) fn fill(graph: &Graph<'_>, options: &Options, plan: &mut Plan) -> Res
     let forecast = config.as_ref().zip(peak).and_then(|(config, peak)| Forecast::new(graph, config, peak * 1e9));
     let records = Records::read(graph)?;
     for step in &mut plan.steps {
-        let computes = computes(step);
+        let computes = computes(&step.command);
         let generates = step.command[0] == "spin-sample";
         step.resources = Resources {
             device: if computes { options.device.clone() } else { "cpu".into() },
@@ -81,9 +81,9 @@ pub(super) fn fill(graph: &Graph<'_>, options: &Options, plan: &mut Plan) -> Res
 }
 
 /// Whether a step loads a model.
-fn computes(step: &Step) -> bool {
-    let program = step.command[0].as_str();
-    let is_table = ["table", "--requests"].iter().any(|word| step.command.iter().any(|w| w == word));
+pub(super) fn computes(command: &[String]) -> bool {
+    let program = command[0].as_str();
+    let is_table = ["table", "--requests"].iter().any(|word| command.iter().any(|w| w == word));
     ["spin-fit", "spin-sample", "spin-bench"].contains(&program) && !is_table
 }
 

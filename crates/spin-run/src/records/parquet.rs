@@ -3,7 +3,6 @@
 use std::fs::File;
 
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::Page;
 use parquet::file::reader::FileReader;
@@ -32,10 +31,8 @@ fn file(input: &Input) -> Result<File> {
 
 pub(super) fn has_binary(input: &Input, columns: &[&str]) -> Result<bool> {
     let file = file(input)?;
-    let metadata = guarded(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
-        .map_err(|e| damaged(input, &e))?
-        .map_err(|e| damaged(input, &e))?;
-    let fields = metadata.schema().fields();
+    let pages = guarded(|| Pages::open(file)).map_err(|e| damaged(input, &e))?.map_err(|e| damaged(input, &e))?;
+    let fields = pages.schema().fields();
     Ok(fields.iter().any(|f| columns.contains(&f.name().as_str()) && holds_bytes(f.data_type())))
 }
 
